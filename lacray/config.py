@@ -1,0 +1,379 @@
+"""Every knob of lacray, typed, with its range: dotted keys in, dotted keys out.
+
+A setting has one name everywhere: `loss.gamma` in a search space, on the command line, in a Parquet column, in a table.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Scalar = bool | int | float | str | None
+
+
+class UserError(Exception):
+    """Something that the user can mend: entry points print its lines and exit with code 2, without a traceback."""
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ConfigError(UserError, ValueError):
+    """All problems of a configuration at once, a line each: key, rule, value, origin."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class DataConfig(Section):
+    """Videos on disk -> batches of two clips."""
+
+    root: str = Field("simpouring", min_length=1)
+    """`simpouring` (bundled, rendered on first use) or a directory in the plain or the CARL/LAC layout."""
+    input: Literal["videos", "features"] = "videos"
+    """`features`: `features/NAME.npy` (frames, channels) of a frozen backbone in place of video files."""
+    num_frames: int = Field(32, ge=2)
+    """T, frames of a clip; a shorter video is padded and masked."""
+    size: int = Field(64, ge=16)
+    """Height and width of a frame in pixels, after resizing."""
+    num_contexts: Count = 1
+    """Frames that are seen for one embedding: the frame itself and its predecessors."""
+    context_stride: Count = 1
+    """Frames between two context frames."""
+    batch_size: Count = 4
+    """Pairs of clips per worker and step."""
+    pairing: Literal["views", "videos"] = "views"
+    """Two crops of one video, or of two different videos."""
+    sampling: Literal["time_augment", "uniform"] = "time_augment"
+    sampling_region: float = Field(1.5, ge=1)
+    """A clip's block is at most this many times its number of frames."""
+    consistent_offset: Share = 0.2
+    """The second view's block starts at most this share of the first block away from it."""
+    augment: bool = True
+    """Spatial and colour augmentation, one draw per clip (videos only)."""
+    validation_share: float = Field(0.2, ge=0, lt=1)
+    """Share of the TRAINING videos that a study selects on; 0 trains on all of them."""
+    max_unreadable: Share = 0.1
+    """The run stops when more than this share of the videos cannot be read, and names them all in any case."""
+    num_loaders: int = Field(0, ge=0)
+    """Loader processes per worker; 0 loads in the training process."""
+    cache_gib: NonNegative = 1.0
+    """Decoded frames kept in memory per process; videos beyond it are decoded anew, only the frames needed."""
+
+
+class EncoderConfig(Section):
+    """Frames -> embeddings."""
+
+    name: str = Field("small", min_length=1)
+    """`small`, or a torchvision backbone by name (`resnet50` is the paper's, cut after layer3[2])."""
+    weights: str = Field("default", min_length=1)
+    """Of the backbone: `default` (torchvision's), `none`, or a local file. `small` has none to load."""
+    train_backbone: Literal["all", "last", "none"] = "all"
+    """What of the backbone is trained: everything, its last stage, or nothing."""
+    hidden: Count = 256
+    """Width of the temporal transformer."""
+    layers: int = Field(2, ge=0)
+    heads: Count = 8
+    feedforward: Count = 1024
+    dropout: float = Field(0.1, ge=0, lt=1)
+    embedding: Count = 128
+    """E, size of an embedding."""
+    positions: Literal["absolute", "rescaled", "none"] = "rescaled"
+    """Sine-cosine positions: 0, 1, 2, ...; 0..31 stretched over the clip; or none."""
+    pre_norm: bool = False
+    """LayerNorm before attention (CARL) rather than after it (LAC)."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> EncoderConfig:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden must be a multiple of heads, got hidden {self.hidden} and heads {self.heads}")
+        return self
+
+
+LAC_PRESETS: dict[str, dict[str, Scalar]] = {
+    # The equations as printed. tau is not given; .1 is SCL's, whose loss Eq. 7 is.
+    "paper": {
+        "gamma": 0.8,
+        "tau": 0.1,
+        "alpha": 0.01,
+        "beta": 1.0,
+        "gap": "position",
+        "gap_transform": "raw",
+        "gap_learning_rate": 0.1,
+        "similarity": "inverse",
+        "similarity_eps": 1e-3,
+        "symmetric": False,
+    },
+    # The released training signal; its plain bugs (V1, V3) are not reproduced.
+    "released": {
+        "gamma": 0.8,
+        "tau": 0.8,
+        "match_tau": 1.0,
+        "match_gradient": False,
+        "gap": "position",
+        "gap_transform": "raw",
+        "gap_learning_rate": 0.1,
+        "similarity": "inverse_squared",
+        "similarity_eps": 1e-6,
+        "combine": "matmul",
+        "contrastive_norm": "cells",
+        "contrastive_divergence": "kl",
+        "contrastive_eps": 1e-6,
+        "symmetric": False,
+        "normalize": False,
+    },
+    "lacray": {},
+}
+
+
+class LacConfig(Section):
+    """The LAC objective, L_c + alpha (L_l + beta (L_sw12 + L_sw21)); V: where the release departs from the paper."""
+
+    name: Literal["lac"] = "lac"
+    preset: Literal["paper", "released", "lacray"] = "lacray"
+    """Where the fields below take their defaults from; a field that is given wins."""
+    gamma: Positive = 0.8
+    """Smoothing of the alignment's max, in units of similarity."""
+    tau: Positive = 0.1
+    """Temperature of L_c's softmax over frames (V11: the release uses gamma)."""
+    alpha: NonNegative = 0.01
+    beta: NonNegative = 1.0
+    """Weights of Eq. 8 (V13)."""
+    local: bool = True
+    """Whether L_l is a part; off: alpha beta (L_sw12 + L_sw21) alone is added to L_c."""
+    sigma: Positive = math.sqrt(10.0)
+    """Width of the Gaussian targets, in frames."""
+    time_scale: Literal["frames", "relative"] = "relative"
+    """Targets compare frame indices as they are, or scaled by the ratio of the two videos' lengths."""
+    score_sign: Literal[1, -1] = 1
+    """Sign of L_sw in the minimised loss (V7): +1 as published, -1 rewards alignment."""
+    similarity: Literal["inverse_squared", "inverse", "negative_squared", "cosine", "rbf"] = "inverse_squared"
+    """V6: 1/(d^2 + eps), 1/(d + eps), -d^2, cosine, exp(-d^2/2)."""
+    similarity_eps: NonNegative = 0.1
+    normalize: bool = True
+    """L2-normalised embeddings (V12)."""
+    gap: Literal["fixed", "scalar", "position"] = "scalar"
+    """Gap penalties (V4): constants, one learned pair, or one pair per cell of the clip's T x T table."""
+    gap_open: float = 1.0
+    gap_extend: float = 1.0
+    """Initial penalties, in units of similarity."""
+    gap_transform: Literal["softplus", "raw"] = "softplus"
+    """softplus keeps learned penalties positive."""
+    gap_learning_rate: NonNegative = 0.01
+    match_gradient: bool = True
+    """L_l trains the encoder through the match table D (V2)."""
+    match_tau: Positive | None = None
+    """Temperature of the softmax over D (V9); null: tau."""
+    combine: Literal["product", "matmul", "cycle"] = "product"
+    """V8: D~12 * D~21^T, D~12 @ D~21^T, or D~12 @ D~21 (from video 1 to 2 and back)."""
+    contrastive_norm: Literal["frames", "cells"] = "frames"
+    """L_c divided by T or by T^2 (V10)."""
+    contrastive_divergence: Literal["cross_entropy", "kl"] = "cross_entropy"
+    """kl subtracts the targets' entropy: another value, the same gradient."""
+    contrastive_eps: NonNegative = 0.0
+    """Added to L_c's probabilities before the logarithm."""
+    symmetric: bool = True
+    """L_c and L_l over the frames of both videos (V10)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("preset", "lacray") in LAC_PRESETS:
+            return {**LAC_PRESETS[values.get("preset", "lacray")], **values}
+        return values
+
+    @model_validator(mode="after")
+    def _penalties_fit_their_transform(self) -> LacConfig:
+        if self.gap != "fixed" and self.gap_transform == "softplus" and min(self.gap_open, self.gap_extend) <= 0:
+            raise ValueError(
+                "gap_open and gap_extend must be > 0 with gap_transform softplus, got "
+                f"{self.gap_open} and {self.gap_extend}; use gap_transform: raw for others"
+            )
+        return self
+
+
+class FitConfig(Section):
+    """The training loop."""
+
+    epochs: Count = 20
+    steps_per_epoch: int = Field(0, ge=0)
+    """Optimiser steps of an epoch; 0: one pass over the training videos."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 1e-5
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: NonNegative = 1.0
+    clip_norm: Positive = 10.0
+    """Largest norm of the encoder's gradient."""
+    accumulate: Count = 1
+    """Batches per optimiser step."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: autocast where the device has it."""
+    evaluate_every: Count = 5
+    """Epochs between two evaluations; the last epoch is always evaluated."""
+
+
+class EvaluationConfig(Section):
+    """Frozen embeddings -> metrics."""
+
+    stride: Count = 5
+    """Frames between two strided frames in AP@K, Kendall's tau and the event errors."""
+    report_split: bool = False
+    """At the last epoch, evaluate the val split too. Selection never sees it."""
+    crop_seed: int = Field(0, ge=0)
+    """Seed of the windows of the `cropped` protocol."""
+
+
+class Config(Section):
+    """One run: data, encoder, loss, training loop, evaluation."""
+
+    seed: int = Field(0, ge=0)
+    data: DataConfig = DataConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    loss: LacConfig = LacConfig()
+    fit: FitConfig = FitConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def flat(self) -> dict[str, Scalar]:
+        """Every field by its dotted key."""
+        return flatten(self.model_dump())
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"loss": {"gamma": 1}} -> {"loss.gamma": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def known_keys() -> list[str]:
+    """Every dotted key, in order."""
+    return list(Config().flat())
+
+
+def parse_assignments(arguments: Iterable[str]) -> dict[str, Any]:
+    """`loss.gamma=0.5` arguments -> {"loss.gamma": 0.5}; values are read as YAML scalars.
+
+    Raises:
+        ConfigError: an argument without `=`, or one key twice.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not key:
+            problems.append(f"{argument}: must be key=value, for example loss.gamma=0.5")
+        elif key in values:
+            problems.append(f"{key}: given twice, as {values[key]!r} and {text!r}; give it once")
+        else:
+            values[key] = parse_scalar(text)
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+def parse_scalar(text: str) -> Any:
+    """A YAML scalar, with 1e-3 read as a number (YAML 1.1 wants 1.0e-3)."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return as_number(value)
+
+
+def as_number(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Config:
+    """Dotted keys -> a checked Config; everything not given keeps its default.
+
+    Args:
+        values: by dotted key.
+        origins: where each key was written ("search_spaces/lac.yaml:7"), for the messages.
+
+    Raises:
+        ConfigError: every unknown key and every value out of range, together.
+    """
+    origins = origins or {}
+    known = known_keys()
+    problems: list[str] = []
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            problems.append(_with_origin(unknown_key(key, known), origins.get(key)))
+            continue
+        *path, leaf = key.split(".")
+        section = nested
+        for part in path:
+            section = section.setdefault(part, {})
+        section[leaf] = value
+    try:
+        config = Config.model_validate(nested)
+    except ValidationError as error:
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"])
+            problems.append(_with_origin(f"{key}: {_sentence(item)}", origins.get(key)))
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The message for a key that does not exist, with the nearest that do."""
+    known = list(known)
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    leaf = key.rsplit(".", 1)[-1]
+    near += [name for name in known if name.rsplit(".", 1)[-1] == leaf and name not in near]
+    hint = f"did you mean {' or '.join(near)}?" if near else "known keys: python -m lacray.train --keys"
+    return f"{key}: is no setting; {hint}"
+
+
+def _sentence(item: Mapping[str, Any]) -> str:
+    message = str(item["msg"])
+    if item["type"] == "value_error":
+        return message.removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be").replace("greater than or equal to", ">=")
+    message = message.replace("less than or equal to", "<=").replace("greater than", ">").replace("less than", "<")
+    return f"{message}, got {item['input']!r}"
+
+
+def _with_origin(message: str, origin: str | None) -> str:
+    return f"{message} ({origin})" if origin else message
+
+
+def column_value(value: Any) -> Scalar:
+    """A setting as a Parquet cell: lists and mappings become JSON."""
+    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
+
+
+def cache_dir() -> Path:
+    """Where lacray keeps what it can make again: $LACRAY_CACHE, else $XDG_CACHE_HOME/lacray, else ~/.cache/lacray."""
+    if explicit := os.environ.get("LACRAY_CACHE"):
+        return Path(explicit)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lacray"

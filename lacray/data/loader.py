@@ -1,0 +1,219 @@
+"""Videos -> batches of pairs of clips, in an order that depends on (seed, epoch) and place alone."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lacray.config import DataConfig
+from lacray.data import augment
+from lacray.data.layouts import Video
+from lacray.data.sampling import Steps, context_steps, random_clip, time_augment, uniform
+from lacray.data.video import decode
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pairs of clips."""
+
+    frames: Tensor
+    """(B, 2, T, K, 3, H, W) uint8 frames with their contexts, or (B, 2, T, C) features."""
+    steps: Tensor
+    """(B, 2, T) int64, index of each sampled frame in its video; 0 in the padding."""
+    lengths: Tensor
+    """(B, 2) int64, real frames of each clip; the rest is padding."""
+    video_lengths: Tensor
+    """(B, 2) int64, frames of each whole video."""
+    augmentations: list[augment.Augmentation]
+    """2B draws, clip by clip; empty for none."""
+    names: list[str]
+    """2B video names."""
+
+    def to(self, device: torch.device) -> Batch:
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("frames", "steps", "lengths", "video_lengths")
+        }
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Batch:
+        pinned = {name: getattr(self, name).pin_memory() for name in ("frames", "steps", "lengths", "video_lengths")}
+        return replace(self, **pinned)
+
+
+class FrameStore:
+    """Frames of videos, or features; decoded videos stay in memory up to `cache_gib`, least recently used out first."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config = config
+        self._kept: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
+        self._bytes = 0
+
+    def read(self, video: Video, steps: Steps) -> NDArray[np.generic]:
+        """(n, K, 3, H, W) uint8 frames with their contexts, or (n, C) features, at these frame indices."""
+        if self.config.input == "features":
+            return np.asarray(np.load(video.path, mmap_mode="r", allow_pickle=False)[steps], dtype=np.float32)
+        config = self.config
+        wanted = context_steps(steps, num_contexts=config.num_contexts, stride=config.context_stride)
+        kept = self._keep(video)
+        frames = (
+            kept[wanted.reshape(-1)] if kept is not None else decode(video.path, wanted.reshape(-1), size=config.size)
+        )
+        return frames.reshape(*wanted.shape, *frames.shape[1:])
+
+    def _keep(self, video: Video) -> NDArray[np.uint8] | None:
+        """All frames of a video from memory, or None where they would not fit."""
+        budget = self.config.cache_gib * 2**30
+        size = video.num_frames * 3 * self.config.size**2
+        if size > budget:
+            return None
+        if video.path in self._kept:
+            self._kept.move_to_end(video.path)
+            return self._kept[video.path]
+        while self._bytes + size > budget:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        frames = decode(video.path, np.arange(video.num_frames), size=self.config.size)
+        self._kept[video.path] = frames
+        self._bytes += frames.nbytes
+        return frames
+
+
+@dataclass(frozen=True)
+class _Pair:
+    frames: list[NDArray[np.generic]]
+    steps: list[Steps]
+    videos: list[Video]
+    augmentations: list[augment.Augmentation]
+
+
+class PairDataset(Dataset[_Pair]):
+    """Pairs of clips; an item's key is (epoch, place in the epoch's global order, video)."""
+
+    def __init__(self, videos: list[Video], config: DataConfig, *, seed: int, store: FrameStore | None = None) -> None:
+        self.videos, self.config, self.seed = videos, config, seed
+        self.store = store or FrameStore(config)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> _Pair:
+        epoch, place, index = key
+        # One generator per place in the global order: the same clips whatever the number of workers and loaders.
+        rng = np.random.default_rng((self.seed, epoch, place))
+        config = self.config
+        chosen = [self.videos[index]] * 2
+        if config.pairing == "videos":
+            other = int(rng.integers(len(self.videos) - 1))
+            chosen[1] = self.videos[other + (other >= index)]
+        if config.sampling == "uniform":
+            steps = [uniform(video.num_frames, config.num_frames, rng) for video in chosen]
+        elif config.pairing == "videos":
+            steps = [
+                random_clip(video.num_frames, config.num_frames, rng, sampling_region=config.sampling_region)
+                for video in chosen
+            ]
+        else:
+            steps = list(
+                time_augment(
+                    chosen[0].num_frames,
+                    config.num_frames,
+                    rng,
+                    sampling_region=config.sampling_region,
+                    consistent_offset=config.consistent_offset,
+                )
+            )
+        draws = [augment.draw(rng) for _ in chosen] if config.augment and config.input == "videos" else []
+        frames = [self.store.read(video, taken) for video, taken in zip(chosen, steps, strict=True)]
+        return _Pair(frames, steps, chosen, draws)
+
+
+class _Collate:
+    """Pads the clips of pairs to T."""
+
+    def __init__(self, num_frames: int) -> None:
+        self.num_frames = num_frames
+
+    def __call__(self, pairs: list[_Pair]) -> Batch:
+        clips = [clip for pair in pairs for clip in pair.frames]
+        frames = np.zeros((len(clips), self.num_frames, *clips[0].shape[1:]), dtype=clips[0].dtype)
+        steps = np.zeros((len(clips), self.num_frames), dtype=np.int64)
+        for number, (clip, taken) in enumerate(
+            zip(clips, (taken for pair in pairs for taken in pair.steps), strict=True)
+        ):
+            frames[number, : len(taken)] = clip
+            steps[number, : len(taken)] = taken
+        videos = [video for pair in pairs for video in pair.videos]
+
+        def by_pair(array: NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(array).unflatten(0, (-1, 2))
+
+        return Batch(
+            frames=by_pair(frames),
+            steps=by_pair(steps),
+            lengths=by_pair(np.array([len(taken) for pair in pairs for taken in pair.steps], dtype=np.int64)),
+            video_lengths=by_pair(np.array([video.num_frames for video in videos], dtype=np.int64)),
+            augmentations=[draw for pair in pairs for draw in pair.augmentations],
+            names=[video.name for video in videos],
+        )
+
+
+class PairLoader:
+    """Batches of an epoch for one worker.
+
+    The global order of an epoch is a permutation of the videos that depends on (seed, epoch) alone, repeated or cut to
+    whole global batches; global batch k is its k-th slice, and rank r takes the r-th part of it. So n workers with
+    batch size b train on the batches of one worker with batch size n b, and an epoch can be entered anywhere.
+    """
+
+    def __init__(
+        self,
+        videos: list[Video],
+        config: DataConfig,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        steps_per_epoch: int = 0,
+        accumulate: int = 1,
+        pin_memory: bool = False,
+        store: FrameStore | None = None,
+    ) -> None:
+        self.config, self.seed, self.rank, self.world_size = config, seed, rank, world_size
+        self.pin_memory = pin_memory
+        self.dataset = PairDataset(videos, config, seed=seed, store=store)
+        per_step = config.batch_size * world_size * accumulate
+        self.steps_per_epoch = steps_per_epoch or max(1, len(videos) // per_step)
+        self.batches_per_epoch = self.steps_per_epoch * accumulate
+
+    def order(self, epoch: int) -> list[int]:
+        """Indices of the videos of an epoch, over all workers."""
+        needed = self.batches_per_epoch * self.config.batch_size * self.world_size
+        num_videos = len(self.dataset.videos)
+        rounds = -(-needed // num_videos)
+        drawn = [
+            np.random.default_rng((self.seed, epoch, number, 1)).permutation(num_videos) for number in range(rounds)
+        ]
+        return np.concatenate(drawn)[:needed].tolist()
+
+    def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
+        """This worker's batches of an epoch, from `first_batch` on."""
+        order = self.order(epoch)
+        size = self.config.batch_size
+        keys = []
+        for batch in range(first_batch, self.batches_per_epoch):
+            start = (batch * self.world_size + self.rank) * size
+            keys.append([(epoch, place, order[place]) for place in range(start, start + size)])
+        loader: DataLoader[_Pair] = DataLoader(
+            self.dataset,
+            batch_sampler=keys,
+            num_workers=self.config.num_loaders,
+            collate_fn=_Collate(self.config.num_frames),
+            pin_memory=self.pin_memory,
+            # fork after torch has started threads is a known way to hang
+            multiprocessing_context="forkserver" if self.config.num_loaders else None,
+        )
+        return iter(loader)

@@ -1,0 +1,281 @@
+"""Frames -> embeddings: a picture backbone, then a transformer over time."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from lacray.config import ConfigError, DataConfig, EncoderConfig
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+POSITIONS_RANGE = 31.0
+"""`positions: rescaled` stretches every clip over 0..31, the release's training length."""
+
+
+class Encoder(nn.Module):
+    """Clips (S, T, ...) -> embeddings (S, T, E), attending over time.
+
+    Input is one of
+        frames: (S, T, K, 3, H, W) uint8, or float in 0..1; K context frames, the last is the frame itself;
+        features: (S, T, C) float, of a frozen backbone (`data.input: features`).
+    """
+
+    def __init__(self, backbone: nn.Module, config: EncoderConfig) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.position_mode = config.positions
+        self.dropout = nn.Dropout(config.dropout)
+        layer = nn.TransformerEncoderLayer(
+            config.hidden,
+            config.heads,
+            dim_feedforward=config.feedforward,
+            dropout=config.dropout,
+            batch_first=True,
+            norm_first=config.pre_norm,
+        )
+        self.transformer = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.final_norm = nn.LayerNorm(config.hidden) if config.pre_norm else nn.Identity()
+        self.project = nn.Linear(config.hidden, config.embedding)
+
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Embed clips; the embeddings of frames beyond `lengths` (S,) are meaningless, and no other depends on them."""
+        num_clips, num_frames = frames.shape[:2]
+        hidden = self.backbone(frames.flatten(0, 1)).unflatten(0, (num_clips, num_frames))
+        if self.position_mode != "none":
+            hidden = hidden + position_code(num_frames, hidden.shape[-1], self.position_mode, lengths, hidden)
+        hidden = self.dropout(hidden)
+        padding = None
+        if lengths is not None:
+            padding = torch.arange(num_frames, device=frames.device) >= lengths[:, None]
+        return self.project(self.final_norm(self.transformer(hidden, src_key_padding_mask=padding)))
+
+
+def sine_cosine(positions: Tensor, channels: int) -> Tensor:
+    """Sine-cosine code of positions (...,) -> (..., channels).
+
+    Channel c holds sin (c even) or cos (c odd) of position / 10000^(c / channels): as CARL and LAC compute it, the
+    cosine does not share its sine's exponent.
+    """
+    channel = torch.arange(channels, device=positions.device, dtype=positions.dtype)
+    angle = positions[..., None] * torch.exp(channel * (-math.log(10000.0) / channels))
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos())
+
+
+def position_code(num_frames: int, channels: int, mode: str, lengths: Tensor | None, like: Tensor) -> Tensor:
+    """Codes of the positions of a clip's frames, (1 or S, T, channels), in the type of `like`."""
+    positions = torch.arange(num_frames, device=like.device, dtype=torch.float32)[None]
+    if mode == "rescaled":
+        last = (lengths[:, None] if lengths is not None else torch.tensor([[num_frames]], device=like.device)) - 1
+        positions = positions * (POSITIONS_RANGE / last.clamp_min(1))
+    return sine_cosine(positions, channels).to(like.dtype)
+
+
+class FeatureInput(nn.Module):
+    """Features (P, C) of a frozen backbone -> (P, hidden)."""
+
+    def __init__(self, channels: int, config: EncoderConfig) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.LayerNorm(channels),
+            nn.Dropout(config.dropout),
+            nn.Linear(channels, config.hidden),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden, config.hidden),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.net(features.float())
+
+
+class Pictures(nn.Module):
+    """uint8 or 0..1 frames (P, K, 3, H, W) -> normalised (P * K, 3, H, W), channels last for the convolutions."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        if frames.dtype == torch.uint8:
+            frames = frames.to(self.mean.dtype) / 255
+        return ((frames.flatten(0, 1) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+
+class SmallBackbone(nn.Module):
+    """A compact network for CPUs: frames (P, K, 3, H, W) -> (P, hidden).
+
+    Group norm keeps every frame independent of its batch, so that several processes compute what one would.
+    """
+
+    def __init__(self, config: EncoderConfig, *, num_contexts: int) -> None:
+        super().__init__()
+        widths = (24, 48, 96, 128)
+        stages: list[nn.Module] = []
+        channels = 3
+        for width in widths:
+            kernel = 5 if channels == 3 else 3
+            stages += [nn.Conv2d(channels, width, kernel, stride=2, padding=kernel // 2, bias=False)]
+            stages += [nn.GroupNorm(8, width), nn.ReLU()]
+            channels = width
+        self.pictures = Pictures()
+        self.convolutions = nn.Sequential(*stages).to(memory_format=torch.channels_last)
+        # A coarse grid beside the maximum keeps where things are: hands and levels move, colours do not.
+        self.reduce = nn.Conv2d(channels, 32, 1)
+        self.merge = nn.Linear(num_contexts * (channels + 32 * 16), config.hidden)
+        self.num_contexts = num_contexts
+
+    def forward(self, frames: Tensor) -> Tensor:
+        hidden = self.convolutions(self.pictures(frames))
+        grid = F.adaptive_avg_pool2d(self.reduce(hidden), 4).flatten(1)
+        pooled = torch.cat([hidden.amax(dim=(2, 3)), grid], dim=1)
+        return self.merge(pooled.unflatten(0, (-1, self.num_contexts)).flatten(1))
+
+
+class PaperBackbone(nn.Module):
+    """The paper's picture encoder around a torchvision backbone: frames (P, K, 3, H, W) -> (P, hidden).
+
+    Backbone to its last map of stride 16 (ResNet-50: layer3[2]); 2 x [Conv3d 3x3x3 without spatial padding, 512,
+    batch norm, ReLU]; adaptive max pooling; 2 x [dropout, FC 512, ReLU]; FC to the transformer's width.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.pictures = Pictures()
+        self.trunk, channels = torchvision_trunk(config)
+        freeze(self.trunk, config.train_backbone)
+        self.trunk.to(memory_format=torch.channels_last)
+        convolutions: list[nn.Module] = []
+        for width_in in (channels, 512):
+            convolutions += [nn.Conv3d(width_in, 512, 3, padding=(1, 0, 0)), nn.BatchNorm3d(512), nn.ReLU()]
+        self.convolutions = nn.Sequential(*convolutions)
+        self.head = nn.Sequential(
+            nn.Dropout(config.dropout),
+            nn.Linear(512, 512),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(512, 512),
+            nn.ReLU(),
+            nn.Linear(512, config.hidden),
+        )
+
+    def train(self, mode: bool = True) -> PaperBackbone:
+        super().train(mode)
+        # Frozen batch norm keeps its statistics too.
+        for module in self.trunk.modules():
+            parameters = list(module.parameters(recurse=False))
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+        return self
+
+    def forward(self, frames: Tensor) -> Tensor:
+        num_contexts = frames.shape[1]
+        maps = self.trunk(self.pictures(frames)).unflatten(0, (-1, num_contexts)).transpose(1, 2)
+        return self.head(F.adaptive_max_pool3d(self.convolutions(maps), 1).flatten(1))
+
+
+def torchvision_trunk(config: EncoderConfig) -> tuple[nn.Module, int]:
+    """A torchvision backbone up to its last feature map of stride 16, and that map's channels.
+
+    Raises:
+        ConfigError: an unknown name, weights that are not there or do not fit, or a backbone without feature maps.
+    """
+    names = torchvision.models.list_models(module=torchvision.models)
+    if config.name not in names:
+        from difflib import get_close_matches
+
+        near = ["small", *get_close_matches(config.name, names, n=3)]
+        raise ConfigError(f"encoder.name: must be `small` or a torchvision model, got {config.name!r}; near: {near}")
+    weights = None
+    if config.weights == "default":
+        weights = torchvision.models.get_model_weights(config.name)["DEFAULT"]
+    try:
+        model = torchvision.models.get_model(config.name, weights=weights)
+    except OSError as error:
+        raise ConfigError(
+            f"encoder.weights: torchvision's default weights of {config.name} could not be fetched ({error}); "
+            "give a local file, or encoder.weights=none"
+        ) from error
+    if config.weights not in ("default", "none"):
+        load_weights(model, config)
+    if config.name.startswith(("resnet", "resnext", "wide_resnet")):
+        # Conv4c: the third block of layer3.
+        trunk = nn.Sequential(
+            model.conv1, model.bn1, model.relu, model.maxpool, model.layer1, model.layer2, model.layer3[:3]
+        )
+    elif isinstance(features := getattr(model, "features", None), nn.Sequential):
+        trunk = features
+    else:
+        raise ConfigError(
+            f"encoder.name: {config.name} has no sequence of feature maps to cut; use a resnet, efficientnet, "
+            "mobilenet, densenet, convnext or vgg"
+        )
+    return _cut_at_stride_16(trunk)
+
+
+def _cut_at_stride_16(trunk: nn.Sequential) -> tuple[nn.Module, int]:
+    was_training = trunk.training
+    trunk.eval()
+    side = 64
+    with torch.no_grad():
+        maps = torch.zeros(1, 3, side, side)
+        last, channels = 0, 3
+        for index, stage in enumerate(trunk):
+            maps = stage(maps)
+            if maps.shape[-1] < side // 16:
+                break
+            last, channels = index + 1, maps.shape[1]
+    trunk.train(was_training)
+    return trunk[:last], channels
+
+
+def load_weights(model: nn.Module, config: EncoderConfig) -> None:
+    """Load a local state dict into a torchvision model; its classifier may be missing."""
+    path = Path(config.weights)
+    if not path.is_file():
+        raise ConfigError(f"encoder.weights: must be `default`, `none` or a file, got {config.weights!r}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ConfigError(f"encoder.weights: {path} is no state dict that loads with weights_only ({error})") from error
+    state = state.get("state_dict", state)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    wrong = [name for name in missing if not name.startswith(("fc.", "classifier.", "head."))] + list(unexpected)
+    if wrong:
+        raise ConfigError(
+            f"encoder.weights: {path} does not fit {config.name}: {len(wrong)} keys differ, first {wrong[0]}"
+        )
+
+
+def freeze(trunk: nn.Module, what: str) -> None:
+    """Stop gradients in all (`none` trained) or all but the last stage (`last`) of a backbone."""
+    if what == "all":
+        return
+    stages = [stage for stage in trunk.children() if any(True for _ in stage.parameters())]
+    for stage in stages if what == "none" else stages[:-1]:
+        stage.requires_grad_(False)
+
+
+def build_encoder(config: EncoderConfig, data: DataConfig, *, num_features: int | None = None) -> Encoder:
+    """The encoder of a setting.
+
+    Args:
+        num_features: C of `data.input: features`; the encoder then starts after its backbone.
+
+    Raises:
+        ConfigError: names the setting that cannot be met.
+    """
+    if num_features is not None:
+        return Encoder(FeatureInput(num_features, config), config)
+    if config.name == "small":
+        return Encoder(SmallBackbone(config, num_contexts=data.num_contexts), config)
+    return Encoder(PaperBackbone(config), config)
