@@ -16,6 +16,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 POSITIONS_RANGE = 31.0
 """`positions: rescaled` stretches every clip over 0..31, the release's training length."""
+EVALUATION_FRAMES = 64
 
 
 class Encoder(nn.Module):
@@ -45,14 +46,24 @@ class Encoder(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embed clips; the embeddings of frames beyond `lengths` (S,) are meaningless, and no other depends on them."""
-        num_clips, num_frames = frames.shape[:2]
-        hidden = self.backbone(frames.flatten(0, 1)).unflatten(0, (num_clips, num_frames))
+        return self.over_time(self.per_frame(frames), lengths)
+
+    def per_frame(self, frames: Tensor) -> Tensor:
+        """The backbone's code of each frame, (S, T, hidden): no frame depends on another one's."""
+        pictures = frames.flatten(0, 1)
+        # In one piece for training; a whole video at evaluation would hold every layer's maps of every frame.
+        pieces = [pictures] if self.training else pictures.split(EVALUATION_FRAMES)
+        return torch.cat([self.backbone(piece) for piece in pieces]).unflatten(0, frames.shape[:2])
+
+    def over_time(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Codes of frames (S, T, hidden) -> embeddings (S, T, E)."""
+        num_frames = hidden.shape[1]
         if self.position_mode != "none":
             hidden = hidden + position_code(num_frames, hidden.shape[-1], self.position_mode, lengths, hidden)
         hidden = self.dropout(hidden)
         padding = None
         if lengths is not None:
-            padding = torch.arange(num_frames, device=frames.device) >= lengths[:, None]
+            padding = torch.arange(num_frames, device=hidden.device) >= lengths[:, None]
         return self.project(self.final_norm(self.transformer(hidden, src_key_padding_mask=padding)))
 
 

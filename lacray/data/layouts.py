@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,30 @@ class VideoSet:
     """A data set that has been checked: every video in it can be read."""
 
     root: str
-    train: list[Video]
-    validation: list[Video]
-    """Videos of the train split, kept apart for selection."""
+    training: list[Video]
+    """The train split in list order: the first of them are the classifiers' few labels."""
+    held: frozenset[str]
+    """Names of those of them that are kept apart for selection."""
     val: list[Video]
     phases: list[str]
     num_features: int | None
     """Channels of `features/*.npy`; None for videos."""
     unreadable: list[str]
     """`name: why`, for each video that was left out."""
+
+    @property
+    def train(self) -> list[Video]:
+        """What is trained on."""
+        return [video for video in self.training if video.name not in self.held]
+
+    @property
+    def validation(self) -> list[Video]:
+        """Videos of the train split that a study selects on."""
+        return [video for video in self.training if video.name in self.held]
+
+    @property
+    def has_labels(self) -> bool:
+        return any(video.labels is not None and (video.labels >= 0).any() for video in self.training)
 
 
 def open_videos(config: DataConfig, *, progress: Callable[[int, int], None] | None = None) -> VideoSet:
@@ -118,18 +134,16 @@ def _split(
     config: DataConfig, root: Path, videos: list[Video], phases: list[str], channels: int | None, unreadable: list[str]
 ) -> VideoSet:
     train = [video for video in videos if video.split == "train"]
-    val = [video for video in videos if video.split == "val"]
     # Which videos a study selects on belongs to the data, not to a run's seed: all trials of a study share them.
     held = round(config.validation_share * len(train))
     if config.validation_share > 0:
         held = max(held, 1)
     order = np.random.default_rng(0).permutation(len(train))
-    chosen = set(order[:held].tolist())
     result = VideoSet(
         root=config.root,
-        train=[video for index, video in enumerate(train) if index not in chosen],
-        validation=[video for index, video in enumerate(train) if index in chosen],
-        val=val,
+        training=train,
+        held=frozenset(train[index].name for index in order[:held]),
+        val=[video for video in videos if video.split == "val"],
         phases=phases,
         num_features=channels,
         unreadable=unreadable,
@@ -279,13 +293,13 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
         allowed: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): dict,
-            ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,  # type: ignore[attr-defined]
+            ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
             ("torch.storage", "_load_from_bytes"): _storage_from_bytes,
             ("numpy", "ndarray"): np.ndarray,
             ("numpy", "dtype"): np.dtype,
         }
         for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            allowed[package, "_reconstruct"] = np._core.multiarray._reconstruct
+            allowed[package, "_reconstruct"] = import_module("numpy._core.multiarray")._reconstruct
         if (module, name) not in allowed:
             raise pickle.UnpicklingError(
                 f"refused to load {module}.{name}: a data file may hold lists, dicts, numbers, strings and tensors only"

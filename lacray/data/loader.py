@@ -56,12 +56,12 @@ class FrameStore:
         self._kept: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
         self._bytes = 0
 
-    def read(self, video: Video, steps: Steps) -> NDArray[np.generic]:
-        """(n, K, 3, H, W) uint8 frames with their contexts, or (n, C) features, at these frame indices."""
+    def read(self, video: Video, steps: Steps, *, first: int = 0) -> NDArray[np.generic]:
+        """Frames (n, K, 3, H, W) uint8 with their contexts (none before `first`), or features (n, C)."""
         if self.config.input == "features":
             return np.asarray(np.load(video.path, mmap_mode="r", allow_pickle=False)[steps], dtype=np.float32)
         config = self.config
-        wanted = context_steps(steps, num_contexts=config.num_contexts, stride=config.context_stride)
+        wanted = context_steps(steps - first, num_contexts=config.num_contexts, stride=config.context_stride) + first
         kept = self._keep(video)
         frames = (
             kept[wanted.reshape(-1)] if kept is not None else decode(video.path, wanted.reshape(-1), size=config.size)

@@ -23,15 +23,21 @@ class LacLoss(nn.Module):
         num_frames: T; only `gap: position` depends on it.
     """
 
+    raw_gap_open: Tensor
+    raw_gap_extend: Tensor
+
     def __init__(self, config: LacConfig, *, num_frames: int) -> None:
         super().__init__()
         self.config = config
+        # Penalties that nothing trains are constants: DDP waits for the gradient of every parameter.
+        trained = config.alpha > 0 and (config.beta > 0 or (config.local and config.match_gradient))
+        self.is_learned = config.gap != "fixed" and trained
         shape = (num_frames, num_frames) if config.gap == "position" else ()
         for name, penalty in (("gap_open", config.gap_open), ("gap_extend", config.gap_extend)):
             if config.gap != "fixed" and config.gap_transform == "softplus":
                 penalty = penalty + math.log(-math.expm1(-penalty))  # the inverse of softplus
             tensor = torch.full(shape, float(penalty))
-            if config.gap == "fixed":
+            if not self.is_learned:
                 self.register_buffer(f"raw_{name}", tensor)
             else:
                 self.register_parameter(f"raw_{name}", nn.Parameter(tensor))

@@ -1,0 +1,249 @@
+"""Search-space YAML -> what is fixed, what is searched (Optuna distributions), and what the study feeds.
+
+name: gamma                     # the study's name, unless --study gives another
+description: Table 4
+sampler: grid                   # tpe (default) or grid
+trials: 12                      # default of --trials; a grid runs all of its points
+metric: objective               # what is maximised, of the validation share
+fixed: {data.root: simpouring, fit.epochs: 20}
+search:
+  loss.gamma: {type: float, low: 0.05, high: 2.0, log: true}
+  seed: {type: categorical, choices: [0, 1, 2]}
+variants:                       # named sets of settings, searched as one more dimension
+  L_c: {loss.alpha: 0}
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from lacray.config import Config, ConfigError, as_number, build, known_keys, unknown_key
+
+VARIANT = "variant"
+FIELDS = ("name", "description", "sampler", "trials", "metric", "fixed", "search", "variants")
+DISTRIBUTION_FIELDS = {
+    "float": ("low", "high", "log", "step"),
+    "int": ("low", "high", "log", "step"),
+    "categorical": ("choices",),
+}
+
+
+@dataclass(frozen=True)
+class Space:
+    """A checked search space."""
+
+    name: str
+    description: str = ""
+    sampler: str = "tpe"
+    trials: int = 10
+    metric: str = "objective"
+    fixed: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, BaseDistribution] = field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    """Where each key was written, for messages."""
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """What Optuna suggests: the searched keys, and the variant where there are some."""
+        if not self.variants:
+            return dict(self.search)
+        return {VARIANT: CategoricalDistribution(tuple(self.variants)), **self.search}
+
+    def config(self, params: Mapping[str, Any] | None = None) -> Config:
+        """The setting of a trial's parameters.
+
+        Raises:
+            ConfigError: all that is wrong with it.
+        """
+        params = dict(params or {})
+        variant = params.pop(VARIANT, None)
+        values = {**self.fixed, **(self.variants[variant] if variant is not None else {}), **params}
+        return build(values, self.origins)
+
+    def grid(self) -> dict[str, list[Any]]:
+        """Every value of every searched key; only for categorical ones.
+
+        Raises:
+            ConfigError: names the keys with a range in place of choices.
+        """
+        ranges = [key for key, kind in self.search.items() if not isinstance(kind, CategoricalDistribution)]
+        if ranges:
+            raise ConfigError(
+                f"{key}: a grid needs type: categorical with choices; give them, or use sampler: tpe" for key in ranges
+            )
+        return {key: list(kind.choices) for key, kind in self.distributions().items()}  # type: ignore[attr-defined]
+
+    def num_points(self) -> int:
+        """Trials of a grid."""
+        return len(list(itertools.product(*self.grid().values())))
+
+
+def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Space:
+    """Read and check a search space.
+
+    Args:
+        path: a YAML file.
+        overrides: dotted keys from the command line; they win over `fixed` and take a key out of `search`.
+
+    Raises:
+        ConfigError: every unknown key, reversed range and value out of range in it, together, before anything starts.
+    """
+    path, overrides = Path(path), dict(overrides or {})
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a YAML file, see search_spaces/") from error
+    try:
+        content, lines = _load_with_lines(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must be a mapping with {', '.join(FIELDS)}, got {type(content).__name__}")
+
+    def where(*keys: str) -> str:
+        return f"{path}:{lines.get(keys, 1)}"
+
+    problems = [f"{key}: must be one of {', '.join(FIELDS)} ({where(key)})" for key in content if key not in FIELDS]
+    sections: dict[str, dict[str, Any]] = {}
+    for section in ("fixed", "search", "variants"):
+        value = content.get(section) or {}
+        if not isinstance(value, dict):
+            problems.append(f"{section}: must be a mapping, got {value!r} ({where(section)})")
+            value = {}
+        sections[section] = value
+    fixed = {key: as_number(value) for key, value in sections["fixed"].items()}
+    search: dict[str, BaseDistribution] = {}
+    origins = {key: where("fixed", key) for key in fixed}
+    known = known_keys()
+    for key, spec in sections["search"].items():
+        origins[key] = where("search", key)
+        if key not in known:
+            problems.append(f"{unknown_key(key, known)} ({origins[key]})")
+        elif key in overrides:
+            continue
+        elif key in fixed:
+            problems.append(f"{key}: must be fixed or searched, got both ({origins[key]})")
+        else:
+            try:
+                search[key] = _distribution(spec)
+            except ValueError as error:
+                problems.append(f"{key}: {error} ({origins[key]})")
+    variants: dict[str, dict[str, Any]] = {}
+    for name, values in sections["variants"].items():
+        if not isinstance(values, dict):
+            problems.append(
+                f"{name}: a variant must be a mapping of settings, got {values!r} ({where('variants', name)})"
+            )
+            continue
+        variants[name] = {key: as_number(value) for key, value in values.items()}
+        problems += [
+            f"{key}: must not be in variant {name!r} and searched or on the command line too ({where('variants', name)})"
+            for key in values
+            if key in search or key in overrides
+        ]
+    sampler = content.get("sampler", "tpe")
+    if sampler not in ("tpe", "grid"):
+        problems.append(f"sampler: must be tpe or grid, got {sampler!r} ({where('sampler')})")
+    trials = content.get("trials", 10)
+    if not isinstance(trials, int) or trials < 1:
+        problems.append(f"trials: must be an integer >= 1, got {trials!r} ({where('trials')})")
+    space = Space(
+        name=str(content.get("name", path.stem)),
+        description=str(content.get("description", "")),
+        sampler=sampler,
+        trials=trials,
+        metric=str(content.get("metric", "objective")),
+        fixed={**fixed, **overrides},
+        search=search,
+        variants=variants,
+        origins={**origins, **dict.fromkeys(overrides, "command line")},
+    )
+    problems += _out_of_range(space, {name: where("variants", name) for name in variants})
+    if not problems and sampler == "grid":
+        space.grid()
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    return replace(space, trials=space.num_points()) if sampler == "grid" else space
+
+
+def _distribution(spec: Any) -> BaseDistribution:
+    """Optuna's vocabulary -> its distribution; ValueError says what is wrong."""
+    if not isinstance(spec, dict) or spec.get("type") not in DISTRIBUTION_FIELDS:
+        raise ValueError(f"must be {{type: float|int|categorical, ...}}, got {spec!r}")
+    kind = spec["type"]
+    allowed = DISTRIBUTION_FIELDS[kind]
+    extra = [name for name in spec if name not in (*allowed, "type")]
+    if extra:
+        raise ValueError(f"{kind} takes {', '.join(allowed)}, got {', '.join(extra)}")
+    values = {name: as_number(value) for name, value in spec.items() if name != "type"}
+    if kind == "categorical":
+        choices = values.get("choices")
+        if not isinstance(choices, list) or not choices:
+            raise ValueError(f"choices must be a list with something in it, got {choices!r}")
+        return CategoricalDistribution(tuple(as_number(choice) for choice in choices))
+    for name in ("low", "high"):
+        number = values.get(name)
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise ValueError(f"{name} must be a number, got {number!r}")
+    if values["low"] > values["high"]:
+        raise ValueError(f"low <= high must hold, got low {values['low']} and high {values['high']}; swap them")
+    if values.get("log") and values["low"] <= 0:
+        raise ValueError(f"low must be > 0 with log: true, got {values['low']}")
+    return (FloatDistribution if kind == "float" else IntDistribution)(**values)
+
+
+def _out_of_range(space: Space, variant_origins: Mapping[str, str]) -> list[str]:
+    """What config.py's ranges say to every corner of the space; each problem once."""
+    found: list[str] = []
+    for params in _corners(space):
+        try:
+            space.config(params)
+        except ConfigError as error:
+            origin = variant_origins.get(params.get(VARIANT, ""))
+            for problem in error.problems:
+                found.append(problem if problem.endswith(")") or origin is None else f"{problem} ({origin})")
+    return list(dict.fromkeys(found))
+
+
+def _corners(space: Space) -> Iterator[dict[str, Any]]:
+    """Each extreme of one key with the first extreme of every other: ranges of config.py are per key."""
+    extremes: dict[str, list[Any]] = {
+        key: list(kind.choices) if isinstance(kind, CategoricalDistribution) else [kind.low, kind.high]  # type: ignore[attr-defined]
+        for key, kind in space.distributions().items()
+    }
+    first = {key: values[0] for key, values in extremes.items()}
+    yield first
+    for key, values in extremes.items():
+        for value in values[1:]:
+            yield {**first, key: value}
+
+
+def _load_with_lines(text: str) -> tuple[Any, dict[tuple[str, ...], int]]:
+    """The content, and the line of each key by its path."""
+    lines: dict[tuple[str, ...], int] = {}
+
+    def walk(node: yaml.Node | None, path: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                here = (*path, str(key.value))
+                if here in lines:
+                    raise yaml.YAMLError(
+                        f"key {key.value!r} twice, in lines {lines[here]} and {key.start_mark.line + 1}"
+                    )
+                lines[here] = key.start_mark.line + 1
+                walk(value, here)
+
+    walk(yaml.compose(text), ())
+    return yaml.safe_load(text), lines
