@@ -373,15 +373,21 @@ def _frames(video: Video, steps: np.ndarray, device: torch.device, store: FrameS
     return torch.from_numpy(store.read(video, steps)).to(device)[None]
 
 
-def controls(config: Config, videos: VideoSet, split: str, *, device: str = "cpu") -> dict[str, Evaluation]:
-    """The two controls that stand in every table: `untrained` (the encoder as initialised) and `positions`."""
-    store = FrameStore(config.data)
-    torch.manual_seed(config.seed)
-    encoder = build_encoder(config.encoder, config.data, num_features=videos.num_features).to(device)
-    return {
-        "untrained": evaluate(config, encoder, videos, split, device=device, store=store),
-        "positions": evaluate(config, None, videos, split, device=device, store=store),
-    }
+def control(
+    config: Config,
+    videos: VideoSet,
+    name: str,
+    split: str,
+    *,
+    device: torch.device | str = "cpu",
+    store: FrameStore | None = None,
+) -> Evaluation:
+    """A control of every table: `untrained` (the encoder as initialised) or `positions` (the code of places alone)."""
+    encoder = None
+    if name == "untrained":
+        torch.manual_seed(config.seed)
+        encoder = build_encoder(config.encoder, config.data, num_features=videos.num_features).to(device)
+    return evaluate(config, encoder, videos, split, device=device, store=store)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

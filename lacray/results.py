@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import shutil
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -561,3 +562,73 @@ def best(table: pa.Table, metric: str = "metric.objective", mode: str = "max") -
         raise ResultsError(metric, f"no finished trial has it ({seen})", "let the study finish: --resume")
     finished.sort(key=lambda row: (row["trial"] is None, row["trial"], row["run_id"]))
     return max(finished, key=lambda row: row[metric] if mode == "max" else -row[metric])
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def checkpoint_uri(uri: str, study: str, run_id: str) -> str:
+    """Where a run's final checkpoint lies, beside its rows."""
+    return f"{uri.rstrip('/')}/{_check_name('study', study)}/{_check_name('run_id', run_id)}.pt"
+
+
+def store_checkpoint(uri: str, study: str, run_id: str, path: Path) -> str:
+    """Puts a local checkpoint beside the run's rows; it appears at once.
+
+    Returns:
+        Where it lies.
+
+    Raises:
+        ResultsError: it could not be written.
+    """
+    target = checkpoint_uri(uri, study, run_id)
+    if urlparse(uri).scheme == "s3":
+        from boto3.exceptions import S3UploadFailedError
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        bucket, key = _bucket_and_key(target)
+        try:
+            s3_client().upload_file(str(path), bucket, key)
+        except (BotoCoreError, ClientError, S3UploadFailedError) as error:
+            raise _s3_error(uri, error) from error
+        return target
+    local = Path(_filesystem(target)[1])
+    temporary = local.with_name(f".{local.name}~{uuid.uuid4().hex}.tmp")
+    try:
+        local.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, temporary)
+        os.replace(temporary, local)
+    except OSError as error:
+        raise _unreachable(uri, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def fetch_checkpoint(uri: str, directory: Path) -> Path:
+    """A checkpoint as a local file: itself where it is one, else downloaded into `directory`.
+
+    Raises:
+        ResultsError: it is not there, or cannot be read.
+    """
+    if urlparse(uri).scheme != "s3":
+        return Path(_filesystem(uri)[1])
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, key = _bucket_and_key(uri)
+    local = directory / Path(key).name
+    try:
+        s3_client().download_file(bucket, key, str(local))
+    except (BotoCoreError, ClientError) as error:
+        raise _s3_error(uri, error) from error
+    return local
+
+
+def remove_tree(uri: str) -> None:
+    """Removes a directory, or all objects under a prefix; nothing there is fine."""
+    filesystem, path = _filesystem(uri)
+    try:
+        if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+            filesystem.delete_dir(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreachable(uri, error) from error
