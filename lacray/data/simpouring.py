@@ -255,8 +255,8 @@ def _draw_glass(rng: np.random.Generator) -> Vessel:
 def _draw_look(rng: np.random.Generator) -> Look:
     liquid = np.clip(_LIQUIDS[rng.integers(len(_LIQUIDS))] + rng.normal(0, 0.04, 3), 0.02, 1.0).astype(np.float32)
     while True:  # the level must be there to be seen
-        wall = _rgb(rng.random(), rng.uniform(0.02, 0.5), rng.uniform(0.25, 0.95))
-        table = _rgb(rng.choice([0.08, rng.random()]), rng.uniform(0.05, 0.6), rng.uniform(0.25, 0.9))
+        wall = _rgb(rng.random(), rng.uniform(0.02, 0.35), rng.uniform(0.3, 0.95))
+        table = _rgb(rng.choice([0.08, rng.random()]), rng.uniform(0.05, 0.45), rng.uniform(0.3, 0.9))
         if min(np.linalg.norm(liquid - wall), np.linalg.norm(liquid - table) + 0.1) > 0.45:
             break
     return Look(
@@ -266,14 +266,14 @@ def _draw_look(rng: np.random.Generator) -> Look:
         liquid_opacity=rng.uniform(0.8, 0.95),
         wall_pattern=str(rng.choice(["plain", "stripes", "tiles", "blobs"])),
         table_pattern=str(rng.choice(["plain", "wood", "checks", "blobs"])),
-        num_clutter=int(rng.integers(1, 6)),
+        num_clutter=int(rng.integers(0, 4)),
         horizon=rng.uniform(0.1, 0.42),
         light=rng.uniform(0.75, 1.15),
         tint=np.array([1 + rng.normal(0, 0.06), 1.0, 1 + rng.normal(0, 0.08)], np.float32),
         gradient=(rng.normal(0, 0.12), rng.normal(0, 0.1)),
-        drift=rng.uniform(0.0, 0.15),
+        drift=rng.uniform(0.0, 0.1),
         shadow=rng.uniform(0.1, 0.5),
-        noise=rng.uniform(0.005, 0.03),
+        noise=rng.uniform(0.004, 0.02),
     )
 
 
@@ -319,10 +319,10 @@ def draw_spec(seed: int, index: int) -> VideoSpec:
         arcs=(rng.uniform(-0.1, 0.25), rng.uniform(0.1, 0.35), rng.uniform(0.1, 0.35), rng.uniform(-0.1, 0.25)),
     )
     camera = Camera(
-        centre=(rng.uniform(-0.18, 0.06), rng.uniform(0.46, 0.6)),
-        zoom=rng.uniform(0.86, 1.16),
-        roll=math.radians(rng.uniform(-9.0, 9.0)),
-        perspective=(rng.uniform(-0.09, 0.09), rng.uniform(-0.06, 0.12)),
+        centre=(rng.uniform(-0.12, 0.02), rng.uniform(0.44, 0.54)),
+        zoom=rng.uniform(0.85, 1.05),
+        roll=math.radians(rng.uniform(-7.0, 7.0)),
+        perspective=(rng.uniform(-0.07, 0.07), rng.uniform(-0.05, 0.1)),
         flatness=rng.uniform(0.1, 0.32),
         mirror=bool(rng.random() < 0.5),
         shake=rng.uniform(0.0, 0.03),
@@ -554,9 +554,9 @@ class _Background:
         x = np.linspace(self.X0, self.X1, width, dtype=np.float32)[None, :]
         y = np.linspace(self.Y1, self.Y0, height, dtype=np.float32)[:, None]
         look = spec.look
-        wall = look.wall * (1 - 0.25 * self._pattern(look.wall_pattern, x, y, rng))[..., None]
+        wall = look.wall * (1 - 0.16 * self._pattern(look.wall_pattern, x, y, rng))[..., None]
         depth = 1 / np.maximum(look.horizon + 0.7 - y, 0.3)  # of the table's rows
-        table = look.table * (1 - 0.3 * self._pattern(look.table_pattern, x * depth, depth * 3, rng))[..., None]
+        table = look.table * (1 - 0.2 * self._pattern(look.table_pattern, x * depth, depth * 3, rng))[..., None]
         edge = np.clip(0.5 + (y - look.horizon) * self.scale, 0, 1)[..., None]
         image = table * (1 - edge) + wall * edge
         image *= 1 - 0.25 * np.exp(-np.abs(y - look.horizon) / 0.03)[..., None]
@@ -593,7 +593,8 @@ class _Background:
     def _clutter(self, spec: VideoSpec, x: Array, y: Array, rng: np.random.Generator) -> None:
         horizon = spec.look.horizon
         for _ in range(spec.look.num_clutter * 2):  # the texture is twice as wide as the picture
-            cx, colour = rng.uniform(-2.4, 2.4), _rgb(rng.random(), rng.uniform(0.1, 0.8), rng.uniform(0.2, 1.0))
+            cx, vivid = rng.uniform(-2.4, 2.4), _rgb(rng.random(), rng.uniform(0.1, 0.8), rng.uniform(0.2, 1.0))
+            colour = 0.5 * vivid + 0.5 * spec.look.wall  # faded: it is far behind
             kind = rng.choice(["picture", "box", "ball", "cup", "books"])
             if kind == "picture":
                 w, h, cy = rng.uniform(0.1, 0.35), rng.uniform(0.1, 0.3), rng.uniform(0.8, 1.6)
@@ -611,7 +612,7 @@ class _Background:
                     h = rng.uniform(0.15, 0.4)
                     bx, cy = cx + k * 0.11, horizon - rng.uniform(0.02, 0.08) + h
                     taper = 0.25 if kind == "cup" else 0.0
-                    tone = colour if k == 0 else _rgb(rng.random(), 0.5, rng.uniform(0.2, 0.9))
+                    tone = colour * (1 - 0.2 * k)
                     self._paint(
                         x,
                         y,
@@ -817,9 +818,12 @@ class _Painter:
 
 
 def _smooth_walk(rng: np.random.Generator, num_frames: int, channels: int) -> Array:
-    """(frames, channels) about unit variance: what a hand does that holds a camera."""
+    """(frames, channels) about unit variance: what a hand does that holds a camera.
+
+    Nothing slower than 0.6 Hz: a slow drift would be a clock, which a network can read in place of the action.
+    """
     t = np.arange(num_frames)[:, None, None] / FPS
-    rates, phases = rng.uniform(0.15, 3.5, (1, channels, 6)), rng.uniform(0, 2 * np.pi, (1, channels, 6))
+    rates, phases = rng.uniform(0.6, 4.0, (1, channels, 6)), rng.uniform(0, 2 * np.pi, (1, channels, 6))
     weights = 1 / (0.5 + rates)
     waves: Array = (weights * np.sin(2 * np.pi * rates * t + phases)).sum(axis=2)
     return waves / np.sqrt((weights**2).sum(axis=2) / 2)
