@@ -1,0 +1,183 @@
+// One cell of the soft Smith-Waterman recursion, and its adjoint. Shared by the CPU and the CUDA engine.
+//
+// In the exponential domain (d = exp(D / gamma), and so on) the recursion is linear:
+//
+//     h = 1 + d + x + y                      everything a match may continue from, itself included
+//     d[i,j] = exp(S[i,j]/gamma) h[i-1,j-1]
+//     x[i,j] = a d[i,j-1] + b x[i,j-1]       a = exp(-gap_open[i,j]/gamma), b = exp(-gap_extend[i,j]/gamma)
+//     y[i,j] = a s[i-1,j] + b y[i-1,j]       s = d + x
+//
+// A float holds exp(+-88) and scores range over thousands of gamma, so each value carries its own exponent: m * 2^e,
+// m in [1, 8), e an integer kept in a float. That covers every input: nothing has to fall back to log space, and a
+// product costs no rounding beyond that of m. Zero is m = 1, e = kZero, so no mantissa is ever 0 and no quotient 0 / 0.
+//
+// The adjoint runs on posteriors (d L / d D = Pd and so on), which are bounded by the incoming gradients, and on the
+// transition probabilities that the forward step leaves in Weights: it contains no exponential and cannot overflow.
+#pragma once
+
+#if defined(__CUDACC__)
+#define LACRAY_INLINE __host__ __device__ __forceinline__
+#else
+#define LACRAY_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace lacray {
+namespace LACRAY_ISA {
+
+constexpr float kZero = -1e30f;       // exponent of zero; sums of a few stay far from float's range
+constexpr float kForbidden = -1e29f;  // exponents below this are zero
+
+template <class V>
+struct Ext {
+  typename V::R m, e;
+};
+
+template <class V>
+LACRAY_INLINE Ext<V> constant(typename V::T m, typename V::T e) {
+  return {V::set1(m), V::set1(e)};
+}
+
+template <class V>
+LACRAY_INLINE Ext<V> times(Ext<V> p, Ext<V> q) {
+  return {V::mul(p.m, q.m), V::add(p.e, q.e)};
+}
+
+template <class V>
+LACRAY_INLINE Ext<V> normal(typename V::R m, typename V::R e) {
+  return {V::mantissa(m), V::add(e, V::exponent(m))};
+}
+
+// 2^(value * scale) with scale given in two parts. The product's rounding error is carried along: at |value| / gamma = 1e6
+// it would otherwise be worth 5 % of the result in float32.
+template <class V>
+LACRAY_INLINE Ext<V> power(typename V::R value, typename V::R scale, typename V::R scale_low) {
+  using R = typename V::R;
+  const R t = V::mul(value, scale);
+  const R low = V::fma(value, scale_low, V::mul_error(value, scale, t));
+  // max(constant, t) is t where t is NaN, so a NaN survives; -inf becomes zero.
+  const R k = V::round(V::max(V::set1(kZero), t));
+  // Where t was clamped, t - k is -inf: such a cell is zero whatever its mantissa, as long as that is finite.
+  const R f = V::select(V::less(k, V::set1(kForbidden)), V::set1(0), V::add(V::sub(t, k), low));
+  return {V::exp2(f), k};
+}
+
+template <class V>
+struct Scale {
+  typename V::R up, up_low;      // log2(e) / gamma
+  typename V::R down, down_low;  // its negative
+  typename V::R gamma;
+};
+
+template <class V>
+struct Cell {
+  Ext<V> d, x, y, s, h;
+};
+
+// Transition probabilities of one cell.
+template <class V>
+struct Weights {
+  typename V::R pd, px, py;  // shares of d, x, y in h
+  typename V::R sd, sx;      // shares of d, x in s
+  typename V::R qd, qx;      // shares of d, x in the x to the right
+  typename V::R rs, ry;      // shares of s, y in the y below
+  typename V::R pz;          // d / Z
+};
+constexpr int kNumWeights = 10;
+
+// The cell at which `similarity` is read: left, above and diagonal are its neighbours, a and b its gap weights.
+template <class V, bool kWeights>
+LACRAY_INLINE void step(Ext<V> w, Ext<V> a, Ext<V> b, const Cell<V>& left, Ext<V> above_s, Ext<V> above_y, Ext<V> diagonal_h,
+                        Ext<V> inverse_z, Cell<V>& out, Weights<V>& p) {
+  using R = typename V::R;
+  const Ext<V> dd = times<V>(w, diagonal_h);
+  out.d = normal<V>(dd.m, dd.e);
+
+  const Ext<V> xa = times<V>(a, left.d), xb = times<V>(b, left.x);
+  const R xe = V::max(xa.e, xb.e);
+  const R x1 = V::scale(xa.m, V::sub(xa.e, xe)), x2 = V::scale(xb.m, V::sub(xb.e, xe));
+  const R xm = V::add(x1, x2);
+  out.x = normal<V>(xm, xe);
+
+  const Ext<V> ya = times<V>(a, above_s), yb = times<V>(b, above_y);
+  const R ye = V::max(ya.e, yb.e);
+  const R y1 = V::scale(ya.m, V::sub(ya.e, ye)), y2 = V::scale(yb.m, V::sub(yb.e, ye));
+  const R ym = V::add(y1, y2);
+  out.y = normal<V>(ym, ye);
+
+  const R se = V::max(out.d.e, out.x.e);
+  const R s1 = V::scale(out.d.m, V::sub(out.d.e, se)), s2 = V::scale(out.x.m, V::sub(out.x.e, se));
+  const R sm = V::add(s1, s2);
+  out.s = {sm, se};
+
+  const R he = V::max(V::max(V::set1(0), se), out.y.e);
+  const R to_h = V::sub(se, he);
+  const R h0 = V::scale(V::set1(1), V::sub(V::set1(0), he));
+  const R h3 = V::scale(out.y.m, V::sub(out.y.e, he));
+  const R hm = V::add(V::add(h0, V::scale(sm, to_h)), h3);
+  out.h = {hm, he};
+
+  if constexpr (kWeights) {
+    const R ih = V::reciprocal(hm), is = V::reciprocal(sm), ix = V::reciprocal(xm), iy = V::reciprocal(ym);
+    p.pd = V::mul(V::scale(s1, to_h), ih);
+    p.px = V::mul(V::scale(s2, to_h), ih);
+    p.py = V::mul(h3, ih);
+    p.sd = V::mul(s1, is);
+    p.sx = V::mul(s2, is);
+    p.qd = V::mul(x1, ix);
+    p.qx = V::mul(x2, ix);
+    p.rs = V::mul(y1, iy);
+    p.ry = V::mul(y2, iy);
+    p.pz = V::mul(V::scale(out.d.m, V::add(out.d.e, inverse_z.e)), inverse_z.m);
+  }
+}
+
+// D = S + gamma log h[i-1,j-1]: one logarithm, and D is S exactly where nothing came before.
+template <class V>
+LACRAY_INLINE typename V::R match_value(typename V::R similarity, Ext<V> diagonal_h, typename V::R gamma) {
+  using R = typename V::R;
+  const Ext<V> h = normal<V>(diagonal_h.m, diagonal_h.e);
+  // log m by the area tangent's series, m brought to [0.71, 1.42) first.
+  const auto large = V::less(V::set1(typename V::T(1.41421356237309504880)), h.m);
+  const R m = V::select(large, V::mul(h.m, V::set1(typename V::T(0.5))), h.m);
+  const R e = V::select(large, V::add(h.e, V::set1(1)), h.e);
+  const R u = V::mul(V::sub(m, V::set1(1)), V::reciprocal(V::add(m, V::set1(1))));
+  const R log_m = V::area_tangent(u);
+  return V::fma(gamma, V::fma(e, V::set1(typename V::T(0.693147180559945309417)), log_m), similarity);
+}
+
+// Running sum of d.
+template <class V>
+LACRAY_INLINE void accumulate(Ext<V>& total, Ext<V> d) {
+  using R = typename V::R;
+  const R e = V::max(total.e, d.e);
+  total.m = V::add(V::scale(total.m, V::sub(total.e, e)), V::scale(d.m, V::sub(d.e, e)));
+  total.e = e;
+}
+
+// What flows into a cell from the three cells that read it, and what it passes on.
+template <class V>
+struct Adjoint {
+  typename V::R pd;      // d L / d D, which is also the gradient of S
+  typename V::R xd, xx;  // to d and x of the cell on the left
+  typename V::R ys, yy;  // to s and y of the cell above
+};
+
+template <class V>
+LACRAY_INLINE Adjoint<V> adjoint_step(const Weights<V>& p, typename V::R grad_match, typename V::R grad_score,
+                                      const Adjoint<V>& right, typename V::R below_ys, typename V::R below_yy,
+                                      typename V::R diagonal_pd) {
+  using R = typename V::R;
+  Adjoint<V> out;
+  const R direct = V::fma(grad_score, p.pz, grad_match);
+  out.pd = V::add(V::fma(p.pd, diagonal_pd, V::fma(p.sd, below_ys, direct)), right.xd);
+  const R px = V::add(V::fma(p.px, diagonal_pd, V::mul(p.sx, below_ys)), right.xx);
+  const R py = V::fma(p.py, diagonal_pd, below_yy);
+  out.xd = V::mul(p.qd, px);
+  out.xx = V::mul(p.qx, px);
+  out.ys = V::mul(p.rs, py);
+  out.yy = V::mul(p.ry, py);
+  return out;
+}
+
+}  // namespace LACRAY_ISA
+}  // namespace lacray

@@ -1,0 +1,110 @@
+// 16 floats or 8 doubles. Exponents are taken apart and put back by one instruction each.
+#pragma once
+
+#include <immintrin.h>
+
+#include "polynomials.h"
+
+namespace lacray {
+namespace LACRAY_ISA {
+
+// Denormals cost hundreds of cycles and are worth less than 1e-30 of any sum here: flushed while the engine runs.
+class FlushDenormals {
+ public:
+  FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+};
+
+struct Avx512Float {
+  using T = float;
+  using R = __m512;
+  using K = __mmask16;
+  using Flush = FlushDenormals;
+  static constexpr int W = 16;
+
+  LACRAY_INLINE static R set1(T a) { return _mm512_set1_ps(a); }
+  LACRAY_INLINE static R load(const T* p) { return _mm512_loadu_ps(p); }
+  LACRAY_INLINE static void store(T* p, R a) { _mm512_storeu_ps(p, a); }
+  LACRAY_INLINE static R add(R a, R b) { return _mm512_add_ps(a, b); }
+  LACRAY_INLINE static R sub(R a, R b) { return _mm512_sub_ps(a, b); }
+  LACRAY_INLINE static R mul(R a, R b) { return _mm512_mul_ps(a, b); }
+  LACRAY_INLINE static R fma(R a, R b, R c) { return _mm512_fmadd_ps(a, b, c); }
+  LACRAY_INLINE static R mul_error(R a, R b, R product) { return _mm512_fmsub_ps(a, b, product); }
+  LACRAY_INLINE static R max(R a, R b) { return _mm512_max_ps(a, b); }
+  LACRAY_INLINE static R round(R a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  LACRAY_INLINE static K less(R a, R b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+  LACRAY_INLINE static R select(K k, R a, R b) { return _mm512_mask_blend_ps(k, b, a); }
+  LACRAY_INLINE static K lanes(int first, int last) {
+    const unsigned up_to = last >= W ? 0xffffu : last < 0 ? 0u : (2u << last) - 1;
+    return K(first <= 0 ? up_to : first >= W ? 0u : up_to & ~((1u << first) - 1));
+  }
+  LACRAY_INLINE static R reciprocal(R a) {
+    const R r = _mm512_rcp14_ps(a);
+    return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(a, r, set1(1)), r);
+  }
+  LACRAY_INLINE static R mantissa(R a) { return _mm512_getmant_ps(a, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src); }
+  LACRAY_INLINE static R exponent(R a) { return _mm512_getexp_ps(a); }
+  LACRAY_INLINE static R scale(R m, R e) { return _mm512_scalef_ps(m, e); }
+  LACRAY_INLINE static R exp2(R a) { return exp2_series<Avx512Float>(a); }
+  LACRAY_INLINE static R area_tangent(R a) { return area_tangent_series<Avx512Float>(a); }
+  LACRAY_INLINE static R up(R a, const T* first) {
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(a), _mm512_castps_si512(set1(*first)), W - 1));
+  }
+  LACRAY_INLINE static R down(R a, const T* last) {
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(set1(*last)), _mm512_castps_si512(a), 1));
+  }
+  LACRAY_INLINE static void store_first(T* p, R a) { _mm_store_ss(p, _mm512_castps512_ps128(a)); }
+  LACRAY_INLINE static void store_last(T* p, R a) {
+    const __m128 high = _mm512_extractf32x4_ps(a, 3);
+    _mm_store_ss(p, _mm_permute_ps(high, 3));
+  }
+  LACRAY_INLINE static void store_lane(T* p, int lane, R a) { _mm512_mask_storeu_ps(p, K(1u << lane), a); }
+  LACRAY_INLINE static T sum(R a) { return _mm512_reduce_add_ps(a); }
+};
+
+struct Avx512Double {
+  using T = double;
+  using R = __m512d;
+  using K = __mmask8;
+  using Flush = FlushDenormals;
+  static constexpr int W = 8;
+
+  LACRAY_INLINE static R set1(T a) { return _mm512_set1_pd(a); }
+  LACRAY_INLINE static R load(const T* p) { return _mm512_loadu_pd(p); }
+  LACRAY_INLINE static void store(T* p, R a) { _mm512_storeu_pd(p, a); }
+  LACRAY_INLINE static R add(R a, R b) { return _mm512_add_pd(a, b); }
+  LACRAY_INLINE static R sub(R a, R b) { return _mm512_sub_pd(a, b); }
+  LACRAY_INLINE static R mul(R a, R b) { return _mm512_mul_pd(a, b); }
+  LACRAY_INLINE static R fma(R a, R b, R c) { return _mm512_fmadd_pd(a, b, c); }
+  LACRAY_INLINE static R mul_error(R a, R b, R product) { return _mm512_fmsub_pd(a, b, product); }
+  LACRAY_INLINE static R max(R a, R b) { return _mm512_max_pd(a, b); }
+  LACRAY_INLINE static R round(R a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  LACRAY_INLINE static K less(R a, R b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
+  LACRAY_INLINE static R select(K k, R a, R b) { return _mm512_mask_blend_pd(k, b, a); }
+  LACRAY_INLINE static K lanes(int first, int last) {
+    const unsigned up_to = last >= W ? 0xffu : last < 0 ? 0u : (2u << last) - 1;
+    return K(first <= 0 ? up_to : first >= W ? 0u : up_to & ~((1u << first) - 1));
+  }
+  LACRAY_INLINE static R reciprocal(R a) { return _mm512_div_pd(set1(1), a); }
+  LACRAY_INLINE static R mantissa(R a) { return _mm512_getmant_pd(a, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src); }
+  LACRAY_INLINE static R exponent(R a) { return _mm512_getexp_pd(a); }
+  LACRAY_INLINE static R scale(R m, R e) { return _mm512_scalef_pd(m, e); }
+  LACRAY_INLINE static R exp2(R a) { return exp2_series<Avx512Double>(a); }
+  LACRAY_INLINE static R area_tangent(R a) { return area_tangent_series<Avx512Double>(a); }
+  LACRAY_INLINE static R up(R a, const T* first) {
+    return _mm512_castsi512_pd(_mm512_alignr_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(set1(*first)), W - 1));
+  }
+  LACRAY_INLINE static R down(R a, const T* last) {
+    return _mm512_castsi512_pd(_mm512_alignr_epi64(_mm512_castpd_si512(set1(*last)), _mm512_castpd_si512(a), 1));
+  }
+  LACRAY_INLINE static void store_first(T* p, R a) { _mm_store_sd(p, _mm512_castpd512_pd128(a)); }
+  LACRAY_INLINE static void store_last(T* p, R a) { _mm_storeh_pd(p, _mm512_extractf64x2_pd(a, 3)); }
+  LACRAY_INLINE static void store_lane(T* p, int lane, R a) { _mm512_mask_storeu_pd(p, K(1u << lane), a); }
+  LACRAY_INLINE static T sum(R a) { return _mm512_reduce_add_pd(a); }
+};
+
+}  // namespace LACRAY_ISA
+}  // namespace lacray

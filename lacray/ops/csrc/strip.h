@@ -1,0 +1,147 @@
+// A strip of W rows swept along its anti-diagonals: lane l of the vector holds row l, and at step t column t - l.
+//
+// One step needs the vector of the step before, moved by one lane, and nothing else: no scan, no gather. What enters at
+// the top and on the left comes from borders, what leaves at the bottom and on the right goes to borders; so strips
+// chain into tiles and tiles into tables. V is a SIMD register on the CPU, and one float per thread of a warp in CUDA.
+//
+// Cells outside the strip (t - l < 0 or >= columns) are computed and never used: forward, a lane's state is replaced by
+// the left border at column -1; backward, by the right border at column `columns`. Their Weights are zeroed.
+#pragma once
+
+#include "cell.h"
+
+namespace lacray {
+namespace LACRAY_ISA {
+
+// Borders are structures of arrays: array k starts at base + k * stride.
+template <class T>
+struct Border {
+  T* base;
+  long stride;
+  LACRAY_INLINE T* operator[](int k) const { return base + k * stride; }
+};
+
+template <class T>
+struct ForwardStrip {
+  int columns;
+  Border<T> row;         // h, s, y (mantissa, exponent) of the row above; replaced in place by the strip's last row
+  Border<const T> left;  // h, d, x (mantissa, exponent) of the column before, for the W rows
+  Border<T> right;       // the same for the strip's last column; base null: not wanted
+  T corner_m, corner_e;  // h above the left border
+};
+
+template <class T>
+struct BackwardStrip {
+  int columns;
+  Border<T> row;           // pd, ys, yy of the row below; replaced in place by the strip's first row
+  Border<const T> right;   // pd, xd, xx of the column after
+  Border<T> left;          // the same for the strip's first column; base null: not wanted
+  T corner;                // pd below the right border
+};
+
+// Io supplies S, the gap weights, and takes D (kWeights false) or the transition probabilities (true).
+template <class V, bool kWeights, class Io>
+LACRAY_INLINE void forward_strip(const ForwardStrip<typename V::T>& k, const Scale<V>& c, Ext<V> inverse_z, Io& io, Ext<V>& total) {
+  using R = typename V::R;
+  constexpr int W = V::W;
+  const Ext<V> zero = constant<V>(1, kZero), one = constant<V>(1, 0);
+  Cell<V> cell{zero, zero, zero, zero, one};
+  auto enter = [&](int lane) {
+    const auto here = V::lanes(lane, lane);
+    cell.h.m = V::select(here, V::load(k.left[0]), cell.h.m);
+    cell.h.e = V::select(here, V::load(k.left[1]), cell.h.e);
+    cell.d.m = V::select(here, V::load(k.left[2]), cell.d.m);
+    cell.d.e = V::select(here, V::load(k.left[3]), cell.d.e);
+    cell.x.m = V::select(here, V::load(k.left[4]), cell.x.m);
+    cell.x.e = V::select(here, V::load(k.left[5]), cell.x.e);
+  };
+  enter(0);
+  Ext<V> next_diagonal = constant<V>(k.corner_m, k.corner_e);
+  const int steps = k.columns + W - 1;
+  for (int t = 0; t < steps; ++t) {
+    const int column = t < k.columns ? t : k.columns - 1;
+    const Ext<V> diagonal = next_diagonal;
+    next_diagonal = {V::up(cell.h.m, k.row[0] + column), V::up(cell.h.e, k.row[1] + column)};
+    const Ext<V> above_s{V::up(cell.s.m, k.row[2] + column), V::up(cell.s.e, k.row[3] + column)};
+    const Ext<V> above_y{V::up(cell.y.m, k.row[4] + column), V::up(cell.y.e, k.row[5] + column)};
+    const R similarity = io.similarity(t);
+    Ext<V> a, b;
+    io.gaps(t, c, a, b);
+    const Cell<V> left = cell;
+    Weights<V> p;
+    step<V, kWeights>(power<V>(similarity, c.up, c.up_low), a, b, left, above_s, above_y, diagonal, inverse_z, cell, p);
+    if constexpr (kWeights) {
+      if (t < W - 1 || t >= k.columns) {
+        const auto real = V::lanes(t - k.columns + 1, t);
+        const R none = V::set1(0);
+        R* const values = &p.pd;
+        for (int q = 0; q < kNumWeights; ++q) values[q] = V::select(real, values[q], none);
+      }
+      io.put_weights(t, p);
+    } else {
+      io.put_match(t, match_value<V>(similarity, diagonal, c.gamma));
+      accumulate<V>(total, cell.d);
+    }
+    if (t >= W - 1) {
+      const int done = t - (W - 1);
+      V::store_last(k.row[0] + done, cell.h.m);
+      V::store_last(k.row[1] + done, cell.h.e);
+      V::store_last(k.row[2] + done, cell.s.m);
+      V::store_last(k.row[3] + done, cell.s.e);
+      V::store_last(k.row[4] + done, cell.y.m);
+      V::store_last(k.row[5] + done, cell.y.e);
+    }
+    if (t >= k.columns - 1 && k.right.base != nullptr) {
+      const int lane = t - k.columns + 1;
+      V::store_lane(k.right[0], lane, cell.h.m);
+      V::store_lane(k.right[1], lane, cell.h.e);
+      V::store_lane(k.right[2], lane, cell.d.m);
+      V::store_lane(k.right[3], lane, cell.d.e);
+      V::store_lane(k.right[4], lane, cell.x.m);
+      V::store_lane(k.right[5], lane, cell.x.e);
+    }
+    if (t + 1 < W) enter(t + 1);
+  }
+}
+
+// Io supplies the weights and the gradient of D, and takes the adjoint of each cell.
+template <class V, class Io>
+LACRAY_INLINE void backward_strip(const BackwardStrip<typename V::T>& k, typename V::R grad_score, Io& io) {
+  using R = typename V::R;
+  constexpr int W = V::W;
+  const R none = V::set1(0);
+  Adjoint<V> cell{none, none, none, none, none};
+  auto enter = [&](int lane) {
+    const auto here = V::lanes(lane, lane);
+    cell.pd = V::select(here, V::load(k.right[0]), cell.pd);
+    cell.xd = V::select(here, V::load(k.right[1]), cell.xd);
+    cell.xx = V::select(here, V::load(k.right[2]), cell.xx);
+  };
+  enter(W - 1);
+  R next_diagonal = V::set1(k.corner);
+  for (int t = k.columns + W - 2; t >= 0; --t) {
+    const int column = t >= W - 1 ? t - (W - 1) : 0;
+    const R diagonal = next_diagonal;
+    next_diagonal = V::down(cell.pd, k.row[0] + column);
+    const R ys = V::down(cell.ys, k.row[1] + column);
+    const R yy = V::down(cell.yy, k.row[2] + column);
+    Weights<V> p;
+    io.get_weights(t, p);
+    cell = adjoint_step<V>(p, io.grad_match(t), grad_score, cell, ys, yy, diagonal);
+    io.put_gradients(t, cell);
+    if (t < k.columns) {
+      V::store_first(k.row[0] + t, cell.pd);
+      V::store_first(k.row[1] + t, cell.ys);
+      V::store_first(k.row[2] + t, cell.yy);
+    }
+    if (t < W && k.left.base != nullptr) {
+      V::store_lane(k.left[0], t, cell.pd);
+      V::store_lane(k.left[1], t, cell.xd);
+      V::store_lane(k.left[2], t, cell.xx);
+    }
+    if (t >= k.columns && t - k.columns < W - 1) enter(t - k.columns);
+  }
+}
+
+}  // namespace LACRAY_ISA
+}  // namespace lacray
