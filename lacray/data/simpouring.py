@@ -40,10 +40,11 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 VERSION = 1  # of the pixels: raise it with any change to what is drawn, so that no stale cache is taken for the new one
@@ -56,8 +57,8 @@ Window = tuple[slice, slice]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What a video is: drawn once, before anything is rendered. Lengths are in world units: the glass stands about 0.45 high,
-# the picture shows about 2.2 from bottom to top; y is up, 0 where the bottle stands. Angles are radians.
+# What a video is: drawn once, before anything is rendered. Lengths are in world units: the glass stands about 0.45
+# high, the picture shows about 1.9 from bottom to top; y is up, 0 where the bottle stands. Angles are radians.
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,7 +304,7 @@ def draw_spec(seed: int, index: int) -> VideoSpec:
     bottle, glass, look = _draw_bottle(rng), _draw_glass(rng), _draw_look(rng)
 
     angle = math.radians(rng.uniform(-28.0, 35.0))
-    away = rng.uniform(0.75, 1.25)
+    away = rng.uniform(0.5, 0.95)
     rest_in = (bottle.place[0] - away * math.cos(angle), 0.4 - away * math.sin(angle))
     tone = rng.random()
     actor = Actor(
@@ -385,7 +386,7 @@ class _Motion:
         tilts = np.radians(np.arange(25.0, 131.0, 3.0))
         heights = -np.sin(tilts)[:, None] * self.inside[0] + np.cos(tilts)[:, None] * self.inside[1]
         lips = -np.sin(tilts) * self.lip[0] + np.cos(tilts) * self.lip[1]
-        # The bottle pours when its lip dips under the level, so the share that it can hold at a tilt is the share below the lip.
+        # It pours when its lip dips under the level: what it can hold at a tilt is the share of it below the lip.
         held = (heights < lips[:, None]).mean(axis=1)
         self.tilts, self.held = tilts[::-1], np.maximum.accumulate(held[::-1])
 
@@ -393,7 +394,7 @@ class _Motion:
         lost = float(np.clip(gained / (bottle.profile.mean() * bottle.height), 0.2, spec.bottle_fill - 0.08))
         self.fills = (spec.bottle_fill, spec.bottle_fill - lost)
         land = np.array([glass.place[0], glass.place[1] + glass.height * 0.5])
-        width, reach, clearance = spec.stream
+        _, reach, clearance = spec.stream
         self.lip_at = np.array([land[0] - reach * math.sqrt(clearance + glass.height * 0.5), 0.0])
         self.lip_at[1] = glass.place[1] + glass.height + clearance
         self.radius = float(np.interp(spec.actor.grip, np.linspace(0, 1, 65), bottle.profile))
@@ -407,7 +408,7 @@ class _Motion:
         return float(np.quantile(-math.sin(tilt) * self.inside[0] + math.cos(tilt) * self.inside[1], fill))
 
     def _carried(self, start: Array, end: tuple[Array, float], arc: float, x: float) -> tuple[Array, float]:
-        """Base and tilt on the way from standing at `start` to the pouring pose `end` (base, tilt): the grip moves on a curve."""
+        """Base and tilt on the way from standing at `start` to pouring (`end`); the grip moves on a curve."""
         reach = self.spec.actor.grip * self.spec.bottle.height
         tilt = end[1] * _ease((x - 0.3) / 0.7)
         from_grip = start + np.array([0.0, reach])
@@ -422,7 +423,11 @@ class _Motion:
 
     def _gripping(self, base: Array, tilt: float) -> Array:
         right, axis = np.array([math.cos(tilt), -math.sin(tilt)]), np.array([math.sin(tilt), math.cos(tilt)])
-        return base - (self.radius + 0.055 * self.spec.actor.size) * right + self.spec.actor.grip * self.spec.bottle.height * axis
+        return (
+            base
+            - (self.radius + 0.055 * self.spec.actor.size) * right
+            + self.spec.actor.grip * self.spec.bottle.height * axis
+        )
 
     def reaching(self, rest: tuple[float, float], stand: Array, arc: float, x: float) -> tuple[Array, float, float]:
         """Hand, its angle and its closing, on the way (x in 0..1) from rest to the grip."""
@@ -442,7 +447,9 @@ class _Motion:
         stream = None
         if phase in (0, 4):
             stand_at, rest = (stand, spec.actor.rest_in) if phase == 0 else (put, spec.actor.rest_out)
-            hand, angle, closed = self.reaching(rest, stand_at, arcs[0] if phase == 0 else arcs[3], x if phase == 0 else 1 - x)
+            hand, angle, closed = self.reaching(
+                rest, stand_at, arcs[0] if phase == 0 else arcs[3], x if phase == 0 else 1 - x
+            )
             base, tilt = stand_at, 0.0
         else:
             if phase == 1:
@@ -456,7 +463,9 @@ class _Motion:
                 stream = (0.6 * max(0.0, (x - 0.94) / 0.06), min(1.0, 0.4 + x / 0.05))
             hand, angle, closed = self._gripping(base, tilt), -tilt, 1.0
         before, after = spec.glass_fill
-        return _Pose(base, tilt, hand, angle, closed, full + (empty - full) * poured, before + (after - before) * poured, stream)
+        return _Pose(
+            base, tilt, hand, angle, closed, full + (empty - full) * poured, before + (after - before) * poured, stream
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -501,7 +510,9 @@ class _Canvas:
         part = self.image[window]
         part += cover[..., None] * (colour - part)
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, colour: Array, opacity: float = 1.0, soft: float = 1.0) -> None:
+    def ellipse(
+        self, x: float, y: float, rx: float, ry: float, colour: Array, opacity: float = 1.0, soft: float = 1.0
+    ) -> None:
         margin = soft * self.pixel
         window = self.window(x - rx - margin, x + rx + margin, y - ry - margin, y + ry + margin)
         if window is not None:
@@ -551,8 +562,8 @@ class _Background:
     def __init__(self, spec: VideoSpec, size: int, rng: np.random.Generator) -> None:
         self.scale = size / 2.0  # texels per world unit: a little finer than the pixels
         width, height = int((self.X1 - self.X0) * self.scale), int((self.Y1 - self.Y0) * self.scale)
-        x = np.linspace(self.X0, self.X1, width, dtype=np.float32)[None, :]
-        y = np.linspace(self.Y1, self.Y0, height, dtype=np.float32)[:, None]
+        x = self.x = np.linspace(self.X0, self.X1, width, dtype=np.float32)[None, :]
+        y = self.y = np.linspace(self.Y1, self.Y0, height, dtype=np.float32)[:, None]
         look = spec.look
         wall = look.wall * (1 - 0.16 * self._pattern(look.wall_pattern, x, y, rng))[..., None]
         depth = 1 / np.maximum(look.horizon + 0.7 - y, 0.3)  # of the table's rows
@@ -561,11 +572,11 @@ class _Background:
         image = table * (1 - edge) + wall * edge
         image *= 1 - 0.25 * np.exp(-np.abs(y - look.horizon) / 0.03)[..., None]
         self.image = np.ascontiguousarray(image, np.float32)
-        self._clutter(spec, x, y, rng)
+        self._clutter(look, rng)
 
     @staticmethod
     def _pattern(name: str, x: Array, y: Array, rng: np.random.Generator) -> Array:
-        shape = np.broadcast_shapes(x.shape, y.shape)
+        shape = height, width = (y.shape[0], x.shape[-1])
         period = rng.uniform(0.12, 0.5)
         if name == "stripes":
             return np.broadcast_to((np.sin(x * (6.28 / period)) > 0).astype(np.float32), shape)
@@ -573,53 +584,55 @@ class _Background:
             lines = np.minimum(np.abs((x / period) % 1 - 0.5), np.abs((y / period) % 1 - 0.5))
             return np.broadcast_to((lines < 0.06).astype(np.float32), shape)
         if name == "checks":
-            return np.broadcast_to((np.sin(x * (6.28 / period)) * np.sin(y * (6.28 / period)) > 0).astype(np.float32), shape)
+            return np.broadcast_to(
+                (np.sin(x * (6.28 / period)) * np.sin(y * (6.28 / period)) > 0).astype(np.float32), shape
+            )
         if name == "wood":
-            wobble = 3 * _smooth_noise(rng, *shape, cells=6)
+            wobble = 3 * _smooth_noise(rng, height, width, cells=6)
             return (0.5 + 0.5 * np.sin(y * (14 / period) + wobble * 4)) * 0.7
         if name == "blobs":
-            return (_smooth_noise(rng, *shape, cells=9) + _smooth_noise(rng, *shape, cells=30)) * 0.7
-        return np.broadcast_to(np.float32(0.3) * _smooth_noise(rng, *shape, cells=3), shape)
+            return (_smooth_noise(rng, height, width, cells=9) + _smooth_noise(rng, height, width, cells=30)) * 0.7
+        return np.broadcast_to(np.float32(0.3) * _smooth_noise(rng, height, width, cells=3), shape)
 
-    def _paint(self, x: Array, y: Array, distance: Callable[[Array, Array], Array], box: tuple[float, ...], colour: Array) -> None:
-        window = np.s_[
-            max(int((self.Y1 - box[3]) * self.scale) - 2, 0) : int((self.Y1 - box[2]) * self.scale) + 3,
-            max(int((box[0] - self.X0) * self.scale) - 2, 0) : int((box[1] - self.X0) * self.scale) + 3,
-        ]
-        part = self.image[window]
-        cover = np.clip(0.5 - distance(x[:, window[1]], y[window[0]]) * self.scale, 0, 1)[..., None]
-        part += cover * (colour - part)
+    def _paint(
+        self,
+        at: tuple[float, float],
+        half: tuple[float, float],
+        colour: Array,
+        round_: bool = False,
+        taper: float = 0.0,
+    ) -> None:
+        """A box, or an ellipse, of half-sides `half` around `at`; `taper` widens its top."""
+        (cx, cy), (rx, ry) = at, half
+        wide = rx * (1 + taper)
+        rows = slice(max(int((self.Y1 - cy - ry) * self.scale) - 2, 0), int((self.Y1 - cy + ry) * self.scale) + 3)
+        columns = slice(
+            max(int((cx - wide - self.X0) * self.scale) - 2, 0), int((cx + wide - self.X0) * self.scale) + 3
+        )
+        x, y = self.x[:, columns] - cx, self.y[rows] - cy
+        distance = _ellipse(x, y, rx, ry) if round_ else _box(x / (1 + taper * y / ry), y, rx, ry)
+        part = self.image[rows, columns]
+        part += np.clip(0.5 - distance * self.scale, 0, 1)[..., None] * (colour - part)
 
-    def _clutter(self, spec: VideoSpec, x: Array, y: Array, rng: np.random.Generator) -> None:
-        horizon = spec.look.horizon
-        for _ in range(spec.look.num_clutter * 2):  # the texture is twice as wide as the picture
-            cx, vivid = rng.uniform(-2.4, 2.4), _rgb(rng.random(), rng.uniform(0.1, 0.8), rng.uniform(0.2, 1.0))
-            colour = 0.5 * vivid + 0.5 * spec.look.wall  # faded: it is far behind
+    def _clutter(self, look: Look, rng: np.random.Generator) -> None:
+        for _ in range(look.num_clutter * 2):  # the texture is more than twice as wide as the picture
+            x = rng.uniform(-2.4, 2.4)
+            vivid = _rgb(rng.random(), rng.uniform(0.1, 0.8), rng.uniform(0.2, 1.0))
+            colour = 0.5 * vivid + 0.5 * look.wall  # faded: it is far behind
             kind = rng.choice(["picture", "box", "ball", "cup", "books"])
             if kind == "picture":
-                w, h, cy = rng.uniform(0.1, 0.35), rng.uniform(0.1, 0.3), rng.uniform(0.8, 1.6)
-                box = (cx - w, cx + w, cy - h, cy + h)
-                self._paint(x, y, lambda x, y, a=(cx, cy, w, h): _box(x - a[0], y - a[1], a[2], a[3]), box, colour * 0.4)
-                self._paint(x, y, lambda x, y, a=(cx, cy, w, h): _box(x - a[0], y - a[1], a[2] - 0.03, a[3] - 0.03), box, colour)
+                at, w, h = (x, rng.uniform(0.8, 1.6)), rng.uniform(0.1, 0.35), rng.uniform(0.1, 0.3)
+                self._paint(at, (w, h), colour * 0.4)
+                self._paint(at, (w - 0.03, h - 0.03), colour)
             elif kind == "ball":
-                r = rng.uniform(0.05, 0.12)
-                cy = horizon - 0.05 + r
-                self._paint(x, y, lambda x, y, a=(cx, cy, r): np.hypot(x - a[0], y - a[1]) - a[2], (cx - r, cx + r, cy - r, cy + r), colour)
+                radius = rng.uniform(0.05, 0.12)
+                self._paint((x, look.horizon - 0.05 + radius), (radius, radius), colour, round_=True)
             else:
-                num = 3 if kind == "books" else 1
-                for k in range(num):
+                for k in range(3 if kind == "books" else 1):
                     w = rng.uniform(0.03, 0.06) if kind == "books" else rng.uniform(0.07, 0.2)
-                    h = rng.uniform(0.15, 0.4)
-                    bx, cy = cx + k * 0.11, horizon - rng.uniform(0.02, 0.08) + h
-                    taper = 0.25 if kind == "cup" else 0.0
-                    tone = colour * (1 - 0.2 * k)
-                    self._paint(
-                        x,
-                        y,
-                        lambda x, y, a=(bx, cy, w, h, taper): _box((x - a[0]) / (1 + a[4] * (y - a[1]) / a[3]), y - a[1], a[2], a[3]),
-                        (bx - w * 1.3, bx + w * 1.3, cy - h, cy + h),
-                        tone,
-                    )
+                    h, deep = rng.uniform(0.15, 0.4), rng.uniform(0.02, 0.08)
+                    at = (x + k * 0.11, look.horizon - deep + h)
+                    self._paint(at, (w, h), colour * (1 - 0.2 * k), taper=0.25 if kind == "cup" else 0.0)
 
     def look_up(self, x: Array, y: Array) -> Array:
         """(h, w, 3), bilinear."""
@@ -648,11 +661,15 @@ class _Painter:
     def __init__(self, spec: VideoSpec, motion: _Motion) -> None:
         self.spec, self.motion = spec, motion
 
-    def _local(self, canvas: _Canvas, base: Array, tilt: float, vessel: Vessel) -> tuple[Window, Array, Array, Array] | None:
+    def _local(
+        self, canvas: _Canvas, base: Array, tilt: float, vessel: Vessel
+    ) -> tuple[Window, Array, Array, Array] | None:
         """Window, (u, v) across and along the vessel's axis, and its half-width there."""
         half = float(vessel.profile.max()) * 1.15
         c, s = math.cos(tilt), math.sin(tilt)
-        corners = np.array([[u * c + v * s, -u * s + v * c] for u in (-half, half) for v in (-half, vessel.height + 0.06)])
+        corners = np.array(
+            [[u * c + v * s, -u * s + v * c] for u in (-half, half) for v in (-half, vessel.height + 0.06)]
+        )
         low, high = corners.min(axis=0) + base, corners.max(axis=0) + base
         window = canvas.window(low[0], high[0], low[1], high[1])
         if window is None:
@@ -666,7 +683,9 @@ class _Painter:
         flat, strength = self.spec.camera.flatness, self.spec.look.shadow
         glass, bottle = self.spec.glass, self.spec.bottle
         wide = float(glass.profile.max())
-        canvas.ellipse(glass.place[0] + 0.05, glass.place[1], wide * 1.5, wide * 1.2 * flat + 0.02, _BLACK, strength, soft=5)
+        canvas.ellipse(
+            glass.place[0] + 0.05, glass.place[1], wide * 1.5, wide * 1.2 * flat + 0.02, _BLACK, strength, soft=5
+        )
         lifted = max(0.0, float(pose.base[1]))
         wide = float(bottle.profile.max()) * (1 + lifted)
         canvas.ellipse(
@@ -701,11 +720,10 @@ class _Painter:
             level = floor + fill * (glass.height - floor)
             top = float(np.interp(level / glass.height, _GRID, glass.profile)) * 0.93
             low = float(np.interp(glass.floor + 0.02, _GRID, glass.profile)) * 0.93
-            surface = flat * np.sqrt(np.maximum(top**2 - u * u, 0))
             bowl = (floor - v) - flat * np.sqrt(np.maximum(low**2 - u * u, 0)) * (glass.floor < 0.1)
             inner = np.maximum(np.abs(u) - width * 0.93, bowl)
             shade = look.liquid * (0.75 + 0.25 * np.sqrt(np.maximum(1 - (u / max(top, 0.02)) ** 2, 0)))[..., None]
-            canvas.fill(window, np.maximum(inner, v - level + surface * 0), shade, look.liquid_opacity)
+            canvas.fill(window, np.maximum(inner, v - level), shade, look.liquid_opacity)
             disc = _ellipse(u, v - level, top, max(flat * top, 0.008))
             canvas.fill(window, disc, look.liquid * 0.7 + 0.3 * _WHITE, look.liquid_opacity)
 
@@ -744,7 +762,9 @@ class _Painter:
             sag = flat * math.cos(pose.tilt) * np.sqrt(np.maximum(width * width - u * u, 0))
             band = np.maximum(np.maximum(v + sag - high, low - v - sag), outside)
             canvas.fill(window, band, bottle.label_colour * shade, 0.95)
-            canvas.fill(window, np.maximum(np.abs(v + sag - (low + high) / 2) - 0.02, band), bottle.colour * 0.5 * shade, 0.9)
+            canvas.fill(
+                window, np.maximum(np.abs(v + sag - (low + high) / 2) - 0.02, band), bottle.colour * 0.5 * shade, 0.9
+            )
         canvas.fill(window, np.abs(outside + 0.006) - 0.007, bottle.colour * 0.45, 0.7)
         canvas.fill(window, np.maximum(np.abs(round_ + 0.5) * width - 0.012, outside + 0.03), _WHITE, 0.35)
         ring = np.maximum(np.abs(u) - width - 0.008, np.abs(v - bottle.height + 0.02) - 0.025)
@@ -773,7 +793,9 @@ class _Painter:
         canvas.fill(window, np.maximum(np.abs(x - middle + wide * 0.4) - 0.006, distance), _WHITE, 0.35)
         if pose.stream[1] >= 1.0:
             land = x0 + reach * math.sqrt(max(y0 - surface, 0.0))
-            canvas.ellipse(land, surface, 0.05 + 0.008 * math.sin(wobble * 2), 0.018, look.liquid * 0.5 + 0.5 * _WHITE, 0.8)
+            canvas.ellipse(
+                land, surface, 0.05 + 0.008 * math.sin(wobble * 2), 0.018, look.liquid * 0.5 + 0.5 * _WHITE, 0.8
+            )
 
     def _hand_frame(self, pose: _Pose) -> Callable[[float, float], Array]:
         c, s, size = math.cos(pose.hand_angle), math.sin(pose.hand_angle), self.spec.actor.size
@@ -876,8 +898,8 @@ def render(spec: VideoSpec, *, size: int = 128) -> NDArray[np.uint8]:
         else:
             pose = motion.at(float(progress))
         offset = shake[i].copy()
-        if lead is not None and lead.kind == "pan":  # the camera looks elsewhere: the empty table
-            offset[0] += 2.2 * lead.side * _ease(1.5 * (share if lead is spec.lead_out else 1 - share))
+        if lead is not None and lead.kind == "pan":  # the camera looks elsewhere, away from the arm: the empty table
+            offset[0] += 2.2 * _ease(1.5 * (share if lead is spec.lead_out else 1 - share))
         canvas = _Canvas(size, camera, (offset[0], offset[1], offset[2]))
         canvas.image = background.look_up(canvas.x, canvas.y)
         painter.shadows(canvas, pose)
@@ -909,7 +931,7 @@ def _codec() -> str:
 def _encode(path: Path, frames: NDArray[np.uint8]) -> None:
     codec = _codec()
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=FPS)
+        stream = cast(VideoStream, container.add_stream(codec, rate=FPS))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         # A key frame twice a second and no B-frames: a loader that wants a few frames decodes few others.
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = 12, 0
@@ -936,7 +958,10 @@ def _videos(num_train: int, num_val: int) -> list[tuple[str, str, int]]:
 
 
 def _write_tables(directory: Path, videos: list[tuple[str, str, int]], seed: int) -> None:
-    with (directory / "segments.csv").open("w", newline="") as segments, (directory / "splits.csv").open("w", newline="") as splits:
+    with (
+        (directory / "segments.csv").open("w", newline="") as segments,
+        (directory / "splits.csv").open("w", newline="") as splits,
+    ):
         segment_rows, split_rows = csv.writer(segments, lineterminator="\n"), csv.writer(splits, lineterminator="\n")
         segment_rows.writerow(["video", "start_frame", "end_frame", "phase"])
         split_rows.writerow(["video", "split"])
@@ -961,7 +986,7 @@ def _render_all(
 
     Workers are plain interpreters that run this very file: unlike multiprocessing, they work from a daemonic process,
     need no `__main__` guard in the user's script, inherit no descriptor (the lock!) and import neither torch nor Ray.
-    One whose parent dies finds its pipe broken at its next video and ends.
+    Each holds its end of a pipe, by which it sees its parent die, and dies too.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     num_workers = min(cores, 16, len(videos) // 2)
@@ -985,7 +1010,7 @@ def _render_all(
             # -P: this file's directory must not shadow the standard library.
             command = [sys.executable, "-P", __file__, "--worker", json.dumps(share)]
             worker = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
             )
             workers.append(worker)
             threading.Thread(target=listen, args=(worker,), daemon=True).start()
@@ -999,23 +1024,33 @@ def _render_all(
             else:
                 report()
         codes = [worker.wait() for worker in workers]
+        if problems:
+            raise OSError("; ".join(dict.fromkeys(problems)))
         if any(codes):
-            raise OSError("; ".join(dict.fromkeys(problems)) or f"a render worker ended with exit code {max(codes, key=abs)}")
+            raise RuntimeError(
+                f"SimPouring: a render worker ended with exit code {next(code for code in codes if code)}"
+            )
     finally:
         for worker in workers:
             if worker.poll() is None:
                 worker.kill()
             worker.wait()
+            if worker.stdin is not None:
+                worker.stdin.close()
 
 
 def _worker(job: str) -> int:
+    def end_with_parent() -> None:
+        os.read(0, 1)  # returns when the parent closes its end, dead or alive
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     share = json.loads(job)
     try:
         for name in _render_share(Path(share["directory"]), share["videos"], share["seed"], share["size"]):
             print(name, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the parent is gone: end quietly, the lock died with it
-        return 1
+        os._exit(1)
     except OSError as error:  # a full disk, a removed directory: the parent says it once
         print(f"error: {error}", flush=True)
         return 1
@@ -1082,7 +1117,9 @@ def ensure(
         with _lock(root / f".{target.name}.lock"):
             if target.is_dir():
                 return target
-            for stale in root.glob(f".{target.name}.tmp-*"):  # of a killed render: whoever made it does not hold the lock
+            for stale in root.glob(
+                f".{target.name}.tmp-*"
+            ):  # of a killed render: whoever made it does not hold the lock
                 shutil.rmtree(stale, ignore_errors=True)
             building = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=root))
             try:
