@@ -3,10 +3,11 @@
     python -m lacray.ops.build            builds what this machine uses (the CUDA part too where a GPU is usable)
     python -m lacray.ops.build --cuda     builds the CUDA part even without a GPU
 
-A library lies in `<cache>/ops/<device>-<key>/`, where the key is a hash of the sources, the flags, torch's version and the
-machine's architecture; the cache is `$LACRAY_CACHE`, else `$XDG_CACHE_HOME/lacray`, else `~/.cache/lacray`. It is built in a
-scratch folder under a file lock that the kernel releases when its holder dies, and published by a rename. So an interrupted
-build leaves nothing that a later one could take for a library or wait for, and processes that start together build once.
+A library lies in `<cache>/ops/<device>-<key>/`, where the key is a hash of the sources, the flags, torch's version and
+the machine's architecture; the cache is `$LACRAY_CACHE`, else `$XDG_CACHE_HOME/lacray`, else `~/.cache/lacray`. It is
+built in a scratch folder under a file lock that the kernel releases when its holder dies, and published by a rename. So
+an interrupted build leaves nothing that a later one could take for a library or wait for, and processes that start
+together build once.
 
 The compilers are called directly: the sources use torch's stable ABI, a few slim headers, and need none of what
 `torch.utils.cpp_extension` prepares (ninja, pybind11, a toolkit of torch's own minor version); its import alone takes
@@ -130,8 +131,8 @@ def _compiler() -> str:
             return found
     named = f"CXX={wanted}" if wanted else "c++, g++ or clang++"
     raise BuildError(
-        f"no C++ compiler found ({named}). Install one (Debian, Ubuntu: apt install g++; conda: conda install cxx-compiler), "
-        "or set CXX to its path."
+        f"no C++ compiler found ({named}). Install one (Debian, Ubuntu: apt install g++; conda: conda install "
+        "cxx-compiler), or set CXX to its path."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 import os
@@ -36,10 +37,10 @@ def soft_sw(
             them would wait for the device). Cells beyond get match -inf and gradient 0, and nothing in them counts.
 
     Returns:
-        score (B,): log-partition over all local alignments, -inf where there is none; match (B, N, M): over those that end
-        at (i, j). Both differentiable in all three tensors, once; float64 if similarity is, else float32. Gradients that
-        arrive at cells of match that are -inf (often NaN, after a softmax) are ignored. A NaN in similarity or in the gaps
-        of a pair makes that pair's score NaN.
+        score (B,): log-partition over all local alignments, -inf where there is none; match (B, N, M): over those that
+        end at (i, j). Both differentiable in all three tensors, once; float64 if similarity is, else float32. Gradients
+        that arrive at cells of match that are -inf (often NaN, after a softmax) are ignored. A NaN in similarity or in
+        the gaps of a pair makes that pair's score NaN.
 
     Raises:
         ValueError: names the argument, what it must be, and what it was.
@@ -62,7 +63,7 @@ def backend_name(device: str | torch.device) -> str:
 
 
 def require_native(device: str | torch.device) -> str:
-    """Like `backend_name`, but raises build.BuildError, naming the remedy, where the compiled operator cannot be had."""
+    """Like `backend_name`, but raises BuildError, naming the remedy, where there can be no compiled operator."""
     kind = torch.device(device).type
     if kind not in _TILE_COLUMNS:
         raise build.BuildError(f"no compiled operators for device {kind!r}: use cpu or cuda.")
@@ -90,12 +91,20 @@ def _select(kind: str) -> str:
         return require_native(kind)
     except build.BuildError as error:
         warnings.warn(
-            f"lacray.ops: the compiled operators for {kind!r} are not available, the torch reference takes over. It gives the "
-            f"same results, about 100 times slower. Reason and remedy: {error}",
+            f"lacray.ops: there are no compiled operators for {kind!r}, the torch reference takes over: the same "
+            f"results, about 100 times slower. Reason and remedy: {error}",
             RuntimeWarning,
             stacklevel=2,
         )
         return "reference"
+
+
+def _use_instructions(name: str) -> None:
+    """Switch the CPU engine to "plain", "avx2" or "avx512" (tests and benchmarks; it chooses the widest by itself)."""
+    _load("cpu")
+    chosen: int = ctypes.CDLL(str(build.library_path("cpu"))).lacray_use_isa(name.encode())
+    if not chosen:
+        raise ValueError(f"instruction set: must be plain, avx2 or avx512 and supported by this machine, got {name!r}")
 
 
 @functools.cache
@@ -183,7 +192,8 @@ def _state_size(similarity: Tensor) -> Any:
 
 _library = torch.library.Library("lacray", "FRAGMENT")
 _library.define(
-    "soft_sw(Tensor similarity, Tensor gap_open, Tensor gap_extend, Tensor? lengths, float gamma) -> (Tensor, Tensor, Tensor)",
+    "soft_sw(Tensor similarity, Tensor gap_open, Tensor gap_extend, Tensor? lengths, float gamma) "
+    "-> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
@@ -219,7 +229,7 @@ def _fake_backward(
 
 def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     similarity, gap_open, gap_extend, lengths, gamma = inputs
-    score, match, state = output
+    state = output[2]
     ctx.save_for_backward(similarity, gap_open, gap_extend, lengths, state)
     ctx.gamma = gamma
     ctx.set_materialize_grads(False)
@@ -241,8 +251,8 @@ def _backward(
 
 def _refuse_second(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     raise NotImplementedError(
-        "lacray.ops.soft_sw: the compiled operator has no second derivatives. lacray.ops.reference.soft_sw has: it is plain "
-        "torch, and takes the same arguments."
+        "lacray.ops.soft_sw: the compiled operator has no second derivatives. lacray.ops.reference.soft_sw has them: "
+        "it is plain torch, and takes the same tensors."
     )
 
 

@@ -1,4 +1,4 @@
-"""The operators in plain torch: the statement that the compiled ones are held to, and their stand-in where no compiler is.
+"""The operators in plain torch: what the compiled ones are held to, and their stand-in where there is no compiler.
 
 Autograd differentiates this code, any number of times. It walks the anti-diagonals, whose cells depend only on the two
 before, so there is no loop over cells.

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
 
 #include "binding.h"
@@ -20,24 +19,23 @@ struct Isa {
 #define LACRAY_ISA_ENTRY(name, supported) \
   { #name, supported, name::forward, name::forward, name::backward, name::backward }
 
-// The widest instruction set of this machine, or the one that LACRAY_OPS_ISA names.
-const Isa& isa() {
-  static const Isa chosen = [] {
-    const Isa table[] = {
+// The widest instruction set of this machine, or the one asked for; null where the machine has it not.
+const Isa* find_isa(const char* wanted) {
+  static const Isa table[] = {
 #if defined(__x86_64__)
-        LACRAY_ISA_ENTRY(avx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")),
-        LACRAY_ISA_ENTRY(avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")),
+      LACRAY_ISA_ENTRY(avx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")),
+      LACRAY_ISA_ENTRY(avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")),
 #endif
-        LACRAY_ISA_ENTRY(plain, true),
-    };
-    const char* const wanted = std::getenv("LACRAY_OPS_ISA");
-    for (const Isa& i : table)
-      if (i.supported && (wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, i.name) == 0)) return i;
-    STD_TORCH_CHECK(false, "LACRAY_OPS_ISA: must be plain, avx2 or avx512 and supported by this machine, got ", wanted);
-  }();
-  return chosen;
+      LACRAY_ISA_ENTRY(plain, true),
+  };
+  for (const Isa& i : table)
+    if (i.supported && (wanted == nullptr || std::strcmp(wanted, i.name) == 0)) return &i;
+  return nullptr;
 }
+
+std::atomic<const Isa*> chosen_isa{find_isa(nullptr)};
+const Isa& isa() { return *chosen_isa.load(); }
 
 // Threads take the next index when they are free: problems differ in length.
 void parallel(int64_t count, void (*task)(void*, int64_t), void* context) {
@@ -66,7 +64,11 @@ struct Cpu {
 }  // namespace
 }  // namespace lacray
 
-extern "C" const char* lacray_isa() { return lacray::isa().name; }
+extern "C" __attribute__((visibility("default"))) int lacray_use_isa(const char* name) {
+  const lacray::Isa* const found = lacray::find_isa(name);
+  if (found != nullptr) lacray::chosen_isa.store(found);
+  return found != nullptr;
+}
 
 STABLE_TORCH_LIBRARY_IMPL(lacray, CPU, m) {
   m.impl("soft_sw", TORCH_BOX(&lacray::forward_op<lacray::Cpu>));

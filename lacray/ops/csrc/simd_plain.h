@@ -60,7 +60,15 @@ struct Plain {
   }
   // b where the two do not compare, as the vector instructions have it.
   LACRAY_INLINE static R max(R a, R b) { return map([&](int l) { return a.v[l] > b.v[l] ? a.v[l] : b.v[l]; }); }
-  LACRAY_INLINE static R round(R a) { return map([&](int l) { return std::nearbyint(a.v[l]); }); }
+  // To the nearest integer: in [2^23, 2^24) floats are the integers. Beyond that a is one already. Faster than a call.
+  LACRAY_INLINE static R round(R a) {
+    constexpr T kIntegers = T(I(1) << Bits<T>::kFraction);
+    return map([&](int l) {
+      const T size = std::fabs(a.v[l]);
+      const T rounded = (size + kIntegers) - kIntegers;
+      return size < kIntegers ? std::copysign(rounded, a.v[l]) : a.v[l];
+    });
+  }
   LACRAY_INLINE static K less(R a, R b) {
     K k;
     for (int l = 0; l < W; ++l) k.v[l] = a.v[l] < b.v[l];
