@@ -266,9 +266,13 @@ def test_a_reversed_video_has_tau_minus_one():
 
 
 def test_ties_go_to_the_earlier_video_and_frame():
-    same = [Sequence(name, np.zeros((40, 2)), np.repeat([0, 1], 20)) for name in "abc"]
-    assert evaluation.average_precision(same, 5, stride=1) == 0.5  # all five are the first frames, of phase 0
-    assert evaluation.average_precision(same, 30, stride=1) == pytest.approx(0.5)
+    rng = np.random.default_rng(15)
+    val = [Sequence(name, rng.integers(0, 3, (60, 1)), np.repeat([0, 1, 2], 20)) for name in "abcd"]
+    shares = []
+    for i, video in enumerate(val):
+        pool = [frame for j, other in enumerate(val) if j != i for frame in kept(other)]
+        shares.append(np.mean([[pool[n][1] == y for n in nearest(e, pool, 7)] for e, y, _ in kept(video)]))
+    assert evaluation.average_precision(val, 7, stride=1) == pytest.approx(np.mean(shares), abs=1e-12)
 
 
 def test_a_pool_smaller_than_k_is_retrieved_whole():
