@@ -233,14 +233,14 @@ def _draw_bottle(rng: np.random.Generator) -> Vessel:
 
 def _draw_glass(rng: np.random.Generator) -> Vessel:
     v = np.linspace(0.0, 1.0, 65)
-    top = rng.uniform(0.125, 0.19)
+    top = rng.uniform(0.155, 0.22)
     if rng.random() < 0.25:  # with a stem
-        height, floor = rng.uniform(0.48, 0.6), rng.uniform(0.36, 0.48)
+        height, floor = rng.uniform(0.54, 0.66), rng.uniform(0.32, 0.42)
         bowl = np.clip((v - floor) / (1 - floor), 0.0, 1.0)
         profile = np.where(v > floor, top * np.sqrt(1 - (1 - bowl) ** 2 * 0.96), 0.018)
         profile = np.where(v < 0.05, top * 0.75, profile)
     else:
-        height, floor = rng.uniform(0.34, 0.52), 0.05
+        height, floor = rng.uniform(0.4, 0.58), 0.05
         profile = top * (rng.uniform(0.62, 1.05) * (1 - v) + v) * (1 + rng.uniform(-0.06, 0.1) * np.sin(np.pi * v))
     return Vessel(
         place=(rng.uniform(0.3, 0.44), rng.uniform(-0.07, 0.05)),
@@ -329,7 +329,7 @@ def draw_spec(seed: int, index: int) -> VideoSpec:
         shake=rng.uniform(0.0, 0.03),
         shake_roll=math.radians(rng.uniform(0.0, 1.5)),
     )
-    before = rng.choice([0.0, rng.uniform(0.03, 0.18)])
+    before = rng.choice([0.0, rng.uniform(0.03, 0.14)])
     return VideoSpec(
         entropy=(seed, index),
         progress=progress,
@@ -341,7 +341,7 @@ def draw_spec(seed: int, index: int) -> VideoSpec:
         lead_in=_draw_lead(rng, num_in),
         lead_out=_draw_lead(rng, num_out),
         bottle_fill=rng.uniform(0.6, 0.85),
-        glass_fill=(before, rng.uniform(0.5, 0.9)),
+        glass_fill=(before, rng.uniform(0.6, 0.92)),
         put_at=(bottle.place[0] + rng.normal(0, 0.025), bottle.place[1] + rng.normal(0, 0.012)),
         stream=(rng.uniform(0.019, 0.032), rng.uniform(0.06, 0.2), rng.uniform(0.1, 0.24)),
     )
