@@ -368,13 +368,13 @@ def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     for name in names:
         values = [row.get(name) for row in rows]
         kind = _type_of(name, values)
-        if pa.types.is_string(kind) and name not in IDENTITY:
-            values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-        elif pa.types.is_floating(kind):
-            values = [None if value is None else float(value) for value in values]
         try:
+            if pa.types.is_string(kind) and name not in IDENTITY:
+                values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+            elif pa.types.is_floating(kind):
+                values = [None if value is None else float(value) for value in values]
             columns[name] = pa.array(values, kind)
-        except (pa.ArrowException, TypeError) as error:
+        except (pa.ArrowException, TypeError, ValueError) as error:
             raise ValueError(f"{name}: must be {kind}, got {_first_misfit(values, kind)!r}") from error
     return pa.table(columns)
 
@@ -412,19 +412,23 @@ def _first_misfit(values: Iterable[Any], kind: pa.DataType) -> Any:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _files(uri: str) -> tuple[pafs.FileSystem, dict[str, list[str]]]:
-    """Study -> paths of its runs' files, sorted."""
+def _files(uri: str, wanted: Iterable[str] | None = None) -> tuple[pafs.FileSystem, dict[str, list[str]]]:
+    """Study -> paths of its runs' files, sorted; of all studies, or only of those that are wanted and there."""
     try:
         filesystem, root = _filesystem(uri)
-        infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
+        # Level by level: what lies deeper (Ray's own files, in a hidden directory) may be thousands of objects.
+        if wanted is None:
+            entries = filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True))
+            wanted = [e.base_name for e in entries if e.type == pafs.FileType.Directory and e.base_name[0] != "."]
+        found = {}
+        for study in sorted(wanted):
+            infos = filesystem.get_file_info(pafs.FileSelector(f"{root}/{study}", allow_not_found=True))
+            paths = [info.path for info in infos if info.base_name.endswith(SUFFIX) and info.base_name[0] != "."]
+            if paths:
+                found[study] = sorted(paths)
     except (OSError, pa.ArrowException) as error:
         raise _unreachable(uri, error) from error
-    found: dict[str, list[str]] = {}
-    for info in infos:
-        parts = info.path[len(root) :].strip("/").split("/")
-        if info.type == pafs.FileType.File and len(parts) == 2 and parts[1].endswith(SUFFIX) and parts[1][0] != ".":
-            found.setdefault(parts[0], []).append(info.path)
-    return filesystem, {study: sorted(paths) for study, paths in sorted(found.items())}
+    return filesystem, found
 
 
 def studies(uri: str) -> list[str]:
@@ -455,13 +459,15 @@ def read(uri: str, study: str | Sequence[str] | None = None) -> pa.Table:
     Raises:
         ResultsError: nothing there, a study unknown, or no file readable. Single unreadable files are a warning.
     """
-    filesystem, found = _files(uri)
-    if not found:
-        raise ResultsError(uri, "holds no results", "run `python -m lacray.tune` first, or pass another --results")
-    wanted = list(found) if study is None else [study] if isinstance(study, str) else list(study)
+    named = None if study is None else [study] if isinstance(study, str) else list(study)
+    filesystem, found = _files(uri, None if named is None else [_check_name("study", name) for name in named])
+    wanted = list(found) if named is None else list(dict.fromkeys(named))
     unknown = [name for name in wanted if name not in found]
-    if unknown:
-        raise ResultsError(f"study {', '.join(unknown)}", f"is not in {uri}", f"choose from: {', '.join(found)}")
+    if unknown or not found:
+        there = studies(uri)
+        if not there:
+            raise ResultsError(uri, "holds no results", "run `python -m lacray.tune` first, or pass another --results")
+        raise ResultsError(f"study {', '.join(unknown)}", f"is not in {uri}", f"choose from: {', '.join(there)}")
     paths = [path for name in wanted for path in found[name]]
 
     def load(path: str) -> pa.Table | Exception:
@@ -477,8 +483,8 @@ def read(uri: str, study: str | Sequence[str] | None = None) -> pa.Table:
     tables = [table for table in loaded if isinstance(table, pa.Table)]
     broken = [(path, error) for path, error in zip(paths, loaded, strict=True) if isinstance(error, Exception)]
     if broken:
-        named = "; ".join(f"{path} ({' '.join(str(error).split())})" for path, error in broken[:5])
-        said = f"{len(broken)} of {len(paths)} result files could not be read: {named}"
+        which = "; ".join(f"{path} ({' '.join(str(error).split())})" for path, error in broken[:5])
+        said = f"{len(broken)} of {len(paths)} result files could not be read: {which}"
         if not tables:
             raise ResultsError(uri, said, "restore them, or run the study again")
         warnings.warn(said, stacklevel=2)
