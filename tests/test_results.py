@@ -173,10 +173,12 @@ def test_a_kill_in_the_middle_of_appends_leaves_a_readable_file_and_every_row_th
         table = read(str(tmp_path), "s")
         assert table["epoch"].to_pylist() == list(range(1, table.num_rows + 1))
         assert table.num_rows in (reported, reported + 1)
+    (tmp_path / "s" / ".r~0123.tmp").write_text("what a kill leaves")
+    (tmp_path / "s" / ".r2~0123.tmp").write_text("another run's, in the middle of a write")
     resumed = RunWriter(str(tmp_path), "s", "r", resume_epoch=10)
     resumed.append([row(11)])
     assert read(str(tmp_path)).num_rows == 11
-    assert [path.name for path in (tmp_path / "s").iterdir()] == ["r.parquet"]
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [".r2~0123.tmp", "r.parquet"]
 
 
 def test_a_write_that_fails_keeps_the_last_good_file(tmp_path, monkeypatch):
@@ -257,7 +259,13 @@ def trials(tmp_path):
     run(tmp_path, "s", "t0", row(1, metric__objective=0.9), row(2, metric__objective=0.4, status="done"))
     run(tmp_path, "s", "t1", row(2, trial=1, metric__objective=0.6, metric__full__class_10=0.1, status="done"))
     run(tmp_path, "s", "t2", row(1, trial=2, metric__objective=0.8, status="pruned"))
-    run(tmp_path, "s", "t3", row(1, trial=3, metric__objective=0.7), row(2, trial=3, status="failed", error="NaN"))
+    run(
+        tmp_path,
+        "s",
+        "t3",
+        row(1, trial=3, metric__objective=0.7),
+        row(2, trial=3, split=None, status="failed", error="NaN"),
+    )
     run(
         tmp_path,
         "s",
@@ -300,6 +308,7 @@ def test_a_runs_status_is_that_of_its_last_row(tmp_path):
         "t4": "done",
     }
     assert found["t0"]["metric.objective"] == 0.4
+    assert found["t3"]["metric.objective"] == 0.7
     assert found["t3"]["error"] == "NaN"
 
 
