@@ -1,0 +1,1 @@
+"""Parquet rows -> tables and figures; needs neither torch nor Ray."""
