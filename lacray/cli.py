@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from lacray.data import DataError, VideoSet, open_videos
 from lacray.results import ResultsError
 
 console = Console(soft_wrap=True, highlight=False)
+if not console.is_terminal:
+    # A log has no width; tables in it should not be cut to 80 columns.
+    console.width = 160
 
 
 def guarded(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
@@ -77,7 +81,7 @@ def start_ray() -> None:
     import ray
 
     # The dashboard stays on: Train inside Tune asks its State API.
-    ray.init(log_to_driver=False, logging_level="ERROR")
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)
 
 
 def absolute(results: str) -> str:

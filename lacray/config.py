@@ -61,10 +61,11 @@ class DataConfig(Section):
     pairing: Literal["views", "videos"] = "views"
     """Two crops of one video, or of two different videos."""
     sampling: Literal["time_augment", "uniform"] = "time_augment"
-    sampling_region: float = Field(1.5, ge=1)
-    """A clip's block is at most this many times its number of frames."""
-    consistent_offset: Share = 0.2
-    """The second view's block starts at most this share of the first block away from it."""
+    sampling_region: float = Field(3.0, ge=1)
+    """A clip's block is at most this many times its number of frames; CARL and LAC: 1.5."""
+    consistent_offset: Share = 1.0
+    """The second view's block starts at most this share of the first block away from it; CARL and LAC: 0.2, where the
+    place in the clip alone nearly aligns the views and is learned first."""
     augment: bool = True
     """Spatial and colour augmentation, one draw per clip (videos only)."""
     validation_share: float = Field(0.2, ge=0, lt=1)
@@ -86,11 +87,13 @@ class EncoderConfig(Section):
     """Of the backbone: `default` (torchvision's), `none`, or a local file. `small` has none to load."""
     train_backbone: Literal["all", "last", "none"] = "all"
     """What of the backbone is trained: everything, its last stage, or nothing."""
-    hidden: Count = 256
-    """Width of the temporal transformer."""
+    center: bool = True
+    """Each channel of the frames' codes centred and scaled over the clip before the transformer; the paper does not."""
+    hidden: Count = 128
+    """Width of the temporal transformer; the paper's is 256, with 8 heads and feedforward 1024."""
     layers: int = Field(2, ge=0)
-    heads: Count = 8
-    feedforward: Count = 1024
+    heads: Count = 4
+    feedforward: Count = 256
     dropout: float = Field(0.1, ge=0, lt=1)
     embedding: Count = 128
     """E, size of an embedding."""

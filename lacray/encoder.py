@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
 
 from lacray.config import ConfigError, DataConfig, EncoderConfig
 
@@ -17,6 +19,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 POSITIONS_RANGE = 31.0
 """`positions: rescaled` stretches every clip over 0..31, the release's training length."""
 EVALUATION_FRAMES = 64
+SMALL_STAGES = ((32, 7, 4), (64, 3, 1), (128, 3, 2), (128, 3, 1))
+"""Width, kernel and stride of the small network's convolutions."""
 
 
 class Encoder(nn.Module):
@@ -31,6 +35,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.position_mode = config.positions
+        self.center = config.center
         self.dropout = nn.Dropout(config.dropout)
         layer = nn.TransformerEncoderLayer(
             config.hidden,
@@ -46,10 +51,15 @@ class Encoder(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embed clips; the embeddings of frames beyond `lengths` (S,) are meaningless, and no other depends on them."""
-        return self.over_time(self.per_frame(frames), lengths)
+        return self.over_time(self.per_frame(frames, lengths), lengths)
 
-    def per_frame(self, frames: Tensor) -> Tensor:
-        """The backbone's code of each frame, (S, T, hidden): no frame depends on another one's."""
+    def per_frame(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The backbone's code of each frame, (S, T, hidden); zeros in the padding, which no batch statistic sees."""
+        if lengths is not None:
+            is_real = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
+            codes = self.backbone(frames[is_real])
+            hidden = codes.new_zeros(*frames.shape[:2], codes.shape[-1])
+            return hidden.masked_scatter(is_real[..., None], codes)
         pictures = frames.flatten(0, 1)
         # In one piece for training; a whole video at evaluation would hold every layer's maps of every frame.
         pieces = [pictures] if self.training else pictures.split(EVALUATION_FRAMES)
@@ -58,6 +68,8 @@ class Encoder(nn.Module):
     def over_time(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Codes of frames (S, T, hidden) -> embeddings (S, T, E)."""
         num_frames = hidden.shape[1]
+        if self.center:
+            hidden = centred_over_time(hidden, lengths)
         if self.position_mode != "none":
             hidden = hidden + position_code(num_frames, hidden.shape[-1], self.position_mode, lengths, hidden)
         hidden = self.dropout(hidden)
@@ -85,6 +97,20 @@ def position_code(num_frames: int, channels: int, mode: str, lengths: Tensor | N
         last = (lengths[:, None] if lengths is not None else torch.tensor([[num_frames]], device=like.device)) - 1
         positions = positions * (POSITIONS_RANGE / last.clamp_min(1))
     return sine_cosine(positions, channels).to(like.dtype)
+
+
+def centred_over_time(hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Each channel (S, T, channels) less its mean over the clip's real frames, over its standard deviation there.
+
+    What all frames of a video share (its objects, colours, background) is not what tells its moments apart.
+    """
+    if lengths is None:
+        deviation = hidden - hidden.mean(dim=1, keepdim=True)
+        return deviation * torch.rsqrt(deviation.square().mean(dim=1, keepdim=True) + 1e-5)
+    is_real = (torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None])[..., None]
+    count = lengths[:, None, None].to(hidden.dtype)
+    deviation = (hidden - hidden.masked_fill(~is_real, 0).sum(dim=1, keepdim=True) / count).masked_fill(~is_real, 0)
+    return deviation * torch.rsqrt(deviation.square().sum(dim=1, keepdim=True) / count + 1e-5)
 
 
 class FeatureInput(nn.Module):
@@ -122,21 +148,42 @@ class Pictures(nn.Module):
         return ((frames.flatten(0, 1) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
-class SmallBackbone(nn.Module):
-    """A compact network for CPUs: frames (P, K, 3, H, W) -> (P, hidden).
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes, on any device: n of them normalise as one with the joined batch.
 
-    Group norm keeps every frame independent of its batch, so that several processes compute what one would.
+    torch's SyncBatchNorm does that on GPUs only; `fit` puts it in this one's place there.
     """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(input)
+        sums = torch.cat([input.sum(dim=(0, 2, 3)), input.new_tensor([input.numel() / input.shape[1]])])
+        sums = differentiable_all_reduce(sums)
+        count, mean = sums[-1], sums[:-1] / sums[-1]
+        centred = input - mean[:, None, None]
+        variance = differentiable_all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+        with torch.no_grad():
+            assert self.momentum is not None
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+
+class SmallBackbone(nn.Module):
+    """A compact network for CPUs: frames (P, K, 3, H, W) -> (P, hidden)."""
 
     def __init__(self, config: EncoderConfig, *, num_contexts: int) -> None:
         super().__init__()
-        widths = (24, 48, 96, 128)
-        stages: list[nn.Module] = []
         channels = 3
-        for width in widths:
-            kernel = 5 if channels == 3 else 3
-            stages += [nn.Conv2d(channels, width, kernel, stride=2, padding=kernel // 2, bias=False)]
-            stages += [nn.GroupNorm(8, width), nn.ReLU()]
+        stages: list[nn.Module] = []
+        for width, kernel, stride in SMALL_STAGES:
+            stages += [nn.Conv2d(channels, width, kernel, stride=stride, padding=kernel // 2, bias=False)]
+            # Batch statistics, not a frame's own: what is the same in all frames must stay comparable between videos.
+            stages += [SharedBatchNorm2d(width), nn.ReLU()]
             channels = width
         self.pictures = Pictures()
         self.convolutions = nn.Sequential(*stages).to(memory_format=torch.channels_last)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from lacray import evaluation
@@ -49,7 +50,7 @@ class TrainStep(nn.Module):
         clips = batch.frames.flatten(0, 1)
         if batch.augmentations:
             clips = apply_to_clips(clips, batch.augmentations)
-        embeddings = self.encoder(clips, batch.lengths.flatten())
+        embeddings = self.encoder(clips, batch.lengths.flatten() if batch.is_padded else None)
         return self.loss(
             embeddings.unflatten(0, (-1, 2)), batch.steps, lengths=batch.lengths, video_lengths=batch.video_lengths
         )
@@ -224,7 +225,8 @@ def _train_epoch(
         names = names + batch.names if number % accumulate else batch.names
         is_step = (number + 1) % accumulate == 0
         # Gradients of accumulated batches cross the network once.
-        quiet = wrapped.no_sync() if hasattr(wrapped, "no_sync") and not is_step else contextlib.nullcontext()
+        is_ddp = isinstance(wrapped, nn.parallel.DistributedDataParallel)
+        quiet = wrapped.no_sync() if is_ddp and not is_step else contextlib.nullcontext()  # type: ignore[operator]
         with quiet:
             with autocast:
                 loss, parts = wrapped(batch)
@@ -319,13 +321,15 @@ def evaluate(
     if rank == 0:
         for number, protocol in enumerate(("full", "cropped")):
             sequences = [pair[number] for pair in embedded]
-            found = evaluation.evaluate(
-                sequences[: len(learned_from)],
-                sequences[len(learned_from) :],
-                stride=config.evaluation.stride,
-                phases=videos.phases,
-                notes=notes,
-            )
+            # BLAS threads beyond the cores that this process may use spin against each other: 30 times slower.
+            with threadpool_limits(torch.get_num_threads()):
+                found = evaluation.evaluate(
+                    sequences[: len(learned_from)],
+                    sequences[len(learned_from) :],
+                    stride=config.evaluation.stride,
+                    phases=videos.phases,
+                    notes=notes,
+                )
             metrics |= {f"{protocol}.{name}": value for name, value in found.items()}
             if protocol == "cropped" and all(name in found for name in evaluation.OBJECTIVE_METRICS):
                 metrics["objective"] = evaluation.objective(found)

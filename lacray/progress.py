@@ -1,4 +1,4 @@
-"""Live progress: of a study, a table on a terminal and a line per trial in a log; of a run, a bar and a line per epoch."""
+"""Live progress: a study as a table of trials, a run as a bar; in a log, a line per trial and per epoch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -15,7 +16,7 @@ from rich.table import Table
 from lacray.cli import console
 from lacray.worker import is_finite, trial_job
 
-STATES = {"PENDING": "waiting", "RUNNING": "running", "TERMINATED": "done", "ERROR": "failed", "PAUSED": "paused"}
+STATES = {"PENDING": "waiting", "RUNNING": "running", "PAUSED": "paused"}
 
 
 class StudyProgress(tune.Callback):
@@ -31,21 +32,26 @@ class StudyProgress(tune.Callback):
 
     def __init__(self, name: str, total: int, epochs: int, metric: str, finished: int = 0) -> None:
         self.name, self.total, self.epochs, self.metric, self.finished = name, total, epochs, metric, finished
-        self.started = time.time()
         self.trials: list[Any] = []
+        self._started, self._done_before = time.time(), 0.0
+        self._over: set[str] = set()
         self._live: Live | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks; a terminal cannot be.
         return {**self.__dict__, "_live": None, "trials": []}
 
-    def setup(self, **info: Any) -> None:
+    def setup(self, *_: Any, **info: Any) -> None:
+        self._started, self._done_before = time.time(), -1.0
         if console.is_terminal:
             self._live = Live(self.table(), console=console, refresh_per_second=2, transient=True)
             self._live.start()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.trials = trials
+        if self._done_before < 0:
+            # A study that was restored starts with trials that an earlier run has finished.
+            self._done_before = self._epochs_done()
         if self._live is not None:
             self._live.update(self.table())
 
@@ -69,13 +75,15 @@ class StudyProgress(tune.Callback):
     def _say(self, trial: Any) -> None:
         if self._live is not None:
             return
-        state, value = outcome(trial, self.epochs), trial.last_result.get(self.metric)
+        value = trial.last_result.get(self.metric)
         number = trial.config.get("trial", "?")
         shown = f"{self.metric} {value:.4f} at epoch {trial.last_result['epoch']}" if is_finite(value) else "no metric"
-        console.print(f"trial {number}: {state}, {shown}; {self.headline()}")
+        self._over.add(trial.trial_id)
+        console.print(f"trial {number}: {outcome(trial, self.epochs)}, {shown}; {self.headline()}")
 
     def headline(self) -> str:
-        over = sum(trial.is_finished() for trial in self.trials) + self.finished
+        # Tune calls back before it marks a trial as finished.
+        over = sum(trial.is_finished() or trial.trial_id in self._over for trial in self.trials) + self.finished
         values = [trial.last_result.get(self.metric) for trial in self.trials]
         best = max((value for value in values if is_finite(value)), default=None)
         told = [f"{over} of {self.total} trials"]
@@ -88,33 +96,43 @@ class StudyProgress(tune.Callback):
 
     def time_left(self) -> float | None:
         """Seconds, from the share of the study's epochs that is done; None before the first epoch."""
-        done = 0.0
-        for trial in self.trials:
-            done += self.epochs if trial.is_finished() else trial.last_result.get("epoch", 0)
-        here = (self.total - self.finished) * self.epochs
-        if done <= 0 or here <= 0:
+        done = self._epochs_done() - max(0.0, self._done_before)
+        left = (self.total - self.finished) * self.epochs - self._epochs_done()
+        if done <= 0 or left < 0:
             return None
-        return max(0.0, (time.time() - self.started) * (here - done) / done)
+        return (time.time() - self._started) * left / done
+
+    def _epochs_done(self) -> float:
+        return float(
+            sum(self.epochs if trial.is_finished() else trial.last_result.get("epoch", 0) for trial in self.trials)
+        )
 
     def table(self) -> Table:
-        table = Table(title=f"study {self.name}: {self.headline()}", title_justify="left", title_style="bold")
-        for column in ("trial", "state", "epoch", self.metric):
-            table.add_column(column, justify="left" if column == "state" else "right")
         searched = sorted({key for trial in self.trials for key in trial.config if key not in NOT_SEARCHED})
-        for key in searched:
-            table.add_column(key.removeprefix("loss."), justify="right")
+        table = trial_table(
+            f"study {self.name}: {self.headline()}", ["trial", "state", "epoch", self.metric, *searched]
+        )
         ordered = sorted(self.trials, key=lambda trial: (trial.is_finished(), trial.config.get("trial", 0)))
         for trial in ordered[: max(4, console.height - 8)]:
             result = trial.last_result
             value = result.get(self.metric)
             table.add_row(
                 str(trial.config.get("trial", "?")),
-                outcome(trial, self.epochs),
+                state(trial, self.epochs),
                 f"{result.get('epoch', 0)}/{self.epochs}",
                 f"{value:.4f}" if is_finite(value) else "-",
                 *(short(trial.config.get(key)) for key in searched),
             )
         return table
+
+
+def trial_table(title: str, columns: list[str]) -> Table:
+    """An empty table of trials that fits a narrow terminal: settings by their last word, broken at underscores."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        heading = column.rsplit(".", 1)[-1].replace("_", "\n")
+        table.add_column(heading, justify="left" if column in ("state", "status") else "right", overflow="fold")
+    return table
 
 
 class Board:
@@ -136,7 +154,7 @@ class RunProgress:
 
     def __init__(self, name: str, epochs: int) -> None:
         self.name, self.epochs = name, epochs
-        self.board = ray.remote(num_cpus=0)(Board).remote()
+        self.board: Any = ray.remote(num_cpus=0)(Board).remote()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -169,12 +187,14 @@ NOT_SEARCHED = ("job", "trial", "variants")
 
 
 def outcome(trial: Any, epochs: int) -> str:
-    """The state of a Tune trial in the words of the results' status column."""
-    if trial.status == "TERMINATED":
-        if trial.last_result.get("failed"):
-            return "failed"
-        return "done" if trial.last_result.get("epoch", 0) >= epochs else "pruned"
-    return STATES.get(trial.status, trial.status.lower())
+    """How a trial that is over ended, in the words of the results' status column."""
+    if trial.status == "ERROR" or trial.last_result.get("failed"):
+        return "failed"
+    return "done" if trial.last_result.get("epoch", 0) >= epochs else "pruned"
+
+
+def state(trial: Any, epochs: int) -> str:
+    return outcome(trial, epochs) if trial.is_finished() else STATES.get(trial.status, trial.status.lower())
 
 
 def run_id(trial: Any) -> str:
@@ -182,4 +202,4 @@ def run_id(trial: Any) -> str:
 
 
 def short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

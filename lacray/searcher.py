@@ -45,6 +45,7 @@ class Searcher(OptunaSearch):
             state, told = TrialState.PRUNED, None
         else:
             state, told = TrialState.COMPLETE, value
+        assert self._ot_study is not None
         self._ot_study.tell(self._ot_trials[trial_id], told, state=state)
         self._completed_trials.add(trial_id)
 

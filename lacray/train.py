@@ -145,7 +145,7 @@ def train(jobs: list[worker.Job], arguments: argparse.Namespace) -> None:
             remove_tree(own)
         started = time.time()
         with RunProgress(f"seed {seed}", job.config().fit.epochs) as progress:
-            outcome = worker.trainer(job, board=progress.board).fit().return_value or {}
+            outcome = worker.trainer(job, board=progress.board).fit().return_value or {}  # type: ignore[attr-defined]
         if outcome.get("failed"):
             raise UserError(outcome["error"])
         remove_tree(own)

@@ -14,12 +14,11 @@ import ray
 from optuna.trial import TrialState
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from rich.table import Table
 
 from lacray import worker
 from lacray.cli import absolute, commit, console, guarded, not_negative, positive, prepare_videos, shown, start_ray
 from lacray.config import ConfigError, UserError, cache_dir, parse_assignments
-from lacray.progress import StudyProgress, short
+from lacray.progress import StudyProgress, short, trial_table
 from lacray.results import best, check_writable, last_rows, read, studies
 from lacray.searcher import Closer, Searcher
 from lacray.study import VARIANT, Space, load_space
@@ -139,17 +138,16 @@ class Study:
         if finished:
             console.print(f"{finished} trials are finished already")
         if tune.Tuner.can_restore(experiment):
-            restored = tune.Tuner.restore(
+            tune.Tuner.restore(
                 experiment, trainable=self._trainable(), resume_unfinished=True, restart_errored=True
-            )
-            self._fit(restored, finished)
+            ).fit()
         else:
             _close_running(storage, self.name)
         remaining = self.num_trials - _finished(storage, self.name)
         if remaining > 0:
             # A restored study keeps its directory; trials that are added to it get one of their own.
             suffix = f"-{_finished(storage, self.name)}" if tune.Tuner.can_restore(experiment) else ""
-            self._fit(self._tuner(storage, remaining, f"tune{suffix}"), self.num_trials - remaining)
+            self._tuner(storage, remaining, f"tune{suffix}").fit()
         ray.get(controls)
         self._tell()
 
@@ -180,8 +178,6 @@ class Study:
         if space.sampler == "tpe" and every < self.epochs:
             scheduler = ASHAScheduler(
                 time_attr="epoch",
-                metric=space.metric,
-                mode="max",
                 max_t=self.epochs,
                 grace_period=every,
                 reduction_factor=3,
@@ -195,26 +191,21 @@ class Study:
                 num_samples=num_trials,
                 max_concurrent_trials=self.concurrent,
                 reuse_actors=True,
-                **({} if isinstance(scheduler, ASHAScheduler) else {"metric": space.metric, "mode": "max"}),
+                metric=space.metric,
+                mode="max",
             ),
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=worker.ray_storage(self.results, self.name),
                 failure_config=tune.FailureConfig(max_failures=self.job.max_failures),
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-                callbacks=[Closer(self.results, self.name, self.epochs)],
+                callbacks=[
+                    Closer(self.results, self.name, self.epochs),
+                    StudyProgress(self.name, self.num_trials, self.epochs, space.metric, self.num_trials - num_trials),
+                ],
                 verbose=0,
             ),
         )
-
-    def _fit(self, tuner: tune.Tuner, finished: int) -> None:
-        display = StudyProgress(self.name, self.num_trials, self.epochs, self.space.metric, finished)
-        callbacks = tuner._local_tuner._run_config.callbacks
-        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, StudyProgress)] + [display]
-        try:
-            tuner.fit()
-        finally:
-            display.stop()
 
     def _start_controls(self) -> Any:
         """The controls are trained on nothing: once a study, beside its first trials."""
@@ -237,11 +228,8 @@ class Study:
         rows = last_rows(table, split="validation")
         trials = sorted((row for row in rows if row["control"] == "none"), key=lambda row: row["trial"])
         searched = list(self.space.distributions())
-        view = Table(title=f"study {self.name}, by {self.space.metric} on the validation videos", title_justify="left")
-        for column in ("trial", "status", "epoch", self.space.metric):
-            view.add_column(column, justify="left" if column == "status" else "right")
-        for key in searched:
-            view.add_column(key, justify="right")
+        title = f"study {self.name}, by {self.space.metric} on the validation videos"
+        view = trial_table(title, ["trial", "status", "epoch", self.space.metric, *searched])
         for row in sorted(trials, key=lambda row: -(row[metric] if row[metric] is not None else float("inf"))):
             value = f"{row[metric]:.4f}" if row[metric] is not None else "-"
             view.add_row(
@@ -249,7 +237,7 @@ class Study:
             )
         for row in rows:
             if row["control"] != "none":
-                view.add_row("-", f"control: {row['control']}", "0", f"{row[metric]:.4f}", *["" for _ in searched])
+                view.add_row("-", row["control"], "0", f"{row[metric]:.4f}", *["" for _ in searched])
         console.print(view)
         for row in trials:
             if row["error"]:

@@ -201,7 +201,7 @@ def _nested(job: Job) -> dict[str, Any] | None:
     """A trial of several workers: Train inside Tune."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    outcome = trainer(job, callbacks=[TuneReportCallback()]).fit().return_value
+    outcome = trainer(job, callbacks=[TuneReportCallback()]).fit().return_value  # type: ignore[attr-defined]
     return outcome if outcome and outcome.get("failed") else None
 
 
@@ -219,7 +219,7 @@ def trainer(job: Job, *, callbacks: list[Any] | None = None, board: Any = None) 
     # NCCL wants a device per rank; ranks that share one talk through gloo.
     backend = "nccl" if use_gpu and job.gpus_per_worker >= 1 else "gloo"
     return TorchTrainer(
-        train_loop,
+        train_loop,  # type: ignore[arg-type]
         train_loop_config={"job": job.as_dict(), "board": board},
         torch_config=ray.train.torch.TorchConfig(backend=backend),
         scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=use_gpu, resources_per_worker=resources),

@@ -29,6 +29,8 @@ class Batch:
     """(B, 2, T) int64, index of each sampled frame in its video; 0 in the padding."""
     lengths: Tensor
     """(B, 2) int64, real frames of each clip; the rest is padding."""
+    is_padded: bool
+    """Whether any clip has padding; known without asking the device."""
     video_lengths: Tensor
     """(B, 2) int64, frames of each whole video."""
     augmentations: list[augment.Augmentation]
@@ -151,10 +153,12 @@ class _Collate:
         def by_pair(array: NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(array).unflatten(0, (-1, 2))
 
+        lengths = np.array([len(taken) for pair in pairs for taken in pair.steps], dtype=np.int64)
         return Batch(
             frames=by_pair(frames),
             steps=by_pair(steps),
-            lengths=by_pair(np.array([len(taken) for pair in pairs for taken in pair.steps], dtype=np.int64)),
+            lengths=by_pair(lengths),
+            is_padded=bool((lengths < self.num_frames).any()),
             video_lengths=by_pair(np.array([video.num_frames for video in videos], dtype=np.int64)),
             augmentations=[draw for pair in pairs for draw in pair.augmentations],
             names=[video.name for video in videos],
