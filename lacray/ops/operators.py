@@ -7,15 +7,20 @@ import functools
 import math
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lacray.ops import build, reference
+from lacray.ops import reference
+from lacray.ops.library import BuildError, library, library_path
 
 _TILE_ROWS = 32  # csrc/soft_sw.h
-_TILE_COLUMNS = {"cpu": 256, "cuda": 64}  # csrc/binding_cpu.cpp, csrc/binding_cuda.cpp
+_TILE_COLUMNS = {  # csrc/binding_cpu.cpp, csrc/engine_cuda.h
+    "cpu": {torch.float32: 256, torch.float64: 256},
+    "cuda": {torch.float32: 32, torch.float64: 8},
+}
 
 
 def soft_sw(
@@ -48,7 +53,8 @@ def soft_sw(
     Source: LAC paper, Eq. 2-6 (arXiv 2409.04607).
     """
     similarity, gap_open, gap_extend, gamma = _check(similarity, gap_open, gap_extend, gamma, lengths)
-    if _backend(similarity.device.type) == "reference":
+    # Eagerly, the reference is differentiated by autograd; a compiled graph holds the operator whatever computes it.
+    if not torch.compiler.is_compiling() and _select(similarity.device.type) == "reference":
         return reference.soft_sw(similarity, gap_open, gap_extend, gamma=gamma, lengths=lengths)
     score, match, _ = torch.ops.lacray.soft_sw(similarity, gap_open, gap_extend, lengths, gamma)
     return score, match
@@ -59,21 +65,16 @@ def backend_name(device: str | torch.device) -> str:
 
     Builds the compiled one if need be. `LACRAY_OPS_BACKEND=reference` or `=native` forces the choice.
     """
-    return _backend(torch.device(device).type)
+    return _select(torch.device(device).type)
 
 
 def require_native(device: str | torch.device) -> str:
     """Like `backend_name`, but raises BuildError, naming the remedy, where there can be no compiled operator."""
     kind = torch.device(device).type
     if kind not in _TILE_COLUMNS:
-        raise build.BuildError(f"no compiled operators for device {kind!r}: use cpu or cuda.")
+        raise BuildError(f"no compiled operators for device {kind!r}: use cpu or cuda.")
     _load(kind)
     return kind
-
-
-@torch.compiler.assume_constant_result
-def _backend(kind: str) -> str:
-    return _select(kind)
 
 
 @functools.cache
@@ -89,7 +90,7 @@ def _select(kind: str) -> str:
         return "reference"
     try:
         return require_native(kind)
-    except build.BuildError as error:
+    except BuildError as error:
         warnings.warn(
             f"lacray.ops: there are no compiled operators for {kind!r}, the torch reference takes over: the same "
             f"results, about 100 times slower. Reason and remedy: {error}",
@@ -102,18 +103,18 @@ def _select(kind: str) -> str:
 def _use_instructions(name: str) -> None:
     """Switch the CPU engine to "plain", "avx2" or "avx512" (tests and benchmarks; it chooses the widest by itself)."""
     _load("cpu")
-    chosen: int = ctypes.CDLL(str(build.library_path("cpu"))).lacray_use_isa(name.encode())
+    chosen: int = ctypes.CDLL(str(library_path("cpu"))).lacray_use_isa(name.encode())
     if not chosen:
         raise ValueError(f"instruction set: must be plain, avx2 or avx512 and supported by this machine, got {name!r}")
 
 
 @functools.cache
 def _load(kind: str) -> None:
-    path = build.library(kind)
+    path = library(kind)
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        raise build.BuildError(
+        raise BuildError(
             f"{path}: cannot be loaded ({error.__cause__ or error}). Build it again: python -m lacray.ops.build --force"
         ) from error
 
@@ -185,7 +186,7 @@ def _check_lengths(lengths: Any, similarity: Tensor) -> None:
 def _state_size(similarity: Tensor) -> Any:
     """csrc/soft_sw.h: Z, and the borders between tiles."""
     _, N, M = similarity.shape
-    tile_columns = _TILE_COLUMNS[similarity.device.type]
+    tile_columns = _TILE_COLUMNS[similarity.device.type][similarity.dtype]
     rows, columns = (N + _TILE_ROWS - 1) // _TILE_ROWS, (M + tile_columns - 1) // tile_columns
     return 2 + 6 * M * torch.sym_max(rows - 1, 0) + 6 * _TILE_ROWS * rows * torch.sym_max(columns - 1, 0)
 
@@ -225,6 +226,55 @@ def _fake_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     gap = similarity.new_empty(gap_open.shape if gaps else (0,))
     return similarity.new_empty(similarity.shape), gap, torch.empty_like(gap)
+
+
+# The libraries register kernels for CPU and CUDA when they are loaded. Until then, and where there are none, these run.
+@torch.library.impl("lacray::soft_sw", "CompositeExplicitAutograd", lib=_library)
+def _first_call(
+    similarity: Tensor, gap_open: Tensor, gap_extend: Tensor, lengths: Tensor | None, gamma: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    if _select(similarity.device.type) != "reference":
+        result: tuple[Tensor, Tensor, Tensor] = torch.ops.lacray.soft_sw(
+            similarity, gap_open, gap_extend, lengths, gamma
+        )
+        return result
+    score, match = reference.soft_sw(similarity, gap_open, gap_extend, gamma=gamma, lengths=lengths)
+    return score, match.clone(), similarity.new_zeros(len(similarity), _state_size(similarity))
+
+
+@torch.library.impl("lacray::soft_sw_backward", "CompositeExplicitAutograd", lib=_library)
+def _first_backward_call(
+    grad_score: Tensor | None,
+    grad_match: Tensor | None,
+    similarity: Tensor,
+    gap_open: Tensor,
+    gap_extend: Tensor,
+    lengths: Tensor | None,
+    state: Tensor,
+    gamma: float,
+    gaps: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if _select(similarity.device.type) != "reference":
+        result: tuple[Tensor, Tensor, Tensor] = torch.ops.lacray.soft_sw_backward(
+            grad_score, grad_match, similarity, gap_open, gap_extend, lengths, state, gamma, gaps
+        )
+        return result
+
+    def differentiate() -> list[Tensor]:
+        with torch.enable_grad():
+            leaves = [x.detach().requires_grad_() for x in (similarity, gap_open, gap_extend)]
+            outputs = reference.soft_sw(*leaves, gamma=gamma, lengths=lengths)
+            upstream = [
+                torch.zeros_like(o) if g is None else g for o, g in zip(outputs, (grad_score, grad_match), strict=True)
+            ]
+            return list(torch.autograd.grad(outputs, leaves[: 3 if gaps else 1], upstream, materialize_grads=True))
+
+    # An operator's kernel runs below autograd. That is a state of the thread, so another thread is above it.
+    with ThreadPoolExecutor(max_workers=1) as other:
+        gradients = other.submit(differentiate).result()
+    nothing = [similarity.new_empty(0), similarity.new_empty(0)]
+    first, second, third = gradients if gaps else [*gradients, *nothing]
+    return first, second, third
 
 
 def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <limits>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -75,23 +76,30 @@ T* data(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
-// Device: tile_columns, num_groups(call), forward(call, tensor), backward(call, tensor).
+// Device: tile_columns<T>(), num_groups(call), forward(call, like), backward(call, like).
 template <class Device, class T>
 std::tuple<Tensor, Tensor, Tensor> run_forward_op(const Inputs& in, double gamma) {
-  SoftSw<T> call = in.call<T>(gamma, Device::tile_columns);
-  Tensor score = empty(in.similarity, {call.B}), match = empty(in.similarity, {call.B, call.N, call.M}),
-         state = empty(in.similarity, {call.B, call.state_size});
+  SoftSw<T> call = in.call<T>(gamma, Device::template tile_columns<T>());
+  Tensor score = empty(in.similarity, {call.B}), match = empty(in.similarity, {call.B, call.N, call.M});
+  // Lengths leave parts of the state unused: they must not differ between runs.
+  const std::vector<int64_t> size{call.B, call.state_size};
+  Tensor state = in.lengths.has_value() ? torch::stable::new_zeros(in.similarity, size) : empty(in.similarity, size);
   call.score = data<T>(score);
   call.match = data<T>(match);
   call.state = data<T>(state);
-  if (call.B > 0) Device::forward(call, in.similarity);
+  if (in.similarity.numel() > 0) {
+    Device::forward(call, in.similarity);
+  } else {  // nothing to align
+    torch::stable::fill_(score, -std::numeric_limits<double>::infinity());
+    torch::stable::fill_(state, 0.0);
+  }
   return {score, match, state};
 }
 
 template <class Device, class T>
 std::tuple<Tensor, Tensor, Tensor> run_backward_op(const std::optional<Tensor>& grad_score, const std::optional<Tensor>& grad_match,
                                                    const Inputs& in, const Tensor& saved, double gamma, bool gaps) {
-  SoftSw<T> call = in.call<T>(gamma, Device::tile_columns);
+  SoftSw<T> call = in.call<T>(gamma, Device::template tile_columns<T>());
   const Tensor state = plain_layout(saved);
   STD_TORCH_CHECK(state.dim() == 2 && state.size(0) == call.B && state.size(1) == call.state_size &&
                       state.scalar_type() == in.similarity.scalar_type(),
@@ -106,7 +114,7 @@ std::tuple<Tensor, Tensor, Tensor> run_backward_op(const std::optional<Tensor>& 
   call.state = data<T>(state);
   call.grad_score = gs.has_value() ? static_cast<const T*>(gs->const_data_ptr()) : nullptr;
   call.grad_match = gm.has_value() ? static_cast<const T*>(gm->const_data_ptr()) : nullptr;
-  call.num_groups = Device::num_groups(call.B, call.gap_kind);
+  call.num_groups = Device::num_groups(call);
   Tensor grad_similarity = empty(in.similarity, {call.B, call.N, call.M});
   call.grad_similarity = data<T>(grad_similarity);
   std::vector<int64_t> shape;
@@ -118,7 +126,12 @@ std::tuple<Tensor, Tensor, Tensor> run_backward_op(const std::optional<Tensor>& 
     call.grad_gap_open = data<T>(open);
     call.grad_gap_extend = data<T>(extend);
   }
-  if (call.B > 0) Device::backward(call, in.similarity);
+  if (in.similarity.numel() > 0) {
+    Device::backward(call, in.similarity);
+  } else {
+    torch::stable::fill_(open, 0.0);
+    torch::stable::fill_(extend, 0.0);
+  }
   if (gaps && call.gap_kind != GapKind::own) {
     const std::vector<int64_t> first{0};
     open = torch::stable::sum(open, first);

@@ -52,9 +52,15 @@ void parallel(int64_t count, void (*task)(void*, int64_t), void* context) {
 }
 
 struct Cpu {
-  static constexpr int64_t tile_columns = 256;
+  template <class T>
+  static constexpr int64_t tile_columns() {
+    return 256;
+  }
   // Each group has gap gradients of its own, so their number bounds memory and, for shared gaps, the threads of use.
-  static int64_t num_groups(int64_t B, GapKind kind) { return kind == GapKind::shared ? std::min<int64_t>(B, 32) : B; }
+  template <class T>
+  static int64_t num_groups(const SoftSw<T>& call) {
+    return call.gap_kind == GapKind::shared ? std::min<int64_t>(call.B, 32) : call.B;
+  }
   static void forward(const SoftSw<float>& call, const Tensor&) { isa().forward32(call, parallel); }
   static void forward(const SoftSw<double>& call, const Tensor&) { isa().forward64(call, parallel); }
   static void backward(const SoftSw<float>& call, const Tensor&) { isa().backward32(call, parallel); }

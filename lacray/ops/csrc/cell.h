@@ -16,7 +16,7 @@
 #pragma once
 
 #if defined(__CUDACC__)
-#define LACRAY_INLINE __host__ __device__ __forceinline__
+#define LACRAY_INLINE __device__ __forceinline__
 #else
 #define LACRAY_INLINE inline __attribute__((always_inline))
 #endif

@@ -141,7 +141,7 @@ class Engine {
     T* const match = call_.match + b * call_.N * call_.M;
     blank(match, n, m, -std::numeric_limits<T>::infinity());
     T* const state = call_.state + b * call_.state_size;
-    std::fill_n(state, call_.state_size, T(0));  // lengths leave parts unused: they must not differ between runs
+    std::fill_n(state, call_.state_size, T(0));  // parts stay unused: they must not differ between runs
     const int64_t width = std::min(call_.tile_columns, m);
     Buffer<T> row(6 * m), s(skewed(width)), go(skewed(width)), ge(skewed(width)), d(skewed(width));
     start_row(row.get(), m);

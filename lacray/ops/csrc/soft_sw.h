@@ -35,6 +35,9 @@ struct SoftSw {
 // Runs task(context, index) for every index in [0, count), on any thread.
 using Parallel = void (*)(int64_t count, void (*task)(void*, int64_t), void* context);
 
+#if defined(__CUDACC__)
+__host__ __device__
+#endif
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Per problem: Z as mantissa and exponent; the row before each row of tiles but the first (6 arrays of M); the column

@@ -46,14 +46,13 @@ LACRAY_INLINE void forward_strip(const ForwardStrip<typename V::T>& k, const Sca
   constexpr int W = V::W;
   const Ext<V> zero = constant<V>(1, kZero), one = constant<V>(1, 0);
   Cell<V> cell{zero, zero, zero, zero, one};
+  const R hm = V::load(k.left[0]), he = V::load(k.left[1]), dm = V::load(k.left[2]), de = V::load(k.left[3]),
+          xm = V::load(k.left[4]), xe = V::load(k.left[5]);
   auto enter = [&](int lane) {
     const auto here = V::lanes(lane, lane);
-    cell.h.m = V::select(here, V::load(k.left[0]), cell.h.m);
-    cell.h.e = V::select(here, V::load(k.left[1]), cell.h.e);
-    cell.d.m = V::select(here, V::load(k.left[2]), cell.d.m);
-    cell.d.e = V::select(here, V::load(k.left[3]), cell.d.e);
-    cell.x.m = V::select(here, V::load(k.left[4]), cell.x.m);
-    cell.x.e = V::select(here, V::load(k.left[5]), cell.x.e);
+    cell.h = {V::select(here, hm, cell.h.m), V::select(here, he, cell.h.e)};
+    cell.d = {V::select(here, dm, cell.d.m), V::select(here, de, cell.d.e)};
+    cell.x = {V::select(here, xm, cell.x.m), V::select(here, xe, cell.x.e)};
   };
   enter(0);
   Ext<V> next_diagonal = constant<V>(k.corner_m, k.corner_e);
@@ -111,11 +110,12 @@ LACRAY_INLINE void backward_strip(const BackwardStrip<typename V::T>& k, typenam
   constexpr int W = V::W;
   const R none = V::set1(0);
   Adjoint<V> cell{none, none, none, none, none};
+  const R pd = V::load(k.right[0]), xd = V::load(k.right[1]), xx = V::load(k.right[2]);
   auto enter = [&](int lane) {
     const auto here = V::lanes(lane, lane);
-    cell.pd = V::select(here, V::load(k.right[0]), cell.pd);
-    cell.xd = V::select(here, V::load(k.right[1]), cell.xd);
-    cell.xx = V::select(here, V::load(k.right[2]), cell.xx);
+    cell.pd = V::select(here, pd, cell.pd);
+    cell.xd = V::select(here, xd, cell.xd);
+    cell.xx = V::select(here, xx, cell.xx);
   };
   enter(W - 1);
   R next_diagonal = V::set1(k.corner);

@@ -1,0 +1,51 @@
+#include "binding.h"
+#include "engine_cuda.h"
+
+namespace lacray {
+namespace {
+
+struct Cuda {
+  template <class T>
+  static constexpr int64_t tile_columns() {
+    return cuda::tile_columns<T>();
+  }
+  // Scalar gaps: one partial sum per tile. Shared gaps: one table per problem. Summed in a fixed order afterwards.
+  template <class T>
+  static int64_t num_groups(const SoftSw<T>& call) {
+    return call.gap_kind == GapKind::scalar ? call.B * cuda::num_tiles(call) : call.B;
+  }
+
+  template <class T>
+  static void run(const char* (*engine)(const SoftSw<T>&, cuda::Scratch<T>, void*), const SoftSw<T>& call, const Tensor& like,
+                  int64_t num_values) {
+    const int32_t device = like.get_device_index();
+    CUDAGuardHandle guard = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(device, &guard));
+    const char* error = nullptr;
+    {
+      Tensor counters = torch::stable::new_zeros(like, std::vector<int64_t>{cuda::num_counters(call)}, ScalarType::Int);
+      Tensor values = empty(like, {num_values});
+      void* stream = nullptr;
+      STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+      error = engine(call, {data<int>(counters), data<T>(values)}, stream);
+    }
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_delete_cuda_guard(guard));
+    STD_TORCH_CHECK(error == nullptr, "lacray: the CUDA kernel was not launched: ", error);
+  }
+  template <class T>
+  static void forward(const SoftSw<T>& call, const Tensor& like) {
+    run<T>(&cuda::forward<T>, call, like, cuda::num_forward_values(call));
+  }
+  template <class T>
+  static void backward(const SoftSw<T>& call, const Tensor& like) {
+    run<T>(&cuda::backward<T>, call, like, cuda::num_backward_values(call));
+  }
+};
+
+}  // namespace
+}  // namespace lacray
+
+STABLE_TORCH_LIBRARY_IMPL(lacray, CUDA, m) {
+  m.impl("soft_sw", TORCH_BOX(&lacray::forward_op<lacray::Cuda>));
+  m.impl("soft_sw_backward", TORCH_BOX(&lacray::backward_op<lacray::Cuda>));
+}
