@@ -178,8 +178,8 @@ def objective_over_epochs(table: pa.Table, study: str) -> Figure | None:
     """The objective of each trial as it was trained, the best one in colour, the controls as lines."""
     selection = table.filter(pa.compute.equal(table["split"], "validation")) if len(table) else table
     series = _epochs(selection, study, OBJECTIVE, "tune")
-    if not series:
-        return None
+    if all(len(rows) < 2 for rows in series.values()):
+        return None  # points above one another are no curve
     from matplotlib.ticker import MaxNLocator
 
     trials = trials_of(table, study)

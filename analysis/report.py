@@ -27,6 +27,8 @@ from lacray.results import ResultsError, last_rows, read
 
 # A paper's page holds no more trials than this; the other formats list all.
 MAX_LATEX_TRIALS = 20
+# A table of more columns is scaled to the width of the text.
+MAX_LATEX_COLUMNS = 8
 
 
 @dataclass
@@ -195,7 +197,10 @@ def latex_text(text: str) -> str:
 
 def latex(report: Report) -> str:
     r"""The tables as LaTeX, to be \input into a document that loads booktabs."""
-    parts = ["% Made by analysis/report.py. \\input it into a document with \\usepackage{booktabs}."]
+    parts = [
+        "% Made by analysis/report.py. \\input it into a document that loads booktabs, and graphicx to fit wide tables.",
+        r"\providecommand{\resizebox}[3]{#3}",
+    ]
     for section in report.sections:
         parts += [_latex_table(table) for table in section.tables]
     return "\n\n".join(parts) + "\n"
@@ -221,10 +226,13 @@ def _latex_table(table: Table) -> str:
     body = "\n".join(rows)
     caption = latex_text(f"{table.title}. {' '.join(notes)}")
     columns = "l" + "r" * (len(table.header) - 1)
+    tabular = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}"
+    if len(table.header) > MAX_LATEX_COLUMNS:
+        tabular = f"\\resizebox{{\\textwidth}}{{!}}{{%\n{tabular}}}"
     return (
         "\\begin{table}[htbp]\n\\centering\\scriptsize\\setlength{\\tabcolsep}{2.5pt}\n"
         f"\\caption{{{caption}}}\n\\label{{tab:{table.key}}}\n"
-        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}"
+        f"{tabular}\n\\end{{table}}"
     )
 
 
@@ -239,7 +247,7 @@ STYLE = """
 html { -webkit-text-size-adjust: 100%; scroll-padding-top: 1rem; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 72rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+main { max-width: 84rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1rem; letter-spacing: -0.015em; }
 h2 { font-size: 1.35rem; margin: 3.2rem 0 0.4rem; padding-top: 1.1rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.8rem 0 0.5rem; }
@@ -248,14 +256,14 @@ nav { display: flex; flex-wrap: wrap; gap: 0.35rem 1.1rem; margin: 1.4rem 0 0; f
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
 .note { color: var(--soft); font-size: 0.86rem; margin: 0.45rem 0 0; }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; border: 1px solid var(--line); border-radius: 8px; }
-table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: 0.88rem;
+table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: 0.84rem;
   font-variant-numeric: tabular-nums; }
-th, td { padding: 0.42rem 0.7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: 0.42rem 0.5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 thead th { font-weight: 600; color: var(--soft); background: var(--band); vertical-align: bottom; white-space: normal;
-  min-width: 4.6rem; line-height: 1.25; }
+  min-width: 3.6rem; line-height: 1.25; }
 tbody tr:last-child > * { border-bottom: 0; }
 th:first-child { text-align: left; font-weight: 500; position: sticky; left: 0; background: var(--sticky);
-  border-right: 1px solid var(--line); min-width: 6rem; max-width: 15rem; white-space: normal; z-index: 1; }
+  border-right: 1px solid var(--line); max-width: 24rem; z-index: 1; }
 thead th:first-child { background: var(--band); }
 tr.control th, tr.control td { color: var(--soft); } tr.control th { font-style: italic; }
 tr.published th, tr.published td { background: var(--band); }
@@ -266,12 +274,13 @@ tr.marked th { color: var(--accent); font-weight: 600; }
 b { font-weight: 700; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.6rem 2rem;
   margin: 1.6rem 0 0; }
-figure { margin: 0; } figure svg { width: 100%; height: auto; display: block; }
+figure { margin: 0; max-width: 42rem; } figure svg { width: 100%; height: auto; display: block; }
 figcaption { color: var(--soft); font-size: 0.86rem; margin-top: 0.3rem; }
 ul.plain { list-style: none; padding: 0; margin: 0.6rem 0 0; font-size: 0.88rem; color: var(--soft);
   overflow-wrap: anywhere; }
 @media (max-width: 40rem) { main { padding: 1.4rem 0.9rem 3rem; } h1 { font-size: 1.5rem; }
-  table { font-size: 0.8rem; } th, td { padding: 0.36rem 0.5rem; } th:first-child { max-width: 8.5rem; } }
+  table { font-size: 0.8rem; } th, td { padding: 0.36rem 0.5rem; }
+  tbody th:first-child { max-width: 8.5rem; white-space: normal; } }
 @media print { .scroll { overflow: visible; border: 0; } table { font-size: 0.7rem; } }
 """
 

@@ -136,8 +136,8 @@ def short(value: Any) -> str:
         return DASH
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}".replace("-", "−")
+    if isinstance(value, (int, float)):
+        return (f"{value:.4g}" if isinstance(value, float) else str(value)).replace("-", "−")
     return str(value)
 
 
@@ -236,7 +236,7 @@ def _settings(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     return groups
 
 
-def _control_lines(rows: Sequence[Row], columns: Sequence[tuple[str, Metric]], *, add_num: bool) -> list[Line]:
+def _control_lines(rows: Sequence[Row], columns: Sequence[tuple[str, Metric]]) -> list[Line]:
     """A line per control, or per control and encoder where encoders differ; a control that never ran is dashes."""
     lines = []
     for control, label in CONTROLS.items():
@@ -249,20 +249,19 @@ def _control_lines(rows: Sequence[Row], columns: Sequence[tuple[str, Metric]], *
             names = ", ".join(sorted({row["study"] for row in same}))
             runs = one_per_seed(same)
             shown = label if len(groups) < 2 else f"{label} ({names})"
-            lines.append(Line(shown, _cells(runs, columns, add_num=add_num), "control"))
+            lines.append(Line(shown, _cells(runs, columns), "control"))
     return lines
 
 
-def _cells(runs: Sequence[Row], columns: Sequence[tuple[str, Metric]], *, add_num: bool) -> list[Cell]:
+def _cells(runs: Sequence[Row], columns: Sequence[tuple[str, Metric]]) -> list[Cell]:
+    """The number of seeds, then a cell per metric; a cell of fewer seeds says so."""
     cells = [spread((run.get(key) for run in runs), metric.scale) for key, metric in columns]
     counts = {cell.num for cell in cells if cell.num is not None}
     if len(counts) > 1:
         for cell in cells:
             if cell.num is not None and cell.num != max(counts):
                 cell.text += f" (n {cell.num})"
-    if add_num:
-        cells.append(Cell(str(max(counts)) if counts else DASH))
-    return cells
+    return [Cell(str(max(counts)) if counts else DASH), *cells]
 
 
 def _present(rows: Iterable[Row], protocol: str, metrics: Sequence[Metric]) -> list[tuple[str, Metric]]:
@@ -284,12 +283,12 @@ def _main_tables_of(
 ) -> list[Table]:
     everything = [row for runs in groups.values() for row in runs] + list(controls)
     strides = sorted({row["evaluation.stride"] for row in everything if row.get("evaluation.stride") is not None})
-    stride = f" AP@K and τ on every {' or '.join(map(str, strides))}th frame." if strides else ""
+    stride = f" AP@K and τ with stride {' or '.join(map(str, strides))}." if strides else ""
     made = []
     for protocol in PROTOCOLS:
         columns = _present(everything, protocol, METRICS)
-        lines = [Line(label, _cells(one_per_seed(runs), columns, add_num=True)) for (_, label), runs in groups.items()]
-        lines += _control_lines(controls, columns, add_num=True)
+        lines = [Line(label, _cells(one_per_seed(runs), columns)) for (_, label), runs in groups.items()]
+        lines += _control_lines(controls, columns)
         notes = [
             (
                 "The published protocol. Position alone reaches high values here; compare with the controls."
@@ -311,9 +310,9 @@ def _main_tables_of(
             Table(
                 f"main-{dataset}-{protocol}",
                 f"{printed_name(dataset)}, report split, protocol {protocol}",
-                ["setting", *(metric.label for _, metric in columns), "n"],
+                ["setting", "n", *(metric.label for _, metric in columns)],
                 lines,
-                [*(metric.better for _, metric in columns), None],
+                [None, *(metric.better for _, metric in columns)],
                 notes,
                 "main",
             ).mark_best()
@@ -324,14 +323,14 @@ def _main_tables_of(
         for metric in LOGISTIC
     ]
     if any(row.get(key) is not None for row in everything for key, _ in columns):
-        lines = [Line(label, _cells(one_per_seed(runs), columns, add_num=True)) for (_, label), runs in groups.items()]
+        lines = [Line(label, _cells(one_per_seed(runs), columns)) for (_, label), runs in groups.items()]
         made.append(
             Table(
                 f"main-{dataset}-logistic",
                 f"{printed_name(dataset)}, phase classification by logistic regression in place of the SVM",
-                ["setting", *(metric.label for _, metric in columns), "n"],
-                lines + _control_lines(controls, columns, add_num=True),
-                [*("max" for _ in columns), None],
+                ["setting", "n", *(metric.label for _, metric in columns)],
+                lines + _control_lines(controls, columns),
+                [None, *("max" for _ in columns)],
                 ["What the CARL and LAC releases compute; the papers say SVM."],
                 "main",
             ).mark_best()
@@ -349,11 +348,11 @@ def _with_published(lines: list[Line], columns: Sequence[tuple[str, Metric]], pa
         if line.kind == "method":
             gaps = [
                 Cell(signed(cell.value - value)) if cell.value is not None and value is not None else Cell()
-                for cell, value in zip(line.cells, shown, strict=False)
+                for cell, value in zip(line.cells[1:], shown, strict=True)
             ]
-            result.append(Line(f"{line.label} − published LAC", [*gaps, Cell("")], "difference"))
+            result.append(Line(f"{line.label} − published LAC", [Cell(""), *gaps], "difference"))
     cells = [Cell() if value is None else Cell(number(value)) for value in shown]
-    result.append(Line(f"LAC, published ({paper['source']})", [*cells, Cell(DASH)], "published"))
+    result.append(Line(f"LAC, published ({paper['source']})", [Cell(), *cells], "published"))
     return result
 
 
@@ -416,10 +415,10 @@ def gamma_tables(table: pa.Table, paper: Mapping[str, Any]) -> list[Table]:
         gammas = sorted({*entry["rows"], *(row["loss.gamma"] for row in rows if row.get("loss.gamma") is not None)})
         lines = []
         for gamma in gammas:
-            cells = _cells(one_per_seed(row for row in rows if row.get("loss.gamma") == gamma), columns, add_num=True)
+            cells = _cells(one_per_seed(row for row in rows if row.get("loss.gamma") == gamma), columns)
             value = entry["rows"].get(gamma)
             lines.append(Line(short(gamma), _beside(cells, value, same)))
-        for line in _control_lines(controls, columns, add_num=True):
+        for line in _control_lines(controls, columns):
             lines.append(Line(line.label, _beside(line.cells, None, same), "control"))
         made.append(
             Table(
@@ -427,14 +426,14 @@ def gamma_tables(table: pa.Table, paper: Mapping[str, Any]) -> list[Table]:
                 f"{entry['source']}: gamma ({study}, {printed_name(dataset)})",
                 [
                     "gamma",
+                    "n",
                     f"published Class@100 ({home})",
                     "Class@100 full",
                     *(["difference"] if same else []),
                     *(f"{metric.label} {key.split('.')[1]}" for key, metric in rest),
-                    "n",
                 ],
                 lines,
-                [None, "max", *([None] if same else []), *(metric.better for _, metric in rest), None],
+                [None, None, "max", *([None] if same else []), *(metric.better for _, metric in rest)],
                 _grid_notes(split, rows, dataset, same, home),
                 "gamma",
             ).mark_best()
@@ -443,10 +442,15 @@ def gamma_tables(table: pa.Table, paper: Mapping[str, Any]) -> list[Table]:
 
 
 def _beside(cells: list[Cell], value: float | None, same: bool) -> list[Cell]:
-    """Published, ours, their difference where the data set is the same, then the rest."""
-    ours = cells[0]
+    """n, published, ours, their difference where the data set is the same, then the rest."""
+    num, ours, *rest = cells
     gap = Cell(signed(ours.value - value)) if value is not None and ours.value is not None else Cell()
-    return [Cell() if value is None else Cell(number(value)), ours, *([gap] if same else []), *cells[1:]]
+    return [num, Cell() if value is None else Cell(number(value)), ours, *([gap] if same else []), *rest]
+
+
+def _with_dash(cells: list[Cell]) -> list[Cell]:
+    """n, the published cell that we do not have, then the rest."""
+    return [cells[0], Cell(), *cells[1:]]
 
 
 def formulation_tables(table: pa.Table, paper: Mapping[str, Any]) -> list[Table]:
@@ -460,20 +464,17 @@ def formulation_tables(table: pa.Table, paper: Mapping[str, Any]) -> list[Table]
         columns = [(f"metric.{p}.{name}", BY_NAME[name]) for p in PROTOCOLS for name in GRID_METRICS]
         names = list(dict.fromkeys([*entry["rows"], *(str(row["variant"]) for row in rows)]))
         runs = {name: one_per_seed(row for row in rows if row["variant"] == name) for name in names}
-        lines = [Line(name, [Cell(), *_cells(runs[name], columns, add_num=True)]) for name in names]
-        lines += [
-            Line(line.label, [Cell(), *line.cells], "control")
-            for line in _control_lines(controls, columns, add_num=True)
-        ]
+        lines = [Line(name, _with_dash(_cells(runs[name], columns))) for name in names]
+        lines += [Line(line.label, _with_dash(line.cells), "control") for line in _control_lines(controls, columns)]
         notes = [f"The published cells ({home}) are not in our copy of the paper: dashes."]
         notes += _grid_notes(split, rows, dataset, True, home)
         made.append(
             Table(
                 f"formulation-{study}",
                 f"{entry['source']}: formulations of the loss ({study}, {printed_name(dataset)})",
-                ["loss", "published", *(f"{m.label} {key.split('.')[1]}" for key, m in columns), "n"],
+                ["loss", "n", "published", *(f"{m.label} {key.split('.')[1]}" for key, m in columns)],
                 lines,
-                [None, *(metric.better for _, metric in columns), None],
+                [None, None, *(metric.better for _, metric in columns)],
                 notes,
                 "formulation",
             ).mark_best()
@@ -501,13 +502,13 @@ def _gain_table(
             known = means[0] is not None and means[1] is not None
             cells.append(Cell(signed(means[0] - means[1])) if known else Cell())  # type: ignore[operator]
         num = min(len(runs[gain["of"]]), len(runs[gain["over"]]))
-        lines.append(Line(f"ours, {protocol} ({printed_name(dataset)})", [*cells, Cell(str(num) if num else DASH)]))
-    printed = [*(Cell(signed(value)) for value in gain["values"].values()), Cell()]
+        lines.append(Line(f"ours, {protocol} ({printed_name(dataset)})", [Cell(str(num) if num else DASH), *cells]))
+    printed = [Cell(), *(Cell(signed(value)) for value in gain["values"].values())]
     lines.append(Line(f"published ({home})", printed, "published"))
     return Table(
         f"gain-{study}",
         f"What adding L_l to L_c is worth ({study})",
-        ["", *(BY_NAME[name].label for name in gain["values"]), "n"],
+        ["", "n", *(BY_NAME[name].label for name in gain["values"])],
         lines,
         [None] * (len(gain["values"]) + 1),
         [
