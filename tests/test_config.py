@@ -1,0 +1,199 @@
+"""Settings: dotted keys in and out, and what a user reads where one of them is wrong."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lacray.config import (
+    LAC_PRESETS,
+    Config,
+    ConfigError,
+    LacConfig,
+    UserError,
+    build,
+    flatten,
+    known_keys,
+    parse_assignments,
+)
+
+
+def problems_of(values, origins=None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        build(values, origins)
+    return caught.value.problems
+
+
+OTHER = {
+    "seed": 7,
+    "data.num_frames": 9,
+    "data.augment": False,
+    "data.pairing": "videos",
+    "encoder.positions": "absolute",
+    "loss.gamma": 0.37,
+    "loss.score_sign": -1,
+    "loss.match_tau": 0.2,
+    "fit.precision": "bf16",
+    "evaluation.stride": 2,
+}
+
+
+def test_dotted_keys_go_in_and_come_out_unchanged():
+    config = build(OTHER)
+    flat = config.flat()
+    assert {key: flat[key] for key in OTHER} == OTHER
+    assert build(flat) == config
+
+
+def test_everything_that_is_not_given_keeps_its_default():
+    default, flat = Config().flat(), build(OTHER).flat()
+    assert {key: flat[key] for key in flat if key not in OTHER} == {
+        key: default[key] for key in default if key not in OTHER
+    }
+
+
+def test_known_keys_are_those_of_every_section():
+    keys = known_keys()
+    assert len(set(keys)) == len(keys)
+    assert {key.split(".")[0] for key in keys} == {"seed", "data", "encoder", "loss", "fit", "evaluation"}
+    assert all(isinstance(value, bool | int | float | str | None) for value in Config().flat().values())
+
+
+def test_flatten_joins_the_path_with_dots():
+    assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": "f"}) == {"a.b": 1, "a.c.d": None, "e": "f"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1E5", 100000.0),
+        ("-2", -2),
+        (".5", 0.5),
+        ("true", True),
+        ("null", None),
+        ("none", "none"),
+        ("resnet50", "resnet50"),
+        ("s3://bucket/data=1", "s3://bucket/data=1"),
+        ("", None),
+    ],
+)
+def test_assignment_is_read_as_a_scalar(text, value):
+    read = parse_assignments([f"data.root={text}"])["data.root"]
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_scientific_notation_reaches_the_setting_as_a_number():
+    config = build(parse_assignments(["fit.learning_rate=3e-4", "fit.epochs=12"]))
+    assert config.fit.learning_rate == 3e-4
+    assert config.fit.epochs == 12
+
+
+def test_all_that_is_wrong_with_assignments_is_said_at_once():
+    with pytest.raises(ConfigError) as caught:
+        parse_assignments(["loss.gamma", "=3", "seed=1", "seed=2"])
+    assert caught.value.problems == [
+        "loss.gamma: must be key=value, for example loss.gamma=0.5",
+        "=3: must be key=value, for example loss.gamma=0.5",
+        "seed: given twice, as 1 and '2'; give it once",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("loss.gamma", -0.5, "must be > 0"),
+        ("loss.alpha", -1, "must be >= 0"),
+        ("data.num_frames", 1, "must be >= 2"),
+        ("data.max_unreadable", 1.5, "must be <= 1"),
+        ("data.validation_share", 1, "must be < 1"),
+        ("fit.epochs", 2.5, "must be a valid integer"),
+        ("data.pairing", "frames", "must be 'views' or 'videos'"),
+        ("loss.score_sign", 2, "must be 1 or -1"),
+        ("fit.learning_rate", "fast", "must be a valid number"),
+        ("loss.tau", math.nan, "must be a finite number"),
+        ("loss.tau", math.inf, "must be a finite number"),
+        ("data.root", None, "must be a valid string"),
+    ],
+)
+def test_value_out_of_range_is_named_with_rule_value_and_origin(key, value, rule):
+    (problem,) = problems_of({key: value}, {key: "space.yaml:7"})
+    assert problem.startswith(f"{key}: {rule}, ")
+    assert problem.endswith(f", got {value!r} (space.yaml:7)")
+
+
+def test_unknown_key_is_told_the_nearest_that_exist():
+    (problem,) = problems_of({"loss.gama": 1})
+    assert problem.startswith("loss.gama: is no setting; did you mean loss.gamma")
+    (problem,) = problems_of({"fit.batch_size": 1})
+    assert "data.batch_size" in problem
+    (problem,) = problems_of({"nonsense": 1})
+    assert problem == "nonsense: is no setting; known keys: python -m lacray.train --keys"
+
+
+def test_key_that_is_a_section_is_no_setting():
+    (problem,) = problems_of({"loss": 1})
+    assert problem.startswith("loss: is no setting")
+
+
+def test_all_problems_of_a_setting_are_told_together_each_with_its_line():
+    found = problems_of(
+        {"loss.gama": 1, "loss.tau": 0, "data.size": 3, "fit.epoch": 2},
+        {"loss.gama": "a.yaml:3", "loss.tau": "a.yaml:4", "fit.epoch": "command line"},
+    )
+    assert len(found) == 4
+    text = "\n".join(found)
+    assert "loss.tau: must be > 0, got 0 (a.yaml:4)" in found
+    assert "data.size: must be >= 16, got 3" in found
+    assert "(a.yaml:3)" in text
+    assert "(command line)" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"encoder.hidden": 30, "encoder.heads": 4}, "got hidden 30 and heads 4"),
+        ({"loss.gap_open": 0.0}, "use gap_transform: raw"),
+    ],
+)
+def test_rule_between_two_settings_is_told_with_both_values(values, said):
+    (problem,) = problems_of(values)
+    assert said in problem
+
+
+def test_raw_penalties_may_be_zero():
+    assert build({"loss.gap_open": 0.0, "loss.gap_transform": "raw"}).loss.gap_open == 0.0
+    assert build({"loss.gap_extend": -1.0, "loss.gap": "fixed"}).loss.gap_extend == -1.0
+
+
+def test_config_errors_are_the_users_to_mend():
+    assert issubclass(ConfigError, UserError)
+    assert str(ConfigError(["one", "two"])) == "one\ntwo"
+
+
+@pytest.mark.parametrize("preset", list(LAC_PRESETS))
+def test_preset_gives_the_defaults_and_a_given_field_wins(preset):
+    config = LacConfig(preset=preset)
+    for name, value in LAC_PRESETS[preset].items():
+        assert getattr(config, name) == value
+    changed = build({"loss.preset": preset, "loss.gamma": 0.123, "loss.symmetric": not config.symmetric}).loss
+    assert changed.gamma == 0.123
+    assert changed.symmetric is not config.symmetric
+    assert changed.gap_learning_rate == config.gap_learning_rate
+
+
+def test_presets_differ_where_the_release_departs_from_the_paper():
+    paper, released = LacConfig(preset="paper"), LacConfig(preset="released")
+    differ = {name for name in LacConfig.model_fields if getattr(paper, name) != getattr(released, name)}
+    assert {"match_gradient", "similarity", "combine", "contrastive_norm", "normalize", "match_tau", "tau"} <= differ
+    assert (paper.gamma, paper.alpha, paper.beta, paper.score_sign) == (0.8, 0.01, 1.0, 1)
+    assert (released.gamma, released.alpha, released.beta, released.score_sign) == (0.8, 0.01, 1.0, 1)
+    assert paper.combine == "product"
+    assert released.combine == "matmul"
+
+
+def test_settings_cannot_be_changed_afterwards():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().loss.gamma = 2.0
