@@ -321,8 +321,8 @@ def evaluate(
     if rank == 0:
         for number, protocol in enumerate(("full", "cropped")):
             sequences = [pair[number] for pair in embedded]
-            # BLAS threads beyond the cores that this process may use spin against each other: 30 times slower.
-            with threadpool_limits(torch.get_num_threads()):
+            # These matrices are small: BLAS threads gain nothing, and beyond the free cores they spin against each other.
+            with threadpool_limits(1):
                 found = evaluation.evaluate(
                     sequences[: len(learned_from)],
                     sequences[len(learned_from) :],
