@@ -198,7 +198,7 @@ def latex_text(text: str) -> str:
 def latex(report: Report) -> str:
     r"""The tables as LaTeX, to be \input into a document that loads booktabs."""
     parts = [
-        "% Made by analysis/report.py. \\input it into a document that loads booktabs, and graphicx to fit wide tables.",
+        "% Made by analysis/report.py. \\input it into a document that loads booktabs, and graphicx for wide tables.",
         r"\providecommand{\resizebox}[3]{#3}",
     ]
     for section in report.sections:
