@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
+BLUR_SIZE = 224
 JITTER = ("brightness", "contrast", "saturation", "hue")
 
 
@@ -23,7 +24,7 @@ class Augmentation:
     jitter: tuple[tuple[str, float], ...]
     """Operation and its factor, in the order they are applied; () for none."""
     blur: float
-    """Sigma in pixels, 0 for none."""
+    """Sigma in pixels of a picture of 224 px, 0 for none."""
     grey: bool
 
 
@@ -31,7 +32,7 @@ def draw(rng: np.random.Generator) -> Augmentation:
     """Draw the augmentation of a clip.
 
     Resized crop of area .8-1 and ratio 3/4-4/3; flip .5; colour jitter p .8 (brightness .8, contrast .8, saturation .8,
-    hue .2) in random order; blur p .5 of sigma .1-2; grey p .2.
+    hue .2) in random order; blur p .5 of sigma .1-2 (at 224 px); grey p .2.
 
     Source: the CARL and LAC releases.
     """
@@ -72,10 +73,12 @@ def apply(frames: Tensor, augmentation: Augmentation) -> Tensor:
         pictures = pictures.flip(-1)
     for name, factor in augmentation.jitter:
         pictures = getattr(T, f"adjust_{name}")(pictures, factor)
-    if augmentation.blur > 0:
+    # Smaller pictures are blurred as much as if they were made smaller after it.
+    sigma = augmentation.blur * min(height, width) / BLUR_SIZE
+    if sigma > 0:
         # Two sigma on either side hold 95 % of the kernel; never wider than the picture.
-        radius = min(int(np.ceil(2 * augmentation.blur)), (min(height, width) - 1) // 2)
-        pictures = T.gaussian_blur(pictures, [2 * radius + 1, 2 * radius + 1], [augmentation.blur, augmentation.blur])
+        radius = min(int(np.ceil(2 * sigma)), (min(height, width) - 1) // 2)
+        pictures = T.gaussian_blur(pictures, [2 * radius + 1, 2 * radius + 1], [sigma, sigma])
     if augmentation.grey:
         pictures = T.rgb_to_grayscale(pictures, num_output_channels=3)
     return pictures.reshape(shape)
