@@ -29,15 +29,20 @@ class Searcher(OptunaSearch):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         value = result.get(self.metric)
-        known = self._ot_trials[trial_id].storage.get_trial(self._ot_trials[trial_id]._trial_id).intermediate_values
+        trial = self._ot_trials[trial_id]
         # A trial that goes on after a failure reports its last epochs again.
-        if worker.is_finite(value) and result["epoch"] not in known:
-            self._ot_trials[trial_id].report(value, result["epoch"])
+        if (
+            worker.is_finite(value)
+            and result["epoch"] not in trial.storage.get_trial(trial._trial_id).intermediate_values
+        ):
+            trial.report(value, result["epoch"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id in self._completed_trials:
             return
         result = result or {}
+        # Tune does not show the searcher the result on which the scheduler stopped a trial.
+        self.on_trial_result(trial_id, result)
         value = result.get(self.metric)
         if error or result.get("failed") or not worker.is_finite(value):
             state, told = TrialState.FAIL, None

@@ -1,0 +1,180 @@
+"""The entry points as their users run them: real Ray, real processes, real kills, a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from paths import ROOT
+from s3_server import s3_server
+from tiny import make_features, tiny_settings
+
+from lacray import fit, results
+
+TIMEOUT_S = 240
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, *arguments]
+
+
+def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local", **(extra or {})}
+
+
+def run(*arguments: str, cwd: Path, env: dict[str, str] | None = None, code: int = 0) -> str:
+    done = subprocess.run(
+        command(*arguments), cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_features(tmp_path_factory.mktemp("data") / "clips")
+
+
+def optuna_trials(results_dir: Path, study: str) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=study, storage=f"sqlite:///{results_dir / 'optuna.db'}").trials
+
+
+def own_rows(uri: str, study: str, **where: str) -> list[dict]:
+    return results.last_rows(results.read(uri, study), **where)
+
+
+def test_the_whole_path_from_study_to_report(data, tmp_path):
+    """tune, train --best, report: the commands that each of them says to type next."""
+    said = run("-m", "lacray.tune", "--trials", "4", *tiny_settings(data, epochs=3), cwd=tmp_path)
+    trials = own_rows(str(tmp_path / "results"), "lac", stage="tune", split="validation")
+    own = [row for row in trials if row["control"] == "none"]
+    assert len(own) == 4
+    assert {row["control"] for row in trials} == {"none", "untrained", "positions"}
+    # Optuna's store and the rows tell one story.
+    states = {trial.number: trial.state.name for trial in optuna_trials(tmp_path / "results", "lac")}
+    assert {row["trial"]: row["status"] for row in own} == {
+        number: {"COMPLETE": "done", "PRUNED": "pruned"}[state] for number, state in states.items()
+    }
+    for trial in optuna_trials(tmp_path / "results", "lac"):
+        row = next(row for row in own if row["trial"] == trial.number)
+        assert trial.params["loss.gamma"] == row["loss.gamma"]
+        assert trial.value == pytest.approx(row["metric.objective"], abs=1e-12)
+    assert all(row["op_backend"] in ("cpu", "reference") and row["loss.tau"] > 0 for row in own)
+    # No row of the val split: selection has not seen it.
+    assert set(results.read(str(tmp_path / "results"))["split"].to_pylist()) <= {"validation", None}
+
+    train, report = re.findall(r"^  python (.+)$", said, re.MULTILINE)
+    said = run(*train.split(), "--seeds", "2", cwd=tmp_path)
+    rows = own_rows(str(tmp_path / "results"), "lac", stage="train", split="val", control="none")
+    best = results.best(results.read(str(tmp_path / "results"), "lac"))
+    assert [row["seed"] for row in sorted(rows, key=lambda row: row["seed"])] == [0, 1]
+    assert {row["loss.gamma"] for row in rows} == {best["loss.gamma"]}
+    assert {row["data.validation_share"] for row in rows} == {0.0}
+    for path in re.findall(r"^checkpoint: (.+)$", said, re.MULTILINE):
+        encoder, config = fit.load_encoder(tmp_path / path)
+        assert config.loss.gamma == best["loss.gamma"]
+        assert torch.isfinite(encoder(torch.randn(1, 7, 12))).all()
+
+    again = run(*train.split(), "--seeds", "2", cwd=tmp_path)
+    assert again.count("done before, kept") == 2
+
+    run(str(ROOT / report.split()[0]), *report.split()[1:], "--out", "report", cwd=tmp_path)
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "untrained" in page.lower()
+    assert f"{100 * best['metric.objective']:.1f}"[:3] in page
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen:
+    log = (cwd / "log").open("w")
+    return subprocess.Popen(
+        command(*arguments), cwd=cwd, env=environment(), stdout=log, stderr=log, start_new_session=True
+    )
+
+
+def kill_tree(process: subprocess.Popen) -> None:
+    """SIGKILL to the driver and everything it started: Ray's processes do not survive their session leader here."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(2)
+
+
+def test_a_killed_study_resumes_without_losing_or_repeating_a_finished_trial(data, tmp_path):
+    settings = ["-m", "lacray.tune", "--trials", "5", "--concurrent", "1", *tiny_settings(data, epochs=2)]
+    process = start(*settings, cwd=tmp_path)
+    deadline = time.time() + TIMEOUT_S
+    finished: list = []
+    while len(finished) < 2 and time.time() < deadline:
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.5)
+        if (tmp_path / "results" / "optuna.db").exists():
+            try:
+                finished = [trial for trial in optuna_trials(tmp_path / "results", "lac") if trial.state.is_finished()]
+            except KeyError:
+                continue
+    # Tune writes its own snapshot every few seconds: what is finished must not depend on it.
+    kill_tree(process)
+    before = {trial.number: (trial.state, trial.value) for trial in finished}
+    stamps = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "results" / "lac").glob("trial-*.parquet")}
+    assert 2 <= len(before) < 5
+
+    said = run(*settings, cwd=tmp_path, code=2)
+    assert "is in results already; --resume goes on with it" in said
+    run(*settings, "--resume", cwd=tmp_path)
+    after = {trial.number: (trial.state, trial.value) for trial in optuna_trials(tmp_path / "results", "lac")}
+    assert {number: after[number] for number in before} == before
+    rows = own_rows(str(tmp_path / "results"), "lac", stage="tune", split="validation", control="none")
+    done = [row for row in rows if row["status"] in ("done", "pruned")]
+    assert len(done) >= 5
+    for number in before:
+        name = f"trial-{number:04d}.parquet"
+        assert (tmp_path / "results" / "lac" / name).stat().st_mtime_ns == stamps[name], "a finished trial ran again"
+
+    said = run(*settings, "--resume", "--trials", "6", cwd=tmp_path)
+    assert sum(trial.state.is_finished() for trial in optuna_trials(tmp_path / "results", "lac")) >= 6
+
+
+def test_a_trial_of_two_workers_is_train_inside_tune(data, tmp_path):
+    run("-m", "lacray.tune", "--trials", "1", "--workers", "2", *tiny_settings(data), cwd=tmp_path)
+    (row,) = own_rows(str(tmp_path / "results"), "lac", stage="tune", split="validation", control="none")
+    assert (row["world_size"], row["status"], row["epoch"]) == (2, "done", 2)
+
+
+def test_a_setting_that_diverges_fails_by_name_and_the_study_goes_on(data, tmp_path):
+    space = tmp_path / "rates.yaml"
+    space.write_text(
+        "name: rates\nsampler: grid\nsearch:\n  fit.learning_rate: {type: categorical, choices: [1.0e+30, 0.001]}\n"
+    )
+    said = run("-m", "lacray.tune", "rates.yaml", *tiny_settings(data, epochs=3), cwd=tmp_path)
+    states = {t.params["fit.learning_rate"]: t.state.name for t in optuna_trials(tmp_path / "results", "rates")}
+    assert states == {1e30: "FAIL", 0.001: "COMPLETE"}
+    assert re.search(r"trial 0 failed: step \d+: the (loss|gradient) must be finite, got .*L_c.* on videos/clip", said)
+    table = results.read(str(tmp_path / "results"), "rates")
+    failed = [row for row in table.to_pylist() if row["fit.learning_rate"] == 1e30]
+    assert failed[-1]["status"] == "failed"
+    assert "must be finite" in failed[-1]["error"]
+
+
+def test_results_and_checkpoints_on_s3(data, tmp_path):
+    with s3_server(tmp_path / "server") as env:
+        uri = "s3://lacray-test/runs"
+        where = ["--results", uri]
+        run("-m", "lacray.tune", "--trials", "2", *tiny_settings(data), *where, cwd=tmp_path, env=env)
+        said = run("-m", "lacray.train", "--best", "--seeds", "1", *where, cwd=tmp_path, env=env)
+        (checkpoint,) = re.findall(r"^checkpoint: (s3://.+)$", said, re.MULTILINE)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            rows = own_rows(uri, "lac", stage="train", split="val", control="none")
+            assert [row["status"] for row in rows] == ["done"]
+            local = results.fetch_checkpoint(checkpoint, tmp_path)
+            assert fit.load_encoder(local)[1].data.input == "features"
+        run(str(ROOT / "analysis/report.py"), *where, "--out", str(tmp_path / "report"), cwd=tmp_path, env=env)
+        assert (tmp_path / "report" / "report.html").stat().st_size > 1000
