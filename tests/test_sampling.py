@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -23,7 +24,7 @@ def check_is_clip(steps: np.ndarray, num_video_frames: int, num_frames: int) -> 
     assert len(steps) == min(num_video_frames, num_frames)
     assert steps[0] >= 0
     assert steps[-1] < num_video_frames
-    assert all(a < b for a, b in zip(steps, steps[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(steps.tolist()))
 
 
 @given(LENGTHS, CLIPS, SEEDS, REGIONS, SHARES)

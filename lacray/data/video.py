@@ -10,6 +10,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+INDEXED = {"mov", "matroska", "avi"}
+"""Containers, as FFmpeg names them, that hold a table of their frames."""
+
 
 class UnreadableVideoError(Exception):
     """A video that cannot be used; the message says why."""
@@ -21,6 +24,9 @@ class FrameIndex:
 
     times: NDArray[np.int64]
     is_key: NDArray[np.bool_]
+    can_seek: bool = True
+    """False where the container has no table of its frames (MPEG streams): a seek may land amid a group of pictures,
+    whose first frames then come out wrong."""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -28,32 +34,43 @@ class FrameIndex:
 
 @lru_cache(maxsize=4096)
 def frame_index(path: str) -> FrameIndex:
-    """Read a video's frame times from its packets, without decoding.
+    """Read a video's frame times from its packets, without decoding where they hold them.
 
     Raises:
-        UnreadableVideoError: no such file, no video, or no frames in it.
+        UnreadableVideoError: no such file, no video, no frames in it, or a file that was cut off.
     """
     try:
         with av.open(path) as container:
             if not container.streams.video:
                 raise UnreadableVideoError("has no video stream")
-            packets = [
-                (packet.pts, packet.is_keyframe)
+            # Without the packet at the end that only flushes the decoder.
+            found = [
+                (packet.pts, packet.is_keyframe, packet.is_corrupt)
                 for packet in container.demux(video=0)
-                if packet.pts is not None and not packet.is_discard
+                if packet.size > 0 and not packet.is_discard
             ]
+            damaged = [number for number, (_, _, is_corrupt) in enumerate(found) if is_corrupt]
+            if damaged:
+                raise UnreadableVideoError(f"is cut off or damaged at frame {damaged[0]}")
             # The first frame proves that the codec is there and the data is what it says.
             container.seek(0)
             next(container.decode(video=0))
+            can_seek = not INDEXED.isdisjoint(container.format.name.split(","))
+        if any(time is None for time, _, _ in found):
+            with av.open(path) as container:
+                count = sum(1 for _ in container.decode(video=0))
+            return FrameIndex(np.arange(count), np.arange(count) == 0, can_seek=False)
     except StopIteration:
         raise UnreadableVideoError("has no frames") from None
     except (OSError, av.FFmpegError) as error:
         raise UnreadableVideoError(_reason(path, error)) from error
-    if not packets:
+    if not found:
         raise UnreadableVideoError("has no frames")
-    packets.sort()
+    found.sort()
     return FrameIndex(
-        np.array([time for time, _ in packets], dtype=np.int64), np.array([key for _, key in packets], dtype=bool)
+        np.array([time for time, _, _ in found], dtype=np.int64),
+        np.array([is_key for _, is_key, _ in found], dtype=bool),
+        can_seek,
     )
 
 
@@ -81,23 +98,39 @@ def decode(path: str, frames: NDArray[np.int64], *, size: int | None = None) -> 
         keys[np.maximum(np.searchsorted(keys, wanted, side="right") - 1, 0)] if len(keys) else np.zeros_like(wanted)
     )
     pictures: dict[int, NDArray[np.uint8]] = {}
+
+    def take(frame: int, picture: av.VideoFrame) -> None:
+        if size is not None:
+            picture = picture.reformat(width=size, height=size, format="rgb24", interpolation="AREA")
+        pictures[frame] = picture.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+
     try:
-        with av.open(path) as container:
-            stream = container.streams.video[0]
-            position, reader = -1, None
-            for frame, start in zip(wanted.tolist(), start_of.tolist(), strict=True):
-                if reader is None or start > position:
-                    container.seek(int(index.times[start]), stream=stream, backward=True)
-                    reader = container.decode(stream)
-                for picture in reader:
-                    position = int(np.searchsorted(index.times, picture.pts or 0))
-                    if position >= frame:
+        if index.can_seek:
+            with av.open(path) as container:
+                stream = container.streams.video[0]
+                position, reader = -1, None
+                for frame, start in zip(wanted.tolist(), start_of.tolist(), strict=True):
+                    if reader is None or start > position:
+                        container.seek(int(index.times[start]), stream=stream, backward=True)
+                        reader = container.decode(stream)
+                    for picture in reader:
+                        position = int(np.searchsorted(index.times, picture.pts or 0))
+                        if position >= frame:
+                            break
+                    if position != frame:
                         break
-                if position != frame:
-                    raise UnreadableVideoError(f"frame {frame} of {len(index)} cannot be decoded")
-                if size is not None:
-                    picture = picture.reformat(width=size, height=size, format="rgb24", interpolation="AREA")
-                pictures[frame] = picture.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+                    take(frame, picture)
+        if len(pictures) < len(wanted):
+            # No seeking, or (AVI) past what was asked for: count the frames from the first one.
+            with av.open(path) as container:
+                for frame, picture in enumerate(container.decode(video=0)):
+                    if frame in wanted:
+                        take(frame, picture)
+                    if frame == wanted[-1]:
+                        break
+        if len(pictures) < len(wanted):
+            lost = next(frame for frame in wanted.tolist() if frame not in pictures)
+            raise UnreadableVideoError(f"frame {lost} of {len(index)} cannot be decoded")
     except (OSError, av.FFmpegError) as error:
         raise UnreadableVideoError(_reason(path, error)) from error
     return np.stack([pictures[frame] for frame in frames.tolist()]).transpose(0, 3, 1, 2)
