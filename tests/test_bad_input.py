@@ -1,0 +1,202 @@
+"""What a user can mend ends with a line that says how, exit code 2, no traceback, and nothing half-written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import ROOT
+from test_entry_points import environment
+from tiny import make_features, tiny_settings, write_csv
+
+from lacray import fit, train, tune
+from lacray.cli import guarded
+from lacray.config import build, parse_assignments
+from lacray.data import open_videos
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return make_features(tmp_path / "clips")
+
+
+def refused(capsys, main, *arguments: str) -> list[str]:
+    """The lines with which an entry point refuses its arguments."""
+    with pytest.raises(SystemExit) as stop:
+        guarded(main, arguments)
+    told = capsys.readouterr()
+    assert stop.value.code == 2
+    assert "Traceback" not in told.out + told.err
+    lines = [line.removeprefix("error: ") for line in told.err.splitlines() if line.startswith("error: ")]
+    assert lines
+    return lines
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Each test in a folder of its own, where nothing may be left behind."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def assert_nothing_written() -> None:
+    left = [str(path) for path in Path("results").rglob("*") if path.is_file()]
+    assert left == []
+
+
+@pytest.mark.parametrize("main", [tune.main, train.main])
+def test_a_data_directory_that_does_not_exist(capsys, main):
+    (line,) = refused(capsys, main, "data.root=nowhere")
+    assert line == "data.root: must be `simpouring` or a directory, got 'nowhere', which does not exist"
+    assert_nothing_written()
+
+
+def test_an_empty_data_directory(capsys):
+    Path("empty").mkdir()
+    (line,) = refused(capsys, tune.main, "data.root=empty")
+    assert line.startswith("empty: has no videos/*.mp4 and no train.pkl; put the videos into empty/videos")
+    assert_nothing_written()
+
+
+def test_a_video_that_is_a_text_file(capsys):
+    Path("mine/videos").mkdir(parents=True)
+    Path("mine/videos/a.mp4").write_text("not a video")
+    Path("mine/videos/b.mp4").write_bytes(b"")
+    lines = refused(capsys, train.main, "data.root=mine")
+    assert lines[0].startswith("mine/videos/a.mp4: is no video that can be decoded")
+    assert lines[1] == "mine/videos/b.mp4: is an empty file"
+    assert "2 of 2 videos cannot be read, and data.max_unreadable is 0.1; mend or remove them, or raise it" in lines[2]
+
+
+def test_labels_longer_than_the_video(capsys, data):
+    write_csv(
+        data / "segments.csv",
+        ("video", "start_frame", "end_frame", "phase"),
+        [("videos/clip00.mp4", 0, 900, "reach"), ("videos/clip01.mp4", 0, 800, "reach")],
+    )
+    lines = refused(capsys, tune.main, *tiny_settings(data))
+    assert len(lines) == 2, "all of them at once"
+    assert "videos/clip00.mp4: labels must not be longer than the video, got end_frame 900 for" in lines[0]
+
+
+def test_unknown_keys_and_bad_values_all_at_once(capsys):
+    lines = refused(capsys, tune.main, "loss.gama=1", "fit.epochs=0", "data.size=large")
+    assert lines == [
+        "loss.gama: is no setting; did you mean loss.gamma or loss.sigma or loss.gap? (command line)",
+        "data.size: must be a valid integer, unable to parse string as an integer, got 'large' (command line)",
+        "fit.epochs: must be >= 1, got 0 (command line)",
+    ]
+
+
+def test_a_range_reversed_in_a_search_space(capsys):
+    Path("mine.yaml").write_text("search:\n  loss.gamma: {type: float, low: 2, high: 0.1}\n")
+    (line,) = refused(capsys, tune.main, "mine.yaml")
+    assert line == "loss.gamma: low <= high must hold, got low 2 and high 0.1; swap them (mine.yaml:2)"
+
+
+def test_a_search_space_that_does_not_exist(capsys):
+    (line,) = refused(capsys, tune.main, "gama.yaml")
+    assert "gama.yaml: no such search space" in line
+    assert "gamma.yaml" in line
+
+
+@pytest.mark.parametrize("main", [tune.main, train.main])
+def test_results_that_cannot_be_written(capsys, main, data):
+    Path("file").write_text("in the way")
+    (line,) = refused(capsys, main, "--results", "file/results", *tiny_settings(data))
+    assert line.startswith("file/results: must be a writable directory, got Not a directory; pass another --results")
+
+
+def test_best_of_no_study_and_of_an_unknown_one(capsys, data):
+    (line,) = refused(capsys, train.main, "--best")
+    assert line == "--best: results holds no study; run python -m lacray.tune first, or give --results"
+    assert not Path("results").exists()
+
+
+def test_a_study_without_labels(capsys, data):
+    (data / "segments.csv").unlink()
+    (line,) = refused(capsys, tune.main, *tiny_settings(data))
+    assert "a study selects by labels on a validation share of the training videos, got no labels" in line
+    assert "python -m lacray.train data.root=" in line
+
+
+def test_a_checkpoint_of_another_architecture(data, tmp_path):
+    config = build(parse_assignments(tiny_settings(data, epochs=1)))
+    videos = open_videos(config.data)
+    (event,) = fit.fit(config, videos, tmp_path / "run")
+    other = build({**config.flat(), "encoder.hidden": 32})
+    with pytest.raises(fit.CheckpointError, match=r"of another architecture than this setting .*encoder.hidden': 16"):
+        next(fit.fit(other, videos, tmp_path / "other", resume=event.checkpoint))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_checkpoint_that_is_none(tmp_path):
+    (tmp_path / "a.pt").write_text("text")
+    with pytest.raises(fit.CheckpointError, match=r"a\.pt is no checkpoint of lacray"):
+        fit.load_encoder(tmp_path / "a.pt")
+    with pytest.raises(fit.CheckpointError, match=r"b\.pt does not exist"):
+        fit.load_encoder(tmp_path / "b.pt")
+
+
+def test_no_compiler_is_one_loud_line_and_the_reference_runs(tmp_path):
+    """The operator is not refused: the torch reference takes over, and says so once."""
+    program = (
+        "import torch; from lacray.ops import soft_sw, backend_name\n"
+        "for _ in range(2): score, _ = soft_sw(torch.ones(1, 2, 3), 1.0, 0.5, gamma=0.7)\n"
+        "print(backend_name('cpu'), round(score.item(), 3))"
+    )
+    env = environment({"LACRAY_CACHE": str(tmp_path / "cache"), "CXX": "no-such-compiler", "PATH": "/nonexistent"})
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "reference"
+    assert done.stderr.count("reference") >= 1
+    assert "Traceback" not in done.stderr
+
+
+def test_the_real_command_exits_with_2_and_without_a_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "lacray.tune", "loss.gamma=-1"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=120,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (2, "error: loss.gamma: must be > 0, got -1 (command line)\n")
+
+
+def test_more_workers_than_the_machine_has(tmp_path, data):
+    done = subprocess.run(
+        [sys.executable, "-m", "lacray.tune", "--workers", "99", *tiny_settings(data)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=120,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "--workers: a trial needs 99 CPUs, got a cluster with" in done.stderr
+
+
+def test_report_without_results(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "analysis/report.py"), "--results", "nothing"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "holds no results" in done.stderr
+    assert not (tmp_path / "report").exists()
+
+
+def test_unlabelled_videos_can_be_trained_on(data, tmp_path):
+    (data / "segments.csv").unlink()
+    config = build(parse_assignments([*tiny_settings(data, epochs=1), "data.validation_share=0"]))
+    (event,) = fit.fit(config, open_videos(config.data), tmp_path)
+    assert set(event.evaluations[0].metrics) == {"full.kendalls_tau", "cropped.kendalls_tau"}
+    assert np.isfinite(event.parts["total"])
