@@ -341,7 +341,11 @@ def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -
     except ValidationError as error:
         for item in error.errors():
             key = ".".join(str(part) for part in item["loc"])
-            problems.append(_with_origin(f"{key}: {_sentence(item)}", origins.get(key)))
+            said = _sentence(item)
+            # A rule between several settings is their section's: it lies where those that it names were written.
+            named = [name for name in values if name.startswith(f"{key}.") and name.split(".")[-1] in said]
+            origin = origins.get(key) or ", ".join(origins[name] for name in named if name in origins)
+            problems.append(_with_origin(f"{key}: {said}", origin))
     if problems:
         raise ConfigError(problems)
     return config

@@ -157,6 +157,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
+        # Half precision could not even count the pixels.
+        dtype, input = input.dtype, input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
         sums = torch.cat([input.sum(dim=(0, 2, 3)), input.new_tensor([input.numel() / input.shape[1]])])
         sums = differentiable_all_reduce(sums)
         count, mean = sums[-1], sums[:-1] / sums[-1]
@@ -170,7 +172,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
 
 
 class SmallBackbone(nn.Module):
@@ -206,10 +208,16 @@ class PaperBackbone(nn.Module):
     batch norm, ReLU]; adaptive max pooling; 2 x [dropout, FC 512, ReLU]; FC to the transformer's width.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, *, size: int) -> None:
         super().__init__()
         self.pictures = Pictures()
         self.trunk, channels = torchvision_trunk(config)
+        side = _map_side(self.trunk, size)
+        if side < 5:
+            raise ConfigError(
+                f"data.size: must give {config.name} maps of 5 x 5 at least for the two convolutions after it, got "
+                f"{size} and {side} x {side}; 80 is enough for maps of stride 16, or use encoder.name=small"
+            )
         freeze(self.trunk, config.train_backbone)
         self.trunk.to(memory_format=torch.channels_last)
         convolutions: list[nn.Module] = []
@@ -289,11 +297,24 @@ def _cut_at_stride_16(trunk: nn.Sequential) -> tuple[nn.Module, int]:
         last, channels = 0, 3
         for index, stage in enumerate(trunk):
             maps = stage(maps)
+            if maps.dim() != 4 or maps.shape[-1] != maps.shape[-2]:
+                raise ConfigError(
+                    "encoder.name: its stages must give maps (batch, channels, height, width), got "
+                    f"{tuple(maps.shape)}; use a resnet, efficientnet, mobilenet, densenet, convnext or vgg"
+                )
             if maps.shape[-1] < side // 16:
                 break
             last, channels = index + 1, maps.shape[1]
     trunk.train(was_training)
     return trunk[:last], channels
+
+
+@torch.no_grad()
+def _map_side(trunk: nn.Module, size: int) -> int:
+    was_training = trunk.training
+    side = trunk.eval()(torch.zeros(1, 3, size, size)).shape[-1]
+    trunk.train(was_training)
+    return side
 
 
 def load_weights(model: nn.Module, config: EncoderConfig) -> None:
@@ -304,14 +325,24 @@ def load_weights(model: nn.Module, config: EncoderConfig) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ConfigError(f"encoder.weights: {path} is no state dict that loads with weights_only ({error})") from error
+        raise ConfigError(
+            f"encoder.weights: {path} is no state dict that loads with weights_only ({type(error).__name__})"
+        ) from error
+    if not isinstance(state, dict):
+        raise ConfigError(f"encoder.weights: {path} must hold a state dict, got {type(state).__name__}")
     state = state.get("state_dict", state)
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    wrong = [name for name in missing if not name.startswith(("fc.", "classifier.", "head."))] + list(unexpected)
+    classifier = ("fc.", "classifier.", "head.")
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith(classifier)}
+    given = {name: value for name, value in state.items() if not name.startswith(classifier)}
+    # Counters that old releases did not save.
+    wrong = [name for name in own.keys() ^ given.keys() if not name.endswith("num_batches_tracked")]
+    wrong += [name for name in own.keys() & given.keys() if own[name].shape != getattr(given[name], "shape", None)]
     if wrong:
         raise ConfigError(
-            f"encoder.weights: {path} does not fit {config.name}: {len(wrong)} keys differ, first {wrong[0]}"
+            f"encoder.weights: {path} does not fit {config.name}: {len(wrong)} keys differ, first {min(wrong)}; "
+            "give the file of this model, or another encoder.name"
         )
+    model.load_state_dict(given, strict=False)
 
 
 def freeze(trunk: nn.Module, what: str) -> None:
@@ -336,4 +367,4 @@ def build_encoder(config: EncoderConfig, data: DataConfig, *, num_features: int 
         return Encoder(FeatureInput(num_features, config), config)
     if config.name == "small":
         return Encoder(SmallBackbone(config, num_contexts=data.num_contexts), config)
-    return Encoder(PaperBackbone(config), config)
+    return Encoder(PaperBackbone(config, size=data.size), config)

@@ -103,8 +103,9 @@ def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
     path, overrides = Path(path), dict(overrides or {})
     try:
         text = path.read_text()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a YAML file, see search_spaces/") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "it is no text")
+        raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file, see search_spaces/") from error
     try:
         content, lines = _load_with_lines(text)
     except yaml.YAMLError as error:
@@ -122,7 +123,7 @@ def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
         if not isinstance(value, dict):
             problems.append(f"{section}: must be a mapping, got {value!r} ({where(section)})")
             value = {}
-        sections[section] = value
+        sections[section] = {str(key): entry for key, entry in value.items()}
     fixed = {key: as_number(value) for key, value in sections["fixed"].items()}
     search: dict[str, BaseDistribution] = {}
     origins = {key: where("fixed", key) for key in fixed}
@@ -147,9 +148,9 @@ def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
                 f"{name}: a variant must be a mapping of settings, got {values!r} ({where('variants', name)})"
             )
             continue
-        variants[name] = {key: as_number(value) for key, value in values.items()}
+        variants[name] = {str(key): as_number(value) for key, value in values.items()}
         problems += [
-            f"{key}: must not be in variant {name!r} and searched or on the command line too ({where('variants', name)})"
+            f"{key}: must not be in variant {name!r} and searched or on the command line ({where('variants', name)})"
             for key in values
             if key in search or key in overrides
         ]
@@ -193,10 +194,14 @@ def _distribution(spec: Any) -> BaseDistribution:
         if not isinstance(choices, list) or not choices:
             raise ValueError(f"choices must be a list with something in it, got {choices!r}")
         return CategoricalDistribution(tuple(as_number(choice) for choice in choices))
-    for name in ("low", "high"):
+    for name in ("low", "high", "step"):
         number = values.get(name)
+        if name == "step" and number is None:
+            continue
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise ValueError(f"{name} must be a number, got {number!r}")
+        if kind == "int" and not float(number).is_integer():
+            raise ValueError(f"{name} must be an integer with type: int, got {number}; use type: float")
     if values["low"] > values["high"]:
         raise ValueError(f"low <= high must hold, got low {values['low']} and high {values['high']}; swap them")
     if values.get("log") and values["low"] <= 0:

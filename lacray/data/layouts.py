@@ -181,8 +181,10 @@ def _plain_entries(root: Path, kind: str) -> tuple[list[_Entry], list[str]]:
         )
     problems: list[str] = []
     splits = _read_csv(root / "splits.csv", ("video", "split"), problems)
-    split_of = {row["video"]: row["split"] for _, row in splits}
+    split_of: dict[str, str] = {}
     for line, row in splits:
+        if split_of.setdefault(row["video"], row["split"]) != row["split"]:
+            problems.append(f"{root / 'splits.csv'}:{line}: {row['video']} is in both splits; keep one of its lines")
         if row["split"] not in ("train", "val"):
             problems.append(f"{root / 'splits.csv'}:{line}: split must be train or val, got {row['split']!r}")
         if row["video"] not in names:
@@ -233,19 +235,22 @@ def _phase_order(segments: list[tuple[str, int, int, str]]) -> list[str]:
 def _read_csv(path: Path, columns: tuple[str, ...], problems: list[str]) -> list[tuple[int, dict[str, str]]]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        absent = [column for column in columns if column not in (reader.fieldnames or [])]
-        if absent:
-            problems.append(f"{path}: must have the columns {','.join(columns)}, lacks {','.join(absent)}")
-            return []
-        rows = []
-        for row in reader:
-            if any(row[column] is None for column in columns):
-                problems.append(f"{path}:{reader.line_num}: must have {len(columns)} fields")
-            else:
-                rows.append((reader.line_num, {column: row[column].strip() for column in columns}))
-        return rows
+    rows: list[tuple[int, dict[str, str]]] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            absent = [column for column in columns if column not in (reader.fieldnames or [])]
+            if absent:
+                problems.append(f"{path}: must have the columns {','.join(columns)}, lacks {','.join(absent)}")
+                return []
+            for row in reader:
+                if any(row[column] is None for column in columns):
+                    problems.append(f"{path}:{reader.line_num}: must have {len(columns)} fields")
+                else:
+                    rows.append((reader.line_num, {column: row[column].strip() for column in columns}))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        problems.append(f"{path}: must be CSV text in UTF-8 ({error})")
+    return rows
 
 
 def _carl_entries(root: Path) -> tuple[list[_Entry], list[str]]:
@@ -260,8 +265,9 @@ def _carl_entries(root: Path) -> tuple[list[_Entry], list[str]]:
             continue
         try:
             content = read_restricted_pickle(path)
-        except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, IndexError) as error:
-            problems.append(f"{path}: {error or 'is no pickle'}")
+        except Exception as error:  # a damaged pickle raises anything, MemoryError and TypeError among it
+            said = error if isinstance(error, pickle.UnpicklingError) else f"is no pickle ({type(error).__name__})"
+            problems.append(f"{path}: {said}")
             continue
         # Penn Action: (list, {action: indices}); Pouring: the list alone.
         items = content[0] if isinstance(content, tuple) and content else content
@@ -273,9 +279,13 @@ def _carl_entries(root: Path) -> tuple[list[_Entry], list[str]]:
             if absent:
                 problems.append(f"{path}: video {number} lacks {', '.join(sorted(absent))}")
                 continue
-            labels = np.asarray(item["frame_label"]).astype(np.int64).reshape(-1)
+            try:
+                labels = np.asarray(item["frame_label"]).astype(np.int64).reshape(-1)
+                video = root / item["video_file"]
+            except (TypeError, ValueError):
+                problems.append(f"{path}: video {number}: frame_label must be integers and video_file a path")
+                continue
             top = max(top, int(labels.max(initial=-1)))
-            video = root / item["video_file"]
             if root.resolve() not in video.resolve().parents:
                 problems.append(f"{path}: video_file must lie in {root}, got {item['video_file']!r}")
                 continue
@@ -297,14 +307,33 @@ class _RestrictedUnpickler(pickle.Unpickler):
             ("torch.storage", "_load_from_bytes"): _storage_from_bytes,
             ("numpy", "ndarray"): np.ndarray,
             ("numpy", "dtype"): np.dtype,
+            ("_codecs", "encode"): _bytes_of_text,
         }
-        for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            allowed[package, "_reconstruct"] = import_module("numpy._core.multiarray")._reconstruct
+        for core in ("numpy.core", "numpy._core"):
+            allowed[f"{core}.multiarray", "_reconstruct"] = import_module("numpy._core.multiarray")._reconstruct
+            allowed[f"{core}.multiarray", "scalar"] = _scalar
+            allowed[f"{core}.numeric", "_frombuffer"] = _array_of_buffer
         if (module, name) not in allowed:
             raise pickle.UnpicklingError(
                 f"refused to load {module}.{name}: a data file may hold lists, dicts, numbers, strings and tensors only"
             )
         return allowed[module, name]
+
+
+def _bytes_of_text(text: str, encoding: str) -> bytes:
+    """Protocol 2 writes bytes as latin-1 text; no other codec."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"refused to load text in the codec {encoding!r}")
+    return text.encode("latin1")
+
+
+def _scalar(dtype: np.dtype[Any], content: bytes) -> Any:
+    return np.frombuffer(content, dtype)[0]
+
+
+def _array_of_buffer(content: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> NDArray[Any]:
+    """Protocol 5 writes arrays as their buffer."""
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
 
 
 def _storage_from_bytes(content: bytes) -> Any:

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from lacray.config import DataConfig
 from lacray.data import augment
-from lacray.data.layouts import Video
+from lacray.data.layouts import DataError, Video
 from lacray.data.sampling import Steps, context_steps, random_clip, time_augment, uniform
-from lacray.data.video import decode
+from lacray.data.video import UnreadableVideoError, decode
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,7 @@ class FrameStore:
         config = self.config
         wanted = context_steps(steps - first, num_contexts=config.num_contexts, stride=config.context_stride) + first
         kept = self._keep(video)
-        frames = (
-            kept[wanted.reshape(-1)] if kept is not None else decode(video.path, wanted.reshape(-1), size=config.size)
-        )
+        frames = kept[wanted.reshape(-1)] if kept is not None else self._decode(video, wanted.reshape(-1))
         return frames.reshape(*wanted.shape, *frames.shape[1:])
 
     def _keep(self, video: Video) -> NDArray[np.uint8] | None:
@@ -81,10 +79,17 @@ class FrameStore:
             return self._kept[video.path]
         while self._bytes + size > budget:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        frames = decode(video.path, np.arange(video.num_frames), size=self.config.size)
+        frames = self._decode(video, np.arange(video.num_frames))
         self._kept[video.path] = frames
         self._bytes += frames.nbytes
         return frames
+
+    def _decode(self, video: Video, frames: Steps) -> NDArray[np.uint8]:
+        try:
+            return decode(video.path, frames, size=self.config.size)
+        except UnreadableVideoError as error:
+            # Its first frame and all its packets were there: the damage shows only now.
+            raise DataError(f"{video.path}: {error}; mend or remove it") from error
 
 
 @dataclass(frozen=True)
