@@ -31,6 +31,7 @@ from optuna.distributions import (
 
 from lacray.config import Config, ConfigError, as_number, build, known_keys, unknown_key
 
+SPACES = "search_spaces"
 VARIANT = "variant"
 FIELDS = ("name", "description", "sampler", "trials", "metric", "fixed", "search", "variants")
 DISTRIBUTION_FIELDS = {
@@ -88,6 +89,17 @@ class Space:
     def num_points(self) -> int:
         """Trials of a grid."""
         return len(list(itertools.product(*self.grid().values())))
+
+
+def find_space(name: str) -> Path:
+    """A search space as the user names it: a path, or one of the bundled ones."""
+    package = Path(__file__).resolve().parent
+    candidates = [Path(name), Path(SPACES) / name, package.parent / SPACES / name, package / SPACES / name]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    bundled = sorted(p.name for folder in candidates[2:] for p in folder.parent.glob("*.yaml"))
+    raise ConfigError(f"{name}: no such search space; give a YAML file, or one of {', '.join(bundled)}")
 
 
 def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Space:

@@ -18,6 +18,7 @@ from lacray.cli import absolute, commit, console, guarded, not_negative, positiv
 from lacray.config import Config, UserError, build, known_keys, parse_assignments
 from lacray.progress import RunProgress
 from lacray.results import best, check_writable, checkpoint_uri, last_rows, read, remove_tree, studies
+from lacray.study import find_space, load_space
 
 SHOWN_METRICS = ("class_10", "class_100", "progress", "ap_5", "kendalls_tau")
 
@@ -28,11 +29,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         for key, value in Config().flat().items():
             print(f"{key}={json.dumps(value) if value is None or isinstance(value, bool) else value}")
         return
-    overrides = parse_assignments(arguments.words)
+    overrides = parse_assignments(word for word in arguments.words if "=" in word)
+    files = [word for word in arguments.words if "=" not in word]
+    if arguments.best and files:
+        raise UserError(f"--best: takes its setting from a study, got {' '.join(files)} too; leave one of them out")
     if arguments.best:
         values, study, source = best_setting(arguments)
     else:
-        values, study, source = {}, arguments.study or "train", "the defaults"
+        values, named = fixed_setting(files)
+        study, source = arguments.study or named or "train", ", ".join(files) or "the defaults"
     # Selection is over: all training videos are trained on, and the val split is reported.
     values = {**values, "data.validation_share": 0.0, "evaluation.report_split": True, **overrides}
     config = build(values, dict.fromkeys(overrides, "command line"))
@@ -53,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m lacray.train", description="Train one setting in full; rows and checkpoints go to --results."
     )
-    result.add_argument("words", nargs="*", metavar="key=value", help="settings; --keys lists them")
+    result.add_argument("words", nargs="*", metavar="SPACE.yaml | key=value", help="settings; --keys lists them")
     result.add_argument("--best", action="store_true", help="the best setting of a study")
     result.add_argument("--study", help="which study; default: the only one there")
     result.add_argument("--results", default="results", metavar="URI", help="directory or s3://bucket/prefix")
@@ -63,6 +68,24 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--again", action="store_true", help="train seeds that are done already once more")
     result.add_argument("--keys", action="store_true", help="list every setting with its default, and stop")
     return result
+
+
+def fixed_setting(files: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+    """What search spaces fix -> (values, the last one's name); a later file wins.
+
+    Raises:
+        UserError: one of them searches: there is no one setting to train.
+    """
+    values: dict[str, Any] = {}
+    name = None
+    for file in files:
+        space = load_space(find_space(file))
+        if space.distributions():
+            searched = ", ".join(space.distributions())
+            raise UserError(f"{file}: must only fix settings to be trained, searches {searched}; study it: lacray.tune")
+        values |= space.fixed
+        name = space.name
+    return values, name
 
 
 def best_setting(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, str]:

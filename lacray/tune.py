@@ -21,9 +21,8 @@ from lacray.config import ConfigError, UserError, cache_dir, parse_assignments
 from lacray.progress import StudyProgress, short, trial_table
 from lacray.results import best, check_writable, last_rows, read, studies
 from lacray.searcher import Closer, Searcher
-from lacray.study import VARIANT, Space, load_space
+from lacray.study import VARIANT, Space, find_space, load_space
 
-SPACES = "search_spaces"
 DEFAULT_SPACE = "lac.yaml"
 
 
@@ -75,17 +74,6 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--study", help="name; default: the space's")
     result.add_argument("--resume", action="store_true", help="go on with a study that was interrupted, or add trials")
     return result
-
-
-def find_space(name: str) -> Path:
-    """A search space as the user names it: a path, or one of the bundled ones."""
-    package = Path(__file__).resolve().parent
-    candidates = [Path(name), Path(SPACES) / name, package.parent / SPACES / name, package / SPACES / name]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    bundled = sorted(p.name for folder in candidates[2:] for p in folder.parent.glob("*.yaml"))
-    raise ConfigError(f"{name}: no such search space; give a YAML file, or one of {', '.join(bundled)}")
 
 
 class Study:
