@@ -34,16 +34,44 @@ class Buffer {  // uninitialised, aligned to a cache line
   T* data_;
 };
 
-// out[t * W + l] = source[l, t - l], or `padding` outside rows x columns.
-template <class V>
-void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride, int rows, int columns, typename V::T padding) {
+// out[t * W + l] = source[l, t - l], or `padding` outside rows x columns. W rows are read W columns at a time, each row one
+// column further left than the row above, and transposed.
+// kOnly: `padding` also where `only` is -inf.
+template <class V, bool kOnly = false>
+void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride, int rows, int columns, typename V::T padding,
+             const typename V::T* only = nullptr) {
   constexpr int W = V::W;
+  if constexpr (V::kTransposes) {
+    const typename V::R pad = V::set1(padding);
+    for (int t = 0; t < columns + W - 1; t += W) {
+      typename V::R r[W];
+#pragma GCC unroll 16
+      for (int l = 0; l < W; ++l) {
+        if (l >= rows) {
+          r[l] = pad;
+          continue;
+        }
+        const auto real = V::lanes(l - t, columns - 1 - t + l);
+        r[l] = V::load(source + l * row_stride + (t - l), real, pad);
+        if constexpr (kOnly) {
+          const typename V::R lowest = V::set1(std::numeric_limits<typename V::T>::lowest());
+          r[l] = V::select(V::less(V::load(only + l * row_stride + (t - l), real, pad), lowest), pad, r[l]);
+        }
+      }
+      V::transpose(r);
+#pragma GCC unroll 16
+      for (int k = 0; k < W; ++k) V::store(out + (t + k) * W, r[k]);
+    }
+    return;
+  }
   for (int l = 0; l < W; ++l) {
     typename V::T* o = out + l;
     for (int t = 0; t < l; ++t) o[t * W] = padding;
     if (l < rows) {
       const typename V::T* s = source + l * row_stride;
-      for (int c = 0; c < columns; ++c) o[(c + l) * W] = s[c];
+      const typename V::T* const bound = kOnly ? only + l * row_stride : s;
+      for (int c = 0; c < columns; ++c)
+        o[(c + l) * W] = kOnly && bound[c] == -std::numeric_limits<typename V::T>::infinity() ? padding : s[c];
     } else {
       for (int c = 0; c < columns; ++c) o[(c + l) * W] = padding;
     }
@@ -54,6 +82,22 @@ void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride
 template <class V, bool kAdd>
 void skew_out(typename V::T* target, int64_t row_stride, const typename V::T* in, int rows, int columns) {
   constexpr int W = V::W;
+  if constexpr (V::kTransposes) {
+    for (int t = 0; t < columns + W - 1; t += W) {
+      typename V::R r[W];
+#pragma GCC unroll 16
+      for (int k = 0; k < W; ++k) r[k] = V::load(in + (t + k) * W);
+      V::transpose(r);
+#pragma GCC unroll 16
+      for (int l = 0; l < W; ++l) {
+        if (l >= rows) continue;
+        typename V::T* const o = target + l * row_stride + (t - l);
+        const auto real = V::lanes(l - t, columns - 1 - t + l);
+        V::store(o, real, kAdd ? V::add(r[l], V::load(o, real, r[l])) : r[l]);
+      }
+    }
+    return;
+  }
   for (int l = 0; l < rows; ++l) {
     const typename V::T* s = in + l * W + l;
     typename V::T* o = target + l * row_stride;
@@ -63,15 +107,20 @@ void skew_out(typename V::T* target, int64_t row_stride, const typename V::T* in
 
 template <class V>
 struct Gaps {
-  const typename V::T *open, *extend;  // skewed cells, or null: the same everywhere
-  Ext<V> a, b;
+  const typename V::T *open, *extend;  // skewed cells, or null
+  const typename V::T* table;          // skewed gap weights (a and b as mantissa and exponent), or null
+  Ext<V> a, b;                         // the same everywhere, where there is neither
   LACRAY_INLINE void operator()(int t, const Scale<V>& c, Ext<V>& at_open, Ext<V>& at_extend) const {
-    if (open == nullptr) {
-      at_open = a;
-      at_extend = b;
-    } else {
+    if (table != nullptr) {
+      const typename V::T* const p = table + int64_t(t) * 4 * V::W;
+      at_open = {V::load(p), V::load(p + V::W)};
+      at_extend = {V::load(p + 2 * V::W), V::load(p + 3 * V::W)};
+    } else if (open != nullptr) {
       at_open = power<V>(V::load(open + t * V::W), c.down, c.down_low);
       at_extend = power<V>(V::load(extend + t * V::W), c.down, c.down_low);
+    } else {
+      at_open = a;
+      at_extend = b;
     }
   }
 };
@@ -133,6 +182,35 @@ class Engine {
     padded_rows_ = tile_rows_ * kTileRows;
     for (int k = 0; k < 6; ++k)
       for (int l = 0; l < W; ++l) edge_[k * W + l] = k == 0 ? T(1) : k == 1 ? T(0) : k % 2 == 0 ? T(1) : T(kZero);
+  }
+
+  // Where many problems share (N, M) gaps, their weights are computed once. Up to the size of a cache.
+  bool shares_gap_table() const {
+    return call_.gap_kind == GapKind::shared && call_.B >= 4 && num_strips() * tile_columns_ * strip_gaps() <= (1 << 20);
+  }
+  int64_t num_strips() const { return ceil_div(call_.N, W); }
+  int64_t gap_table_size() const { return num_strips() * tile_columns_ * strip_gaps(); }
+  void use_gap_table(const T* table) { gap_table_ = table; }
+  void fill_gap_table(T* table, int64_t strip) const {
+    [[maybe_unused]] const typename V::Flush flush;
+    const int64_t i0 = strip * W, width = std::min(call_.tile_columns, call_.M);
+    const int rows = int(std::min<int64_t>(W, call_.N - i0));
+    Buffer<T> go(skewed(width)), ge(skewed(width));
+    for (int64_t c = 0; c < tile_columns_; ++c) {
+      const int64_t j0 = c * call_.tile_columns, at = i0 * call_.M + j0;
+      const int columns = int(std::min(call_.tile_columns, call_.M - j0));
+      skew_in<V>(go.get(), call_.gap_open + at, call_.M, rows, columns, T(0));
+      skew_in<V>(ge.get(), call_.gap_extend + at, call_.M, rows, columns, T(0));
+      T* const out = table + (strip * tile_columns_ + c) * strip_gaps();
+      for (int t = 0; t < columns + W - 1; ++t) {
+        const Ext<V> a = power<V>(V::load(go.get() + t * W), scale_.down, scale_.down_low);
+        const Ext<V> b = power<V>(V::load(ge.get() + t * W), scale_.down, scale_.down_low);
+        V::store(out + t * 4 * W, a.m);
+        V::store(out + (t * 4 + 1) * W, a.e);
+        V::store(out + (t * 4 + 2) * W, b.m);
+        V::store(out + (t * 4 + 3) * W, b.e);
+      }
+    }
   }
 
   void forward(int64_t b) const {
@@ -223,7 +301,10 @@ class Engine {
         for (int64_t i0 = first + (last - first - 1) / W * W; i0 >= first; i0 -= W) {
           const int rows = int(std::min<int64_t>(W, n - i0));
           const int64_t cell = i0 * call_.M + j0;
-          if (call_.grad_match != nullptr) load_gradient(gd.get(), offset + cell, rows, int(columns));
+          // A cell that may not be matched (S = -inf) has D = -inf whatever S does: what arrives there, often NaN, is dropped.
+          if (call_.grad_match != nullptr)
+            skew_in<V, true>(gd.get(), call_.grad_match + offset + cell, call_.M, rows, int(columns), T(0),
+                             call_.similarity + offset + cell);
           BackwardIo<V> io{weights.get() + (i0 - first) / W * kNumWeights * skewed(width),
                            call_.grad_match != nullptr ? gd.get() : nullptr,
                            gs.get(),
@@ -270,7 +351,9 @@ class Engine {
     return n > 0 && m > 0 ? Size{n, m} : Size{0, 0};
   }
 
-  static int64_t skewed(int64_t columns) { return (columns + W - 1) * W; }
+  // Steps of a strip, up to whole blocks of W.
+  static int64_t skewed(int64_t columns) { return ceil_div(columns + W - 1, W) * W * W; }
+  int64_t strip_gaps() const { return 4 * skewed(std::min(call_.tile_columns, call_.M)); }
   T* row_checkpoint(T* state, int64_t r) const { return state + 2 + (r - 1) * 6 * call_.M; }
   T* column_checkpoint(T* state, int64_t c) const {
     return state + 2 + std::max<int64_t>(tile_rows_ - 1, 0) * 6 * call_.M + (c - 1) * 6 * padded_rows_;
@@ -310,33 +393,50 @@ class Engine {
   Gaps<V> load_cells(int64_t b, int64_t i0, int64_t j0, int rows, int columns, T* s, T* go, T* ge) const {
     const int64_t cell = i0 * call_.M + j0, problem = b * call_.N * call_.M;
     skew_in<V>(s, call_.similarity + problem + cell, call_.M, rows, columns, -std::numeric_limits<T>::infinity());
+    if (gap_table_ != nullptr && rows == std::min<int64_t>(W, call_.N - i0))
+      return {nullptr, nullptr, gap_table_ + (i0 / W * tile_columns_ + j0 / call_.tile_columns) * strip_gaps(), constant<V>(1, 0), constant<V>(1, 0)};
     if (call_.gap_kind == GapKind::scalar)
-      return {nullptr, nullptr, power<V>(V::set1(*call_.gap_open), scale_.down, scale_.down_low),
+      return {nullptr, nullptr, nullptr, power<V>(V::set1(*call_.gap_open), scale_.down, scale_.down_low),
               power<V>(V::set1(*call_.gap_extend), scale_.down, scale_.down_low)};
     const int64_t at = cell + (call_.gap_kind == GapKind::own ? problem : 0);
     skew_in<V>(go, call_.gap_open + at, call_.M, rows, columns, T(0));
     skew_in<V>(ge, call_.gap_extend + at, call_.M, rows, columns, T(0));
-    return {go, ge, constant<V>(1, 0), constant<V>(1, 0)};
-  }
-
-  // A cell that may not be matched (S = -inf) has D = -inf whatever S does: what arrives there (often NaN) is dropped.
-  void load_gradient(T* out, int64_t at, int rows, int columns) const {
-    skew_in<V>(out, call_.grad_match + at, call_.M, rows, columns, T(0));
-    for (int l = 0; l < rows; ++l)
-      for (int c = 0; c < columns; ++c)
-        if (call_.similarity[at + l * call_.M + c] == -std::numeric_limits<T>::infinity()) out[(c + l) * W + l] = T(0);
+    return {go, ge, nullptr, constant<V>(1, 0), constant<V>(1, 0)};
   }
 
   const SoftSw<T>& call_;
+  const T* gap_table_ = nullptr;
   Scale<V> scale_;
   int64_t tile_rows_, tile_columns_, padded_rows_;
   alignas(64) T edge_[6 * W];
 };
 
+// The gap table of an engine, if it shares one.
+template <class V>
+class GapTable {
+ public:
+  GapTable(Engine<V>& engine, Parallel parallel)
+      : engine_(engine), table_(engine.shares_gap_table() ? engine.gap_table_size() : 0) {
+    if (!engine.shares_gap_table()) return;
+    parallel(
+        engine.num_strips(),
+        [](void* self, int64_t strip) {
+          static_cast<GapTable*>(self)->engine_.fill_gap_table(static_cast<GapTable*>(self)->table_.get(), strip);
+        },
+        this);
+    engine.use_gap_table(table_.get());
+  }
+
+ private:
+  Engine<V>& engine_;
+  Buffer<typename V::T> table_;
+};
+
 template <class V>
 void run_forward(const SoftSw<typename V::T>& call, Parallel parallel) {
-  const Engine<V> engine(call);
-  parallel(call.B, [](void* e, int64_t b) { static_cast<const Engine<V>*>(e)->forward(b); }, const_cast<Engine<V>*>(&engine));
+  Engine<V> engine(call);
+  const GapTable<V> gaps(engine, parallel);
+  parallel(call.B, [](void* e, int64_t b) { static_cast<const Engine<V>*>(e)->forward(b); }, &engine);
 }
 
 template <class V>
@@ -348,7 +448,8 @@ struct BackwardTask {
 template <class V>
 void run_backward(const SoftSw<typename V::T>& call, Parallel parallel) {
   using T = typename V::T;
-  const Engine<V> engine(call);
+  Engine<V> engine(call);
+  const GapTable<V> table(engine, parallel);
   BackwardTask<V> task{engine, call};
   const bool own = call.gap_kind == GapKind::own;
   parallel(

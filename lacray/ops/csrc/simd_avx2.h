@@ -72,6 +72,28 @@ struct Avx2Float {
     store(v, a);
     return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
   }
+
+  static constexpr bool kTransposes = true;
+  LACRAY_INLINE static R load(const T* p, K k, R otherwise) {
+    return _mm256_blendv_ps(otherwise, _mm256_maskload_ps(p, _mm256_castps_si256(k)), k);
+  }
+  LACRAY_INLINE static void store(T* p, K k, R a) { _mm256_maskstore_ps(p, _mm256_castps_si256(k), a); }
+  // 8 x 8: pairs, fours, then halves of registers.
+  LACRAY_INLINE static void transpose(R* r) {
+    R u[8];
+    for (int g = 0; g < 8; g += 4) {
+      const R a = _mm256_unpacklo_ps(r[g], r[g + 1]), b = _mm256_unpackhi_ps(r[g], r[g + 1]);
+      const R c = _mm256_unpacklo_ps(r[g + 2], r[g + 3]), d = _mm256_unpackhi_ps(r[g + 2], r[g + 3]);
+      u[g] = _mm256_shuffle_ps(a, c, 0x44);
+      u[g + 1] = _mm256_shuffle_ps(a, c, 0xee);
+      u[g + 2] = _mm256_shuffle_ps(b, d, 0x44);
+      u[g + 3] = _mm256_shuffle_ps(b, d, 0xee);
+    }
+    for (int c = 0; c < 4; ++c) {
+      r[c] = _mm256_permute2f128_ps(u[c], u[4 + c], 0x20);
+      r[4 + c] = _mm256_permute2f128_ps(u[c], u[4 + c], 0x31);
+    }
+  }
 };
 
 struct Avx2Double {
@@ -131,6 +153,7 @@ struct Avx2Double {
     store(v, a);
     return (v[0] + v[1]) + (v[2] + v[3]);
   }
+  static constexpr bool kTransposes = false;
 };
 
 }  // namespace LACRAY_ISA

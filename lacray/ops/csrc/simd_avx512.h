@@ -63,6 +63,37 @@ struct Avx512Float {
   }
   LACRAY_INLINE static void store_lane(T* p, int lane, R a) { _mm512_mask_storeu_ps(p, K(1u << lane), a); }
   LACRAY_INLINE static T sum(R a) { return _mm512_reduce_add_ps(a); }
+
+  static constexpr bool kTransposes = true;
+  LACRAY_INLINE static R load(const T* p, K k, R otherwise) { return _mm512_mask_loadu_ps(otherwise, k, p); }
+  LACRAY_INLINE static void store(T* p, K k, R a) { _mm512_mask_storeu_ps(p, k, a); }
+  // 16 x 16: pairs, fours, then quarters of registers.
+  LACRAY_INLINE static void transpose(R* r) {
+    R u[16];
+    for (int g = 0; g < 16; g += 4) {
+      const R a = _mm512_unpacklo_ps(r[g], r[g + 1]), b = _mm512_unpackhi_ps(r[g], r[g + 1]);
+      const R c = _mm512_unpacklo_ps(r[g + 2], r[g + 3]), d = _mm512_unpackhi_ps(r[g + 2], r[g + 3]);
+      u[g] = pairs<0>(a, c);
+      u[g + 1] = pairs<1>(a, c);
+      u[g + 2] = pairs<0>(b, d);
+      u[g + 3] = pairs<1>(b, d);
+    }
+    for (int c = 0; c < 4; ++c) {
+      const R a = _mm512_shuffle_f32x4(u[c], u[4 + c], 0x88), b = _mm512_shuffle_f32x4(u[c], u[4 + c], 0xdd);
+      const R d = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0x88), e = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0xdd);
+      r[c] = _mm512_shuffle_f32x4(a, d, 0x88);
+      r[4 + c] = _mm512_shuffle_f32x4(b, e, 0x88);
+      r[8 + c] = _mm512_shuffle_f32x4(a, d, 0xdd);
+      r[12 + c] = _mm512_shuffle_f32x4(b, e, 0xdd);
+    }
+  }
+
+ private:
+  template <int kHigh>
+  LACRAY_INLINE static R pairs(R a, R b) {
+    const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+    return _mm512_castpd_ps(kHigh ? _mm512_unpackhi_pd(x, y) : _mm512_unpacklo_pd(x, y));
+  }
 };
 
 struct Avx512Double {
@@ -104,6 +135,7 @@ struct Avx512Double {
   LACRAY_INLINE static void store_last(T* p, R a) { _mm_storeh_pd(p, _mm512_extractf64x2_pd(a, 3)); }
   LACRAY_INLINE static void store_lane(T* p, int lane, R a) { _mm512_mask_storeu_pd(p, K(1u << lane), a); }
   LACRAY_INLINE static T sum(R a) { return _mm512_reduce_add_pd(a); }
+  static constexpr bool kTransposes = false;
 };
 
 }  // namespace LACRAY_ISA

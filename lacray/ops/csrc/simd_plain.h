@@ -80,6 +80,7 @@ struct Plain {
   LACRAY_INLINE static void store_last(T* p, R a) { *p = a; }
   LACRAY_INLINE static void store_lane(T* p, int lane, R a) { p[lane] = a; }
   LACRAY_INLINE static T sum(R a) { return a; }
+  static constexpr bool kTransposes = false;
 
  private:
   LACRAY_INLINE static I as_bits(T a) {
