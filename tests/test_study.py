@@ -1,0 +1,267 @@
+"""Search spaces: what a YAML file says, and what its writer reads where it is wrong."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from paths import ROOT
+
+from lacray.config import ConfigError, build
+from lacray.study import Space, load_space
+
+GOOD = """\
+name: small
+description: a test
+trials: 3
+metric: cropped.progress
+fixed:
+  data.root: simpouring
+  fit.learning_rate: 1e-3
+search:
+  loss.gamma: {type: float, low: 5e-2, high: 2, log: true}
+  encoder.layers: {type: int, low: 1, high: 5, step: 2}
+  loss.score_sign: {type: categorical, choices: [1, -1]}
+"""
+
+
+@pytest.fixture
+def space_of(tmp_path):
+    def load(text: str, overrides=None) -> Space:
+        (tmp_path / "space.yaml").write_text(text)
+        return load_space(tmp_path / "space.yaml", overrides)
+
+    return load
+
+
+@pytest.fixture
+def problems_of(tmp_path):
+    """The problems of a space, with its path cut off."""
+
+    def load(text: str, overrides=None) -> list[str]:
+        path = tmp_path / "space.yaml"
+        path.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            load_space(path, overrides)
+        return [problem.replace(str(path), "space.yaml") for problem in caught.value.problems]
+
+    return load
+
+
+def test_space_is_read_in_optunas_vocabulary(space_of):
+    space = space_of(GOOD)
+    assert (space.name, space.sampler, space.trials, space.metric) == ("small", "tpe", 3, "cropped.progress")
+    assert space.fixed == {"data.root": "simpouring", "fit.learning_rate": 0.001}
+    assert space.distributions() == {
+        "loss.gamma": FloatDistribution(0.05, 2.0, log=True),
+        "encoder.layers": IntDistribution(1, 5, step=2),
+        "loss.score_sign": CategoricalDistribution((1, -1)),
+    }
+
+
+def test_trial_parameters_win_over_what_is_fixed_and_reach_the_setting(space_of):
+    config = space_of(GOOD).config({"loss.gamma": 0.37, "encoder.layers": 3, "loss.score_sign": -1})
+    assert config == build({"loss.gamma": 0.37, "encoder.layers": 3, "loss.score_sign": -1, "fit.learning_rate": 1e-3})
+
+
+def test_overrides_take_keys_out_of_the_search_and_win_over_fixed(space_of):
+    space = space_of(GOOD, {"loss.gamma": 0.5, "data.root": "elsewhere", "seed": 4})
+    assert set(space.search) == {"encoder.layers", "loss.score_sign"}
+    config = space.config({"encoder.layers": 1, "loss.score_sign": 1})
+    assert (config.loss.gamma, config.data.root, config.seed) == (0.5, "elsewhere", 4)
+
+
+def test_override_out_of_range_is_told_to_come_from_the_command_line(problems_of):
+    assert problems_of(GOOD, {"loss.gamma": -1}) == ["loss.gamma: must be > 0, got -1 (command line)"]
+    (problem,) = problems_of(GOOD, {"loss.gama": 1})
+    assert problem.startswith("loss.gama: is no setting; did you mean loss.gamma")
+    assert problem.endswith("(command line)")
+
+
+def test_grid_runs_every_combination_and_counts_them(space_of):
+    space = space_of(
+        """\
+sampler: grid
+trials: 5
+search:
+  seed: {type: categorical, choices: [0, 1, 2]}
+  loss.gamma: {type: categorical, choices: [0.6, 9e-1]}
+variants:
+  alone: {loss.alpha: 0}
+  all: {}
+"""
+    )
+    assert space.grid() == {"variant": ["alone", "all"], "seed": [0, 1, 2], "loss.gamma": [0.6, 0.9]}
+    assert space.trials == space.num_points() == 12
+    settings = {
+        space.config(dict(zip(space.grid(), point, strict=True))).model_dump_json()
+        for point in itertools.product(*space.grid().values())
+    }
+    assert len(settings) == 12
+
+
+def test_variant_sets_its_settings_over_the_fixed_ones(space_of):
+    space = space_of(
+        "fixed: {loss.preset: released}\nvariants:\n  A: {loss.preset: paper, loss.alpha: 0}\n  B: {loss.beta: 3e-1}\n"
+    )
+    assert space.config({"variant": "A"}).loss.preset == "paper"
+    assert space.config({"variant": "A"}).loss.alpha == 0
+    assert space.config({"variant": "B"}).loss.preset == "released"
+    assert space.config({"variant": "B"}).loss.beta == 0.3
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("{type: float, low: 2, high: 1}", "low <= high must hold, got low 2 and high 1; swap them"),
+        ("{type: float, low: 0, high: 1, log: true}", "low must be > 0 with log: true, got 0"),
+        ("{type: float, low: 1}", "high must be a number, got None"),
+        ("{type: float, low: small, high: 1}", "low must be a number, got 'small'"),
+        ("{type: float, low: true, high: 2}", "low must be a number, got True"),
+        ("{type: float, low: 1, high: 2, step: a}", "step must be a number, got 'a'"),
+        ("{type: float, low: 1, high: 2, choices: [1]}", "float takes low, high, log, step, got choices"),
+        ("{type: int, low: 0.5, high: 2}", "low must be an integer with type: int, got 0.5; use type: float"),
+        ("{type: categorical, choices: []}", "choices must be a list with something in it, got []"),
+        ("{type: categorical, choices: 3}", "choices must be a list with something in it, got 3"),
+        ("{type: loguniform, low: 1, high: 2}", "must be {type: float|int|categorical, ...}, got"),
+        ("0.5", "must be {type: float|int|categorical, ...}, got 0.5"),
+    ],
+)
+def test_wrong_range_is_told_with_file_and_line(problems_of, spec, said):
+    (problem,) = problems_of(f"name: x\nsearch:\n  # a comment\n  loss.gamma: {spec}\n")
+    assert problem.startswith(f"loss.gamma: {said}")
+    assert problem.endswith("(space.yaml:4)")
+
+
+@pytest.mark.parametrize(
+    ("spec", "bad"),
+    [
+        ("{type: float, low: -1, high: 1}", "-1.0"),
+        ("{type: float, low: 1, high: .inf}", "inf"),
+        ("{type: categorical, choices: [1, 0.5, 0]}", "0"),
+    ],
+)
+def test_every_end_of_a_range_must_be_a_value_that_the_setting_takes(problems_of, spec, bad):
+    (problem,) = problems_of(f"search:\n  loss.gamma: {spec}\n")
+    assert problem.startswith("loss.gamma: must be ")
+    assert problem.endswith(f"got {bad} (space.yaml:2)")
+
+
+def test_all_problems_are_told_at_once_with_their_lines(problems_of):
+    found = problems_of(
+        """\
+sampler: random
+trials: 0
+colour: red
+fixed:
+  loss.gama: 1
+  data.size: 64
+  data.num_frames: 1
+search:
+  data.size: {type: int, low: 32, high: 64}
+  fit.epoch: {type: int, low: 1, high: 2}
+  loss.tau: {type: float, low: 2, high: 1}
+  loss.beta: {type: float, low: -3, high: 1}
+variants:
+  A: {loss.alpha: -1}
+  B: 3
+  C: {loss.beta: 1}
+"""
+    )
+    told = {problem.split(":")[0]: problem for problem in found}
+    assert "must be tpe or grid" in told["sampler"]
+    for key, line in [
+        ("sampler", 1),
+        ("trials", 2),
+        ("colour", 3),
+        ("loss.gama", 5),
+        ("data.size", 9),
+        ("fit.epoch", 10),
+        ("loss.tau", 11),
+        ("loss.alpha", 14),
+        ("B", 15),
+    ]:
+        assert told[key].endswith(f"(space.yaml:{line})"), told[key]
+    assert any(p.startswith("loss.beta: must not be in variant 'C'") and p.endswith(":16)") for p in found)
+    assert any(p.startswith("loss.beta: must be >= 0, got -3") and p.endswith(":12)") for p in found)
+    assert any(p.startswith("data.num_frames: must be >= 2, got 1") and p.endswith(":7)") for p in found)
+    assert len(found) == len(set(found))
+
+
+def test_rule_between_two_settings_is_told_with_the_lines_of_both(problems_of):
+    text = "fixed:\n  encoder.heads: 3\nsearch:\n  encoder.hidden: {type: categorical, choices: [33, 32]}\n"
+    (problem,) = problems_of(text)
+    assert problem.startswith("encoder: hidden must be a multiple of heads, got hidden 32 and heads 3")
+    assert "space.yaml:2" in problem
+    assert "space.yaml:4" in problem
+
+
+def test_grid_over_a_range_is_refused(problems_of):
+    found = problems_of(f"sampler: grid\n{GOOD}")
+    assert [problem.split(":")[0] for problem in found] == ["loss.gamma", "encoder.layers"]
+    assert all("use sampler: tpe" in problem for problem in found)
+
+
+def test_key_that_is_fixed_and_searched_is_refused(problems_of):
+    (problem,) = problems_of("fixed: {loss.tau: 1}\nsearch:\n  loss.tau: {type: float, low: 1, high: 2}\n")
+    assert problem == "loss.tau: must be fixed or searched, got both (space.yaml:3)"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: b: c", "is no YAML"),
+        ("- 1", "must be a mapping with name, description"),
+        ("", "must be a mapping with name, description"),
+        ("search:\n  seed: 1\n  seed: 2\n", "key 'seed' twice, in lines 2 and 3"),
+        ("search: [1]", "search: must be a mapping, got [1]"),
+        ("fixed: {1: 2}", "1: is no setting"),
+        ("search: {on: {type: int, low: 1, high: 2}}", "True: is no setting"),
+    ],
+)
+def test_file_that_is_no_space_is_refused_in_one_sentence(problems_of, text, said):
+    (problem,) = problems_of(text)
+    assert said in problem
+    assert "\n" not in problem
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path):
+    for path, reason in [
+        (tmp_path / "none.yaml", "No such file"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "binary.yaml", "it is no text"),
+    ]:
+        if path.name == "binary.yaml":
+            path.write_bytes(b"\xff\xfe\x81")
+        with pytest.raises(ConfigError, match=reason) as caught:
+            load_space(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: Path(path).stem)
+def test_bundled_space_is_right(path):
+    space = load_space(path)
+    assert space.name == path.stem
+    if not space.distributions():
+        assert space.config()
+    elif space.sampler == "tpe":
+        assert space.trials >= 8
+        assert space.config().fit.evaluate_every < space.config().fit.epochs, "early stopping sees one evaluation"
+
+
+def test_bundled_formulation_space_varies_the_parts_of_the_paper():
+    space = load_space(ROOT / "search_spaces" / "formulation.yaml")
+    parts = {name: space.config({"variant": name, "seed": 1}).loss for name in space.variants}
+    assert parts["L_c"].alpha == 0
+    assert (parts["L_c + L_l"].local, parts["L_c + L_l"].beta) == (True, 0)
+    assert (parts["L_c + L_sw"].local, parts["L_c + L_sw"].beta) == (False, 1)
+    assert (parts["L_c + L_l + L_sw"].local, parts["L_c + L_l + L_sw"].beta) == (True, 1)
+    assert {loss.preset for loss in parts.values()} == {"paper", "released", "lacray"}
+
+
+def test_bundled_gamma_space_is_table_4():
+    space = load_space(ROOT / "search_spaces" / "gamma.yaml")
+    assert space.grid()["loss.gamma"] == [0.6, 0.7, 0.8, 0.9]
+    assert len(space.grid()["seed"]) >= 3
