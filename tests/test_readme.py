@@ -1,0 +1,131 @@
+"""Every command of the README, run as it is printed, on less data and for fewer steps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import ROOT
+from test_entry_points import environment
+from tiny import make_features, tiny_settings
+
+from lacray.data import simpouring
+
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCKS = [(kind, text) for kind, text in BLOCK.findall((ROOT / "README.md").read_text())]
+COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line]
+INSTALL = ("pip install -e . && python -m lacray.tune", "pip install -e '.[dev]' && pytest")
+CLUSTER = ("ray up cluster.yaml", "ray exec cluster.yaml", "ray down cluster.yaml")
+
+
+def test_first_two_commands_do_all_the_set_up():
+    assert tuple(COMMANDS[:2]) == INSTALL
+
+
+def run(line: str, cwd: Path, *more: str) -> str:
+    words = shlex.split(line)
+    assert words[0] == "python"
+    env = environment({"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, *words[1:], *more], cwd=cwd, env=env, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_first_command_shortened(tmp_path):
+    """The study on SimPouring as it is, with two trials of one short epoch."""
+    short = ("--trials", "2", "fit.epochs=1", "fit.steps_per_epoch=2", "data.cache_gib=0.1")
+    said = run(INSTALL[0].partition("&&")[2].strip(), tmp_path, *short)
+    assert "videos: 56 train, 14 validation, 14 val, 5 phases (simpouring)" in said
+    assert re.search(r"best: trial \d, objective [\d.]+: loss.gamma=", said)
+    assert "python -m lacray.train --best --study lac" in said
+    assert "python analysis/report.py" in said
+    assert len(list((tmp_path / "results" / "lac").glob("trial-*.parquet"))) == 2
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory) -> Path:
+    """A user's folder after the first command, on a small data set: all later commands run here, in their order."""
+    folder = tmp_path_factory.mktemp("user")
+    for name in ("analysis", "search_spaces", "cluster.yaml"):
+        (folder / name).symlink_to(ROOT / name)
+    make_features(folder / "clips")
+    run("python -m lacray.tune", folder, "--trials", "2", *tiny_settings(folder / "clips", epochs=1))
+    return folder
+
+
+def shortened(line: str, folder: Path) -> list[str]:
+    """What makes a command of the README quick; everything that it says itself stays."""
+    settings = [setting for setting in tiny_settings(folder / "clips", epochs=1) if not said(setting, line)]
+    if "lacray.tune gamma.yaml" in line:
+        return [*settings, "--concurrent", "2"]
+    if "lacray.tune" in line:
+        return [*settings, *([] if "--resume" in line else ["--trials", "2"])]
+    if "--best" in line:
+        return []
+    if "lacray.train" in line:
+        return settings
+    return []
+
+
+def said(setting: str, line: str) -> bool:
+    return f" {setting.split('=')[0]}=" in f" {line}"
+
+
+def later_commands() -> list[str]:
+    lines = [line for line in COMMANDS if line not in INSTALL and not line.startswith(CLUSTER)]
+    return [line for line in lines if "my_videos" not in line and "lacray.show" not in line]
+
+
+def test_later_commands_in_their_order(user):
+    for line in later_commands():
+        # The grids of Tables 4 and 5 have 12 and 18 points; their seeds are enough here.
+        quick = line.replace("--trials 20", "--trials 2")
+        if "gamma.yaml" in line:
+            for name in ("gamma", "formulation"):
+                space = (ROOT / "search_spaces" / f"{name}.yaml").read_text()
+                space = space.replace("[0, 1, 2]", "[0]").replace("[0.6, 0.7, 0.8, 0.9]", "[0.6, 0.8]")
+                (user / f"{name}.yaml").write_text(space)
+        run(quick, user, *shortened(line, user))
+    assert (user / "report" / "report.html").is_file()
+    page = (user / "report" / "report.md").read_text()
+    assert "93.44" in page, "Table 4's published figure"
+
+
+def test_own_videos_and_the_picture_of_an_alignment(tmp_path):
+    root = simpouring.ensure(tmp_path / "cache", num_train=5, num_val=2, size=64)
+    shutil.copytree(root / "videos", tmp_path / "my_videos" / "videos")
+    (line,) = [line for line in COMMANDS if "my_videos" in line]
+    short = ("fit.epochs=1", "data.size=32", "data.num_frames=16", "encoder.hidden=32")
+    said = run(line, tmp_path, *short)
+    (checkpoint,) = re.findall(r"^checkpoint: (.+)$", said, re.MULTILINE)
+    (show,) = [line for line in COMMANDS if "lacray.show" in line]
+    run(f"{show.rpartition(' ')[0]} {checkpoint}", tmp_path)
+    assert (tmp_path / "alignment.png").stat().st_size > 10_000
+
+
+def test_python_of_the_readme(tmp_path, monkeypatch):
+    snippets = [text for kind, text in BLOCKS if kind == "python"]
+    assert len(snippets) == 2
+    root = simpouring.ensure(tmp_path / "cache", num_train=3, num_val=1, size=64)
+    run("python -m lacray.train", tmp_path, f"data.root={root}", "fit.epochs=1", "data.size=32", "data.num_frames=16")
+    (checkpoint,) = (tmp_path / "results" / "train").glob("*.pt")
+    checkpoint.rename(checkpoint.with_name("train.pt"))
+    shutil.copy(next((root / "videos").glob("*.mp4")), tmp_path / "video.mp4")
+    monkeypatch.chdir(tmp_path)
+    for snippet in snippets:
+        names: dict = {}
+        exec(snippet, names)
+        if "embeddings" in names:
+            assert names["embeddings"].shape[1] == 128
+            assert np.isfinite(names["embeddings"].numpy()).all()
+        else:
+            # Each frame is matched at most once, so no row or column of the marginals exceeds 1.
+            assert float(names["similarity"].grad.sum(dim=2).max()) <= 1 + 1e-5
