@@ -142,11 +142,11 @@ def _provenance(table: pa.Table) -> list[str]:
 
 def markdown(report: Report) -> str:
     """The report as Markdown, its figures as files beside it."""
-    parts = [f"# {report.title}", *report.summary]
+    parts = [f"# {report.title}", *map(_markdown_text, report.summary)]
     for section in report.sections:
         parts.append(f"## {section.title}")
         for table in section.tables:
-            parts += [f"### {table.title}", _markdown_table(table), *table.notes]
+            parts += [f"### {table.title}", _markdown_table(table), *map(_markdown_text, table.notes)]
         for figure in section.figures:
             parts.append(f"![{figure.caption}](figures/{figure.name}.svg)\n\n*{figure.caption}*")
     parts += ["## Where the numbers come from", "\n".join(f"- {line}" for line in report.provenance)]
@@ -155,13 +155,18 @@ def markdown(report: Report) -> str:
 
 def _markdown_table(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(_markdown_text(cell) for cell in cells) + " |"
 
     rows = [line(table.header), line([":---", *("---:" for _ in table.header[1:])])]
     for row in table.lines:
         cells = [f"**{cell.text}**" if cell.best else cell.text for cell in row.cells]
         rows.append(line([_label(row), *cells]))
     return "\n".join(rows)
+
+
+def _markdown_text(text: str) -> str:
+    # As entities: a backslash before a pipe would itself need escaping.
+    return text.replace("<", "&lt;").replace("|", "&#124;")
 
 
 def _label(row: Line) -> str:

@@ -20,7 +20,7 @@ from lacray.results import RunWriter, read
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from analysis import report, tables  # noqa: E402
+from analysis import figures, report, tables  # noqa: E402
 
 NAMES = ("class_10", "class_50", "class_100", "ap_5", "ap_10", "ap_15", "progress", "kendalls_tau")
 START = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -143,7 +143,8 @@ def campaign(uri, dataset="simpouring", num_trials=12):
         for seed in range(3):
             columns = {"data.root": dataset, "space": "gamma", "trial": number, "seed": seed, "loss.gamma": gamma}
             rows = [
-                base(**{**columns, "split": split, **metrics(level + 0.01 * seed)}) for split in ("validation", "val")
+                base(**{**columns, "split": split, **metrics(level + 0.01 * seed - drop)})
+                for split, drop in (("validation", 0.2), ("val", 0.0))
             ]
             write_run(uri, "gamma", f"trial-{number:04d}", rows)
             number += 1
@@ -153,8 +154,8 @@ def campaign(uri, dataset="simpouring", num_trials=12):
         for seed in range(2):
             columns = {"data.root": dataset, "space": "formulation", "variant": variant, "seed": seed}
             rows = [
-                base(**{**columns, "trial": 2 * number + seed, "split": split, **metrics(level + 0.02 * seed)})
-                for split in ("validation", "val")
+                base(**{**columns, "trial": 2 * number + seed, "split": split, **metrics(level + 0.02 * seed - drop)})
+                for split, drop in (("validation", 0.2), ("val", 0.0))
             ]
             write_run(uri, "formulation", f"trial-{2 * number + seed:04d}", rows)
     place = {"data.root": dataset, "space": "formulation"}
@@ -308,6 +309,15 @@ def test_only_the_report_split_of_finished_runs_enters_the_main_table(tmp_path):
     assert cell(table, "s", "n").text == "2"
 
 
+def test_a_grid_that_scored_only_the_validation_videos_says_so(tmp_path):
+    for seed in (0, 1):
+        row = base(space="gamma", trial=seed, seed=seed, **{"loss.gamma": 0.7}, **metrics(0.8))
+        write_run(tmp_path, "grid", f"trial-{seed:04d}", [row])
+    table = table_of(report.build(read(str(tmp_path))), "gamma-grid")
+    assert cell(table, "0.7", "Class@100 full").text == "78.00 ± 0.00"
+    assert any("validation share of the training videos" in note for note in table.notes)
+
+
 def test_two_settings_of_one_study_are_two_rows_named_by_what_differs(tmp_path):
     for gamma in (0.5, 0.8):
         row = base(stage="train", split="val", **{"loss.gamma": gamma}, **metrics(gamma))
@@ -389,6 +399,9 @@ def test_the_command_writes_three_formats_and_the_figures_and_says_so(written):
     assert done.stdout.splitlines()[-2].startswith(f"wrote {out / 'report.md'}, report.tex, report.html and 4 figures")
     for name in names:
         ET.parse(out / "figures" / name)
+    for path in out.rglob("*.*"):
+        if path.is_file():
+            assert not any(stand_in in path.read_text() for stand_in in (figures.INK, figures.FAINT)), path
 
 
 def test_every_figure_of_the_markdown_is_a_file(written):
@@ -460,7 +473,12 @@ def test_names_from_the_data_cannot_break_a_format(tmp_path):
     assert "&lt;b&gt;&amp;_%$#" in report.page(made)
     assert r"my\_study" in report.latex(made)
     assert r"$<$b$>$\&\_\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}|" in report.latex(made)
-    assert "\\|" in report.markdown(made)
+    text = report.markdown(made)
+    assert "<b>" not in text
+    (header,) = [line for line in text.splitlines() if line.startswith("| trial")]
+    rows = [line for line in text.splitlines() if "&lt;b>" in line and line.startswith("|")]
+    assert len(rows) == 2
+    assert {row.count("|") for row in rows} == {header.count("|")}
 
 
 def test_latex_rows_have_their_columns_and_no_bare_signs(written):
