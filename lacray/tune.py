@@ -24,6 +24,7 @@ from lacray.searcher import Closer, Searcher
 from lacray.study import VARIANT, Space, find_space, load_space
 
 DEFAULT_SPACE = "lac.yaml"
+MAX_OUT_OF_MEMORY = 5
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -126,18 +127,38 @@ class Study:
         if finished:
             console.print(f"{finished} trials are finished already")
         if tune.Tuner.can_restore(experiment):
-            tune.Tuner.restore(
-                experiment, trainable=self._trainable(), resume_unfinished=True, restart_errored=True
-            ).fit()
+            self._fit(self._restored(experiment), experiment)
         else:
             _close_running(storage, self.name)
         remaining = self.num_trials - _finished(storage, self.name)
         if remaining > 0:
             # A restored study keeps its directory; trials that are added to it get one of their own.
-            suffix = f"-{_finished(storage, self.name)}" if tune.Tuner.can_restore(experiment) else ""
-            self._tuner(storage, remaining, f"tune{suffix}").fit()
+            name = f"tune-{_finished(storage, self.name)}" if tune.Tuner.can_restore(experiment) else "tune"
+            self._fit(self._tuner(storage, remaining, name), f"{worker.ray_storage(self.results, self.name)}/{name}")
         ray.get(controls)
         self._tell()
+
+    def _restored(self, experiment: str) -> tune.Tuner:
+        return tune.Tuner.restore(experiment, trainable=self._trainable(), resume_unfinished=True, restart_errored=True)
+
+    def _fit(self, tuner: tune.Tuner, experiment: str) -> None:
+        """Run the trials; a node that ran out of memory costs the trials on it a restart, not the study.
+
+        Tune (2.60) starts a trial anew whose actor died, but gives up the study where Ray's memory monitor killed it.
+        """
+        for _ in range(MAX_OUT_OF_MEMORY):
+            try:
+                tuner.fit()
+                return
+            except RuntimeError as error:
+                if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
+                    raise
+            console.print("a node ran out of memory; the trials on it go on from their checkpoints", style="yellow")
+            tuner = self._restored(experiment)
+        raise UserError(
+            f"study {self.name}: a node ran out of memory {MAX_OUT_OF_MEMORY} times; lower --concurrent, "
+            "data.batch_size or data.cache_gib, and go on with --resume"
+        )
 
     def _trainable(self) -> Any:
         job = self.job
