@@ -40,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         study, source = arguments.study or named or "train", ", ".join(files) or "the defaults"
     # Selection is over: all training videos are trained on, and the val split is reported.
     values = {**values, "data.validation_share": 0.0, "evaluation.report_split": True, **overrides}
-    config = build(values, dict.fromkeys(overrides, "command line"))
+    origins = dict.fromkeys(overrides, "command line")
+    config = build(values, origins)
+    if arguments.best and "fit.evaluate_every" not in overrides:
+        # One look at the val split, when the training is over.
+        config = build({**values, "fit.evaluate_every": config.fit.epochs}, origins)
     check_writable(arguments.results)
     prepare_videos(config, need_labels=False)
     worker.set_ray_environment()

@@ -125,7 +125,7 @@ class Study:
         experiment = f"{worker.ray_storage(self.results, self.name)}/tune"
         finished = _finished(storage, self.name)
         if finished:
-            console.print(f"{finished} trials are finished already")
+            console.print(f"finished already: {finished} of {self.num_trials} trials")
         if tune.Tuner.can_restore(experiment):
             self._fit(self._restored(experiment), experiment)
         else:
