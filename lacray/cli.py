@@ -89,6 +89,15 @@ def absolute(results: str) -> str:
     return results if "://" in results else str(Path(results).expanduser().resolve())
 
 
+def placed(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings for workers: paths made absolute."""
+    paths = {"data.root": ("simpouring",), "encoder.weights": ("default", "none")}
+    return {
+        key: str(Path(value).expanduser().resolve()) if key in paths and value not in paths[key] else value
+        for key, value in values.items()
+    }
+
+
 def shown(results: str) -> str:
     """`--results` for the reader."""
     return results if "://" in results else os.path.relpath(Path(results).expanduser())

@@ -14,7 +14,18 @@ import ray
 from rich.table import Table
 
 from lacray import worker
-from lacray.cli import absolute, commit, console, guarded, not_negative, positive, prepare_videos, shown, start_ray
+from lacray.cli import (
+    absolute,
+    commit,
+    console,
+    guarded,
+    not_negative,
+    placed,
+    positive,
+    prepare_videos,
+    shown,
+    start_ray,
+)
 from lacray.config import Config, UserError, build, known_keys, parse_assignments
 from lacray.progress import RunProgress
 from lacray.results import best, check_writable, checkpoint_uri, last_rows, read, remove_tree, studies
@@ -137,7 +148,7 @@ def plan(arguments: argparse.Namespace, config: Config, study: str) -> list[work
     number = arguments.seeds or (3 if arguments.best else 1)
     first = 0 if arguments.seeds or arguments.best else config.seed
     job = worker.Job(
-        values=config.flat(),
+        values=placed(config.flat()),
         results=absolute(arguments.results),
         study=study,
         run_id="",

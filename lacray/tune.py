@@ -16,7 +16,18 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from lacray import worker
-from lacray.cli import absolute, commit, console, guarded, not_negative, positive, prepare_videos, shown, start_ray
+from lacray.cli import (
+    absolute,
+    commit,
+    console,
+    guarded,
+    not_negative,
+    placed,
+    positive,
+    prepare_videos,
+    shown,
+    start_ray,
+)
 from lacray.config import ConfigError, UserError, cache_dir, parse_assignments
 from lacray.progress import StudyProgress, short, trial_table
 from lacray.results import best, check_writable, last_rows, read, studies
@@ -99,7 +110,7 @@ class Study:
         # Cores that would stand idle are shared out: a study of one trial at a time uses them all.
         cpus = max(1, int(resources.get("CPU", 1) // (self.concurrent * arguments.workers)))
         self.job = worker.Job(
-            values={**space.fixed},
+            values=placed(space.fixed),
             results=absolute(self.results),
             study=name,
             run_id="",
@@ -193,7 +204,10 @@ class Study:
             )
         return tune.Tuner(
             self._trainable(),
-            param_space={"job": self.job.as_dict(), "variants": space.variants},
+            param_space={
+                "job": self.job.as_dict(),
+                "variants": {name: placed(values) for name, values in space.variants.items()},
+            },
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
@@ -218,7 +232,7 @@ class Study:
 
     def _start_controls(self) -> Any:
         """The controls are trained on nothing: once a study, beside its first trials."""
-        job = replace(self.job, values=self.config.flat(), run_id="control")
+        job = replace(self.job, values=placed(self.config.flat()), run_id="control")
         done = {row["control"] for row in self._rows() if row["control"] != "none"}
         if done == {"untrained", "positions"}:
             return ray.put(None)

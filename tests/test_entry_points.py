@@ -53,7 +53,9 @@ def own_rows(uri: str, study: str, **where: str) -> list[dict]:
 
 def test_the_whole_path_from_study_to_report(data, tmp_path):
     """tune, train --best, report: the commands that each of them says to type next."""
-    said = run("-m", "lacray.tune", "--trials", "4", *tiny_settings(data, epochs=3), cwd=tmp_path)
+    # A relative path: workers have another working directory than the user.
+    near = Path(os.path.relpath(data, tmp_path))
+    said = run("-m", "lacray.tune", "--trials", "4", *tiny_settings(near, epochs=3), cwd=tmp_path)
     trials = own_rows(str(tmp_path / "results"), "lac", stage="tune", split="validation")
     own = [row for row in trials if row["control"] == "none"]
     assert len(own) == 4
