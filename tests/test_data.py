@@ -538,7 +538,7 @@ def test_pickle_that_runs_a_command_is_refused_and_nothing_runs(tmp_path, place)
     if place == "as label":
         evil = [{"name": "a", "video_file": "videos/a.mp4", "frame_label": evil}]
     if place == "in a tensor's storage":
-        inner = pickle.dumps(evil)
+        inner = pickle.dumps(evil, protocol=2)
         evil = Runs(torch.storage._load_from_bytes, inner)
     (tmp_path / "train.pkl").write_bytes(pickle.dumps(evil))
     (tmp_path / "val.pkl").write_bytes(pickle.dumps([]))

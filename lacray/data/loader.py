@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 
 import numpy as np
 import torch
@@ -170,6 +172,13 @@ class _Collate:
         )
 
 
+def _forkserver() -> BaseContext:
+    context = get_context("forkserver")
+    # The server imports torch once; every loader process of every epoch would else, for seconds.
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 class PairLoader:
     """Batches of an epoch for one worker.
 
@@ -223,6 +232,6 @@ class PairLoader:
             collate_fn=_Collate(self.config.num_frames),
             pin_memory=self.pin_memory,
             # fork after torch has started threads is a known way to hang
-            multiprocessing_context="forkserver" if self.config.num_loaders else None,
+            multiprocessing_context=_forkserver() if self.config.num_loaders else None,
         )
         return iter(loader)
