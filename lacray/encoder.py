@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
 
 from lacray.config import ConfigError, DataConfig, EncoderConfig
 
@@ -76,7 +76,10 @@ class Encoder(nn.Module):
         padding = None
         if lengths is not None:
             padding = torch.arange(num_frames, device=hidden.device) >= lengths[:, None]
-        return self.project(self.final_norm(self.transformer(hidden, src_key_padding_mask=padding)))
+        # torch's TransformerEncoder does not take 0 layers.
+        if self.transformer.num_layers > 0:
+            hidden = self.transformer(hidden, src_key_padding_mask=padding)
+        return self.project(self.final_norm(hidden))
 
 
 def sine_cosine(positions: Tensor, channels: int) -> Tensor:
@@ -148,6 +151,22 @@ class Pictures(nn.Module):
         return ((frames.flatten(0, 1) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum over all processes, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        summed = values.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        summed = gradient.clone()
+        dist.all_reduce(summed)
+        return summed
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the batches of all processes, on any device: n of them normalise as one with the joined batch.
 
@@ -160,10 +179,10 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         # Half precision could not even count the pixels.
         dtype, input = input.dtype, input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
         sums = torch.cat([input.sum(dim=(0, 2, 3)), input.new_tensor([input.numel() / input.shape[1]])])
-        sums = differentiable_all_reduce(sums)
+        sums = _SumOverProcesses.apply(sums)
         count, mean = sums[-1], sums[:-1] / sums[-1]
         centred = input - mean[:, None, None]
-        variance = differentiable_all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+        variance = _SumOverProcesses.apply(centred.square().sum(dim=(0, 2, 3))) / count
         with torch.no_grad():
             assert self.momentum is not None
             assert self.running_mean is not None
