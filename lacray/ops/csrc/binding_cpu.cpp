@@ -59,12 +59,19 @@ struct Cpu {
   // Each group has gap gradients of its own, so their number bounds memory and, for shared gaps, the threads of use.
   template <class T>
   static int64_t num_groups(const SoftSw<T>& call) {
-    return call.gap_kind == GapKind::shared ? std::min<int64_t>(call.B, 32) : call.B;
+    return call.gap_kind == GapKind::shared ? std::min<int64_t>(call.B, std::clamp<int64_t>(call.B / 4, 16, 64)) : call.B;
   }
-  static void forward(const SoftSw<float>& call, const Tensor&) { isa().forward32(call, parallel); }
-  static void forward(const SoftSw<double>& call, const Tensor&) { isa().forward64(call, parallel); }
-  static void backward(const SoftSw<float>& call, const Tensor&) { isa().backward32(call, parallel); }
-  static void backward(const SoftSw<double>& call, const Tensor&) { isa().backward64(call, parallel); }
+  // A tile is 8192 cells, 20 us; a thread is worth waking for a few of them.
+  template <class T>
+  static SoftSw<T> planned(SoftSw<T> call) {
+    const int64_t threads = torch::stable::get_num_threads();
+    call.by_diagonals = threads > 1 && call.B < threads && call.N >= 8 * kTileRows && call.M >= 2 * call.tile_columns;
+    return call;
+  }
+  static void forward(const SoftSw<float>& call, const Tensor&) { isa().forward32(planned(call), parallel); }
+  static void forward(const SoftSw<double>& call, const Tensor&) { isa().forward64(planned(call), parallel); }
+  static void backward(const SoftSw<float>& call, const Tensor&) { isa().backward32(planned(call), parallel); }
+  static void backward(const SoftSw<double>& call, const Tensor&) { isa().backward64(planned(call), parallel); }
 };
 
 }  // namespace

@@ -8,8 +8,8 @@
 //     y[i,j] = a s[i-1,j] + b y[i-1,j]       s = d + x
 //
 // A float holds exp(+-88) and scores range over thousands of gamma, so each value carries its own exponent: m * 2^e,
-// m in [1, 8), e an integer kept in a float. That covers every input: nothing has to fall back to log space, and a
-// product costs no rounding beyond that of m. Zero is m = 1, e = kZero, so no mantissa is ever 0 and no quotient 0 / 0.
+// e an integer kept in a float, m in [1, 2) for h, x and y and within [0.7, 5) for d and s, which follow from them. That
+// covers every input: nothing has to fall back to log space, and a product costs no rounding beyond that of m. Zero is m = 1, e = kZero, so no mantissa is ever 0 and no quotient 0 / 0.
 //
 // The adjoint runs on posteriors (d L / d D = Pd and so on), which are bounded by the incoming gradients, and on the
 // transition probabilities that the forward step leaves in Weights: it contains no exponential and cannot overflow.
@@ -65,7 +65,7 @@ template <class V>
 struct Scale {
   typename V::R up, up_low;      // log2(e) / gamma
   typename V::R down, down_low;  // its negative
-  typename V::R gamma;
+  typename V::R gamma_log_2;     // gamma log(2)
 };
 
 template <class V>
@@ -89,8 +89,7 @@ template <class V, bool kWeights>
 LACRAY_INLINE void step(Ext<V> w, Ext<V> a, Ext<V> b, const Cell<V>& left, Ext<V> above_s, Ext<V> above_y, Ext<V> diagonal_h,
                         Ext<V> inverse_z, Cell<V>& out, Weights<V>& p) {
   using R = typename V::R;
-  const Ext<V> dd = times<V>(w, diagonal_h);
-  out.d = normal<V>(dd.m, dd.e);
+  out.d = times<V>(w, diagonal_h);
 
   const Ext<V> xa = times<V>(a, left.d), xb = times<V>(b, left.x);
   const R xe = V::max(xa.e, xb.e);
@@ -114,7 +113,7 @@ LACRAY_INLINE void step(Ext<V> w, Ext<V> a, Ext<V> b, const Cell<V>& left, Ext<V
   const R h0 = V::scale(V::set1(1), V::sub(V::set1(0), he));
   const R h3 = V::scale(out.y.m, V::sub(out.y.e, he));
   const R hm = V::add(V::add(h0, V::scale(sm, to_h)), h3);
-  out.h = {hm, he};
+  out.h = normal<V>(hm, he);
 
   if constexpr (kWeights) {
     const R ih = V::reciprocal(hm), is = V::reciprocal(sm), ix = V::reciprocal(xm), iy = V::reciprocal(ym);
@@ -131,18 +130,10 @@ LACRAY_INLINE void step(Ext<V> w, Ext<V> a, Ext<V> b, const Cell<V>& left, Ext<V
   }
 }
 
-// D = S + gamma log h[i-1,j-1]: one logarithm, and D is S exactly where nothing came before.
+// D = S + gamma log h[i-1,j-1]: one logarithm, and D is S exactly where nothing came before (h = 1).
 template <class V>
-LACRAY_INLINE typename V::R match_value(typename V::R similarity, Ext<V> diagonal_h, typename V::R gamma) {
-  using R = typename V::R;
-  const Ext<V> h = normal<V>(diagonal_h.m, diagonal_h.e);
-  // log m by the area tangent's series, m brought to [0.71, 1.42) first.
-  const auto large = V::less(V::set1(typename V::T(1.41421356237309504880)), h.m);
-  const R m = V::select(large, V::mul(h.m, V::set1(typename V::T(0.5))), h.m);
-  const R e = V::select(large, V::add(h.e, V::set1(1)), h.e);
-  const R u = V::mul(V::sub(m, V::set1(1)), V::reciprocal(V::add(m, V::set1(1))));
-  const R log_m = V::area_tangent(u);
-  return V::fma(gamma, V::fma(e, V::set1(typename V::T(0.693147180559945309417)), log_m), similarity);
+LACRAY_INLINE typename V::R match_value(typename V::R similarity, Ext<V> diagonal_h, typename V::R gamma_log_2) {
+  return V::fma(gamma_log_2, V::add(diagonal_h.e, V::log2(diagonal_h.m)), similarity);
 }
 
 // Running sum of d.

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <limits>
 #include <new>
+#include <type_traits>
 
 #include "soft_sw.h"
 #include "strip.h"
@@ -34,8 +35,8 @@ class Buffer {  // uninitialised, aligned to a cache line
   T* data_;
 };
 
-// out[t * W + l] = source[l, t - l], or `padding` outside rows x columns. W rows are read W columns at a time, each row one
-// column further left than the row above, and transposed.
+// Step t of a strip: its row l at column t - l of the table, or `padding` outside rows x columns. W rows are read W columns at
+// a time, each row one column further left than the row above, and transposed.
 // kOnly: `padding` also where `only` is -inf.
 template <class V, bool kOnly = false>
 void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride, int rows, int columns, typename V::T padding,
@@ -45,17 +46,32 @@ void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride
     const typename V::R pad = V::set1(padding);
     for (int t = 0; t < columns + W - 1; t += W) {
       typename V::R r[W];
+      if (rows == W && t >= W - 1 && t + W <= columns) {  // all within
+#pragma GCC unroll 16
+        for (int l = 0; l < W; ++l) {
+          r[V::lane(l)] = V::load(source + l * row_stride + (t - l));
+          if constexpr (kOnly) {
+            const typename V::R lowest = V::set1(std::numeric_limits<typename V::T>::lowest());
+            r[V::lane(l)] = V::select(V::less(V::load(only + l * row_stride + (t - l)), lowest), pad, r[V::lane(l)]);
+          }
+        }
+        V::transpose(r);
+#pragma GCC unroll 16
+        for (int k = 0; k < W; ++k) V::store(out + (t + k) * W, r[k]);
+        continue;
+      }
 #pragma GCC unroll 16
       for (int l = 0; l < W; ++l) {
         if (l >= rows) {
-          r[l] = pad;
+          r[V::lane(l)] = pad;
           continue;
         }
         const auto real = V::lanes(l - t, columns - 1 - t + l);
-        r[l] = V::load(source + l * row_stride + (t - l), real, pad);
+        r[V::lane(l)] = V::load(source + l * row_stride + (t - l), real, pad);
         if constexpr (kOnly) {
           const typename V::R lowest = V::set1(std::numeric_limits<typename V::T>::lowest());
-          r[l] = V::select(V::less(V::load(only + l * row_stride + (t - l), real, pad), lowest), pad, r[l]);
+          r[V::lane(l)] =
+              V::select(V::less(V::load(only + l * row_stride + (t - l), real, pad), lowest), pad, r[V::lane(l)]);
         }
       }
       V::transpose(r);
@@ -65,7 +81,7 @@ void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride
     return;
   }
   for (int l = 0; l < W; ++l) {
-    typename V::T* o = out + l;
+    typename V::T* o = out + V::lane(l);
     for (int t = 0; t < l; ++t) o[t * W] = padding;
     if (l < rows) {
       const typename V::T* s = source + l * row_stride;
@@ -88,18 +104,27 @@ void skew_out(typename V::T* target, int64_t row_stride, const typename V::T* in
 #pragma GCC unroll 16
       for (int k = 0; k < W; ++k) r[k] = V::load(in + (t + k) * W);
       V::transpose(r);
+      if (rows == W && t >= W - 1 && t + W <= columns) {  // all within
+#pragma GCC unroll 16
+        for (int l = 0; l < W; ++l) {
+          typename V::T* const o = target + l * row_stride + (t - l);
+          V::store(o, kAdd ? V::add(r[V::lane(l)], V::load(o)) : r[V::lane(l)]);
+        }
+        continue;
+      }
 #pragma GCC unroll 16
       for (int l = 0; l < W; ++l) {
+        const typename V::R pad = V::set1(0);
         if (l >= rows) continue;
         typename V::T* const o = target + l * row_stride + (t - l);
         const auto real = V::lanes(l - t, columns - 1 - t + l);
-        V::store(o, real, kAdd ? V::add(r[l], V::load(o, real, r[l])) : r[l]);
+        V::store(o, real, kAdd ? V::add(r[V::lane(l)], V::load(o, real, pad)) : r[V::lane(l)]);
       }
     }
     return;
   }
   for (int l = 0; l < rows; ++l) {
-    const typename V::T* s = in + l * W + l;
+    const typename V::T* s = in + l * W + V::lane(l);
     typename V::T* o = target + l * row_stride;
     for (int c = 0; c < columns; ++c) o[c] = kAdd ? o[c] + s[c * W] : s[c * W];
   }
@@ -144,6 +169,7 @@ struct BackwardIo {
   using R = typename V::R;
   const typename V::T *weights, *grad;
   typename V::T *grad_similarity, *grad_open, *grad_extend;  // skewed; the last two null: summed below
+  bool add;                                                  // to grad_open and grad_extend
   R open, extend;
   LACRAY_INLINE void get_weights(int t, Weights<V>& p) const {
     R* const values = &p.pd;
@@ -153,7 +179,10 @@ struct BackwardIo {
   LACRAY_INLINE void put_gradients(int t, const Adjoint<V>& a) {
     V::store(grad_similarity + t * V::W, a.pd);
     const R o = V::sub(V::set1(0), V::add(a.xd, a.ys)), e = V::sub(V::set1(0), V::add(a.xx, a.yy));
-    if (grad_open != nullptr) {
+    if (add) {
+      V::store(grad_open + t * V::W, V::add(o, V::load(grad_open + t * V::W)));
+      V::store(grad_extend + t * V::W, V::add(e, V::load(grad_extend + t * V::W)));
+    } else if (grad_open != nullptr) {
       V::store(grad_open + t * V::W, o);
       V::store(grad_extend + t * V::W, e);
     } else {
@@ -176,7 +205,7 @@ class Engine {
     scale_.up_low = V::set1(T(up - double(T(up))));
     scale_.down = V::set1(-T(up));
     scale_.down_low = V::set1(-T(up - double(T(up))));
-    scale_.gamma = V::set1(T(call.gamma));
+    scale_.gamma_log_2 = V::set1(T(call.gamma * 0.693147180559945309417));
     tile_rows_ = ceil_div(call.N, kTileRows);
     tile_columns_ = ceil_div(call.M, call.tile_columns);
     padded_rows_ = tile_rows_ * kTileRows;
@@ -213,133 +242,232 @@ class Engine {
     }
   }
 
-  void forward(int64_t b) const {
-    [[maybe_unused]] const typename V::Flush flush;
-    const auto [n, m] = size(b);
-    T* const match = call_.match + b * call_.N * call_.M;
-    blank(match, n, m, -std::numeric_limits<T>::infinity());
-    T* const state = call_.state + b * call_.state_size;
-    std::fill_n(state, call_.state_size, T(0));  // parts stay unused: they must not differ between runs
-    const int64_t width = std::min(call_.tile_columns, m);
-    Buffer<T> row(6 * m), s(skewed(width)), go(skewed(width)), ge(skewed(width)), d(skewed(width));
-    start_row(row.get(), m);
-    double total_m = 1, total_e = kZero;
-    for (int64_t r = 0; r * kTileRows < n; ++r) {
-      if (r > 0)
-        for (int k = 0; k < 6; ++k) std::copy_n(row.get() + k * m, m, row_checkpoint(state, r) + k * call_.M);
-      for (int64_t c = 0; c * call_.tile_columns < m; ++c) {
-        const int64_t j0 = c * call_.tile_columns, columns = std::min(call_.tile_columns, m - j0);
-        Ext<V> total = constant<V>(1, T(kZero));
-        for (int64_t i0 = r * kTileRows; i0 < std::min((r + 1) * kTileRows, n); i0 += W) {
-          const int rows = int(std::min<int64_t>(W, n - i0));
-          ForwardIo<V> io{s.get(), load_cells(b, i0, j0, rows, int(columns), s.get(), go.get(), ge.get()), d.get()};
-          ForwardStrip<T> k = strip(state, row.get() + j0, m, i0, c, int(columns));
-          if (j0 + columns < m) k.right = {column_checkpoint(state, c + 1) + i0, padded_rows_};
-          forward_strip<V, false>(k, scale_, constant<V>(1, 0), io, total);
-          skew_out<V, false>(match + i0 * call_.M + j0, call_.M, d.get(), rows, int(columns));
-        }
-        alignas(64) T ms[W], es[W];
-        V::store(ms, total.m);
-        V::store(es, total.e);
-        for (int l = 0; l < W; ++l) {
-          const double e = std::max<double>(total_e, es[l]);
-          total_m = total_m * std::exp2(total_e - e) + double(ms[l]) * std::exp2(es[l] - e);
-          total_e = e;
-        }
+  int64_t sums_size() const { return num_strips() * tile_columns_ * 2 * strip_sum(); }
+  void write_sums(T* sums, T* grad_open, T* grad_extend) const {
+    for (int64_t i0 = 0; i0 < call_.N; i0 += W) {
+      for (int64_t c = 0; c < tile_columns_; ++c) {
+        const int64_t at = i0 * call_.M + c * call_.tile_columns;
+        const int rows = int(std::min<int64_t>(W, call_.N - i0));
+        const int columns = int(std::min(call_.tile_columns, call_.M - c * call_.tile_columns));
+        skew_out<V, false>(grad_open + at, call_.M, strip_sums(sums, i0, c), rows, columns);
+        skew_out<V, false>(grad_extend + at, call_.M, strip_sums(sums, i0, c) + strip_sum(), rows, columns);
       }
     }
-    const double shift = total_m > 0 ? std::floor(std::log2(total_m)) : 0;
+  }
+
+  // With `parallel` the tiles of a diagonal run at the same time, which is for few long problems. The order of every sum is
+  // the same without.
+  void forward(int64_t b, Parallel parallel) const {
+    const auto [n, m] = size(b);
+    blank(call_.match + b * call_.N * call_.M, n, m, -std::numeric_limits<T>::infinity());
+    T* const state = call_.state + b * call_.state_size;
+    std::fill_n(state, call_.state_size, T(0));  // parts stay unused: they must not differ between runs
+    const int64_t rows = ceil_div(n, kTileRows), columns = ceil_div(m, call_.tile_columns);
+    Buffer<T> row(6 * m);
+    start_row(row.get(), m);
+    Buffer<double> parts(2 * rows * columns);  // Z of each tile
+    const ForwardScratch own(parallel == nullptr ? skewed(std::min(call_.tile_columns, m)) : 0);
+    for (int64_t q = 0; q < rows + columns - 1; ++q) {
+      const int64_t first = std::max<int64_t>(0, q - columns + 1), last = std::min(q, rows - 1);
+      run(parallel, last - first + 1, [&](int64_t k) {
+        const int64_t r = first + k, c = q - r;
+        double* const part = parts.get() + 2 * (r * columns + c);
+        if (parallel == nullptr) {
+          forward_tile(b, n, m, r, c, row.get(), own, part);
+        } else {
+          forward_tile(b, n, m, r, c, row.get(), ForwardScratch(skewed(std::min(call_.tile_columns, m))), part);
+        }
+      });
+    }
+    double total_m = 1, total_e = kZero;
+    for (int64_t k = 0; k < rows * columns; ++k) add_part(total_m, total_e, parts.get()[2 * k], parts.get()[2 * k + 1]);
+    const double shift = std::floor(std::log2(total_m));
     state[0] = T(total_m * std::exp2(-shift));
     state[1] = T(total_e + shift);
     call_.score[b] = total_e < kForbidden ? -std::numeric_limits<T>::infinity()
                                           : T(call_.gamma * (0.693147180559945309417 * total_e + std::log(total_m)));
   }
 
-  // open and extend: () or (N, M) or null; (N, M) is added to for shared gaps and written for a problem's own.
-  void backward(int64_t b, T* grad_open, T* grad_extend) const {
-    [[maybe_unused]] const typename V::Flush flush;
+  // Gradients of gaps: added to (), written for a problem's own (B, N, M), and for shared (N, M) either added to the table or,
+  // where `sums` is not null, to the group's sums, which stay skewed until its last problem is done.
+  void backward(int64_t b, T* grad_open, T* grad_extend, T* sums, Parallel parallel) const {
     const auto [n, m] = size(b);
     const int64_t offset = b * call_.N * call_.M;
-    T* const grad_similarity = call_.grad_similarity + offset;
-    blank(grad_similarity, n, m, T(0));
-    const bool own = call_.gap_kind == GapKind::own, per_cell = call_.gap_kind != GapKind::scalar && grad_open != nullptr;
-    if (own && grad_open != nullptr) {
+    blank(call_.grad_similarity + offset, n, m, T(0));
+    const bool own_gaps = call_.gap_kind == GapKind::own;
+    if (own_gaps && grad_open != nullptr) {
       blank(grad_open, n, m, T(0));
       blank(grad_extend, n, m, T(0));
     }
-    const T* const state = call_.state + b * call_.state_size;
-    const int64_t width = std::min(call_.tile_columns, m);
-    const int64_t strips = kTileRows / W, boundary = 3 * (padded_rows_ + 1);
-    const int64_t num_columns = m > 0 ? ceil_div(m, call_.tile_columns) : 0;
-    Buffer<T> row(3 * m), top(6 * width), s(skewed(width)), go(skewed(width)), ge(skewed(width));
-    Buffer<T> weights(strips * kNumWeights * skewed(width)), sides((num_columns + 1) * boundary);
-    Buffer<T> gd(call_.grad_match != nullptr ? skewed(width) : 0), gs(skewed(width));
-    Buffer<T> g_open(per_cell ? skewed(width) : 0), g_extend(per_cell ? skewed(width) : 0);
+    const int64_t rows = ceil_div(n, kTileRows), columns = ceil_div(m, call_.tile_columns), boundary = 3 * (padded_rows_ + 1);
+    Buffer<T> row(3 * m), sides((columns + 1) * boundary);
     std::fill_n(row.get(), 3 * m, T(0));
-    std::fill_n(sides.get(), (num_columns + 1) * boundary, T(0));
-    const T grad_score = call_.grad_score != nullptr && state[1] >= kForbidden ? call_.grad_score[b] : T(0);
-    const Ext<V> inverse_z = constant<V>(T(1) / state[0], -state[1]);
-    double sum_open = 0, sum_extend = 0;
-    for (int64_t r = ceil_div(n, kTileRows) - 1; r >= 0; --r) {
-      const int64_t first = r * kTileRows, last = std::min(first + kTileRows, n);
-      for (int64_t c = num_columns - 1; c >= 0; --c) {
-        const int64_t j0 = c * call_.tile_columns, columns = std::min(call_.tile_columns, m - j0);
-        if (r == 0) {
-          start_row(top.get(), columns);
+    std::fill_n(sides.get(), (columns + 1) * boundary, T(0));
+    Buffer<double> parts(2 * rows * columns);  // of the scalar gaps' gradients
+    const BackwardTable table{b, n, m, columns, row.get(), sides.get(), boundary, grad_open, grad_extend, sums};
+    const int64_t size = skewed(std::min(call_.tile_columns, m));
+    const BackwardScratch own(parallel == nullptr ? size : 0);
+    for (int64_t q = rows + columns - 2; q >= 0; --q) {
+      const int64_t first = std::max<int64_t>(0, q - columns + 1), last = std::min(q, rows - 1);
+      run(parallel, last - first + 1, [&](int64_t k) {
+        const int64_t r = first + k, c = q - r;
+        double* const part = parts.get() + 2 * (r * columns + c);
+        if (parallel == nullptr) {
+          backward_tile(table, r, c, own, part);
         } else {
-          for (int k = 0; k < 6; ++k)
-            std::copy_n(row_checkpoint(const_cast<T*>(state), r) + k * call_.M + j0, columns, top.get() + k * columns);
+          backward_tile(table, r, c, BackwardScratch(size), part);
         }
-        for (int64_t i0 = first; i0 < last; i0 += W) {
-          const int rows = int(std::min<int64_t>(W, n - i0));
-          ForwardIo<V> io{s.get(), load_cells(b, i0, j0, rows, int(columns), s.get(), go.get(), ge.get()),
-                          weights.get() + (i0 - first) / W * kNumWeights * skewed(width)};
-          ForwardStrip<T> k = strip(const_cast<T*>(state), top.get(), columns, i0, c, int(columns));
-          Ext<V> unused = constant<V>(1, 0);
-          forward_strip<V, true>(k, scale_, inverse_z, io, unused);
-        }
-        for (int64_t i0 = first + (last - first - 1) / W * W; i0 >= first; i0 -= W) {
-          const int rows = int(std::min<int64_t>(W, n - i0));
-          const int64_t cell = i0 * call_.M + j0;
-          // A cell that may not be matched (S = -inf) has D = -inf whatever S does: what arrives there, often NaN, is dropped.
-          if (call_.grad_match != nullptr)
-            skew_in<V, true>(gd.get(), call_.grad_match + offset + cell, call_.M, rows, int(columns), T(0),
-                             call_.similarity + offset + cell);
-          BackwardIo<V> io{weights.get() + (i0 - first) / W * kNumWeights * skewed(width),
-                           call_.grad_match != nullptr ? gd.get() : nullptr,
-                           gs.get(),
-                           per_cell ? g_open.get() : nullptr,
-                           per_cell ? g_extend.get() : nullptr,
-                           V::set1(0),
-                           V::set1(0)};
-          BackwardStrip<T> k;
-          k.columns = int(columns);
-          k.row = {row.get() + j0, m};
-          k.right = {sides.get() + (c + 1) * boundary + i0, padded_rows_ + 1};
-          k.left = {c > 0 ? sides.get() + c * boundary + i0 : nullptr, padded_rows_ + 1};
-          k.corner = k.right[0][W];
-          backward_strip<V>(k, V::set1(grad_score), io);
-          skew_out<V, false>(grad_similarity + cell, call_.M, gs.get(), rows, int(columns));
-          if (per_cell && own) {
-            skew_out<V, false>(grad_open + cell, call_.M, g_open.get(), rows, int(columns));
-            skew_out<V, false>(grad_extend + cell, call_.M, g_extend.get(), rows, int(columns));
-          } else if (per_cell) {
-            skew_out<V, true>(grad_open + cell, call_.M, g_open.get(), rows, int(columns));
-            skew_out<V, true>(grad_extend + cell, call_.M, g_extend.get(), rows, int(columns));
-          } else {
-            sum_open += V::sum(io.open);
-            sum_extend += V::sum(io.extend);
-          }
-        }
-      }
+      });
     }
-    if (!per_cell && grad_open != nullptr) {
-      *grad_open += T(sum_open);
-      *grad_extend += T(sum_extend);
+    if (call_.gap_kind == GapKind::scalar && grad_open != nullptr) {
+      double open = 0, extend = 0;
+      for (int64_t k = 0; k < rows * columns; ++k) {
+        open += parts.get()[2 * k];
+        extend += parts.get()[2 * k + 1];
+      }
+      *grad_open += T(open);
+      *grad_extend += T(extend);
     }
   }
 
  private:
+  struct ForwardScratch {
+    Buffer<T> s, go, ge, d;
+    explicit ForwardScratch(int64_t size) : s(size), go(size), ge(size), d(size) {}
+  };
+
+  struct BackwardScratch {
+    int64_t size;
+    Buffer<T> s, go, ge, top, weights, grad_match, grad_similarity, grad_open, grad_extend;
+    explicit BackwardScratch(int64_t size)
+        : size(size),
+          s(size),
+          go(size),
+          ge(size),
+          top(6 * size / W),
+          weights(kTileRows / W * kNumWeights * size),
+          grad_match(size),
+          grad_similarity(size),
+          grad_open(size),
+          grad_extend(size) {}
+  };
+
+  struct BackwardTable {
+    int64_t b, n, m, num_columns;
+    T *row, *sides;  // the adjoint's borders: the row below, and the column after each column of tiles
+    int64_t boundary;
+    T *grad_open, *grad_extend, *sums;
+  };
+
+  template <class F>
+  static void run(Parallel parallel, int64_t count, F&& f) {
+    if (parallel == nullptr || count == 1) {
+      for (int64_t k = 0; k < count; ++k) f(k);
+    } else {
+      parallel(count, [](void* context, int64_t k) { (*static_cast<std::remove_reference_t<F>*>(context))(k); }, &f);
+    }
+  }
+
+  static void add_part(double& total_m, double& total_e, double m, double e) {
+    const double top = std::max(total_e, e);
+    total_m = total_m * std::exp2(total_e - top) + m * std::exp2(e - top);
+    total_e = top;
+  }
+
+  void forward_tile(int64_t b, int64_t n, int64_t m, int64_t r, int64_t c, T* row, const ForwardScratch& scratch,
+                    double* part) const {
+    [[maybe_unused]] const typename V::Flush flush;
+    T* const match = call_.match + b * call_.N * call_.M;
+    T* const state = call_.state + b * call_.state_size;
+    const int64_t j0 = c * call_.tile_columns, columns = std::min(call_.tile_columns, m - j0);
+    if (r > 0)
+      for (int k = 0; k < 6; ++k) std::copy_n(row + k * m + j0, columns, row_checkpoint(state, r) + k * call_.M + j0);
+    Ext<V> total = constant<V>(1, T(kZero));
+    for (int64_t i0 = r * kTileRows; i0 < std::min((r + 1) * kTileRows, n); i0 += W) {
+      const int rows = int(std::min<int64_t>(W, n - i0));
+      T* const s = scratch.s.get();
+      ForwardIo<V> io{s, load_cells(b, i0, j0, rows, int(columns), s, scratch.go.get(), scratch.ge.get()), scratch.d.get()};
+      ForwardStrip<T> k = strip(state, row + j0, m, i0, c, int(columns));
+      if (j0 + columns < m) k.right = {column_checkpoint(state, c + 1) + i0, padded_rows_};
+      forward_strip<V, false>(k, scale_, constant<V>(1, 0), io, total);
+      skew_out<V, false>(match + i0 * call_.M + j0, call_.M, scratch.d.get(), rows, int(columns));
+    }
+    alignas(64) T ms[W], es[W];
+    V::store(ms, total.m);
+    V::store(es, total.e);
+    part[0] = 1;
+    part[1] = kZero;
+    for (int l = 0; l < W; ++l) add_part(part[0], part[1], ms[l], es[l]);
+  }
+
+  void backward_tile(const BackwardTable& table, int64_t r, int64_t c, const BackwardScratch& scratch, double* part) const {
+    [[maybe_unused]] const typename V::Flush flush;
+    const int64_t offset = table.b * call_.N * call_.M;
+    T* const state = call_.state + table.b * call_.state_size;
+    const T grad_score = call_.grad_score != nullptr && state[1] >= kForbidden ? call_.grad_score[table.b] : T(0);
+    const Ext<V> inverse_z = constant<V>(T(1) / state[0], -state[1]);
+    const int64_t first = r * kTileRows, last = std::min(first + kTileRows, table.n);
+    const int64_t j0 = c * call_.tile_columns;
+    const int columns = int(std::min(call_.tile_columns, table.m - j0));
+    auto weights = [&](int64_t i0) { return scratch.weights.get() + (i0 - first) / W * kNumWeights * scratch.size; };
+
+    T* const top = scratch.top.get();
+    start_row(top, columns);
+    if (r > 0)
+      for (int k = 0; k < 6; ++k) std::copy_n(row_checkpoint(state, r) + k * call_.M + j0, columns, top + k * columns);
+    for (int64_t i0 = first; i0 < last; i0 += W) {
+      const int rows = int(std::min<int64_t>(W, table.n - i0));
+      T* const s = scratch.s.get();
+      ForwardIo<V> io{s, load_cells(table.b, i0, j0, rows, columns, s, scratch.go.get(), scratch.ge.get()), weights(i0)};
+      const ForwardStrip<T> k = strip(state, top, columns, i0, c, columns);
+      Ext<V> unused = constant<V>(1, 0);
+      forward_strip<V, true>(k, scale_, inverse_z, io, unused);
+    }
+
+    const bool scalar = call_.gap_kind == GapKind::scalar, wanted = table.grad_open != nullptr;
+    const bool add = table.sums != nullptr, local = wanted && !scalar && !add;
+    part[0] = part[1] = 0;
+    for (int64_t i0 = first + (last - first - 1) / W * W; i0 >= first; i0 -= W) {
+      const int rows = int(std::min<int64_t>(W, table.n - i0));
+      const int64_t cell = i0 * call_.M + j0;
+      const T* grad = nullptr;
+      if (call_.grad_match != nullptr) {
+        // A cell that may not be matched (S = -inf) has D = -inf whatever S does: what arrives there, often NaN, is dropped.
+        skew_in<V, true>(scratch.grad_match.get(), call_.grad_match + offset + cell, call_.M, rows, columns, T(0),
+                         call_.similarity + offset + cell);
+        grad = scratch.grad_match.get();
+      }
+      T* open = nullptr;
+      T* extend = nullptr;
+      if (add) {
+        open = strip_sums(table.sums, i0, c);
+        extend = open + strip_sum();
+      } else if (local) {
+        open = scratch.grad_open.get();
+        extend = scratch.grad_extend.get();
+      }
+      BackwardIo<V> io{weights(i0), grad, scratch.grad_similarity.get(), open, extend, add, V::set1(0), V::set1(0)};
+      BackwardStrip<T> k;
+      k.columns = columns;
+      k.row = {table.row + j0, table.m};
+      k.right = {table.sides + (c + 1) * table.boundary + i0, padded_rows_ + 1};
+      k.left = {c > 0 ? table.sides + c * table.boundary + i0 : nullptr, padded_rows_ + 1};
+      k.corner = k.right[0][W];
+      backward_strip<V>(k, V::set1(grad_score), io);
+      skew_out<V, false>(call_.grad_similarity + offset + cell, call_.M, scratch.grad_similarity.get(), rows, columns);
+      if (local && call_.gap_kind == GapKind::own) {
+        skew_out<V, false>(table.grad_open + cell, call_.M, open, rows, columns);
+        skew_out<V, false>(table.grad_extend + cell, call_.M, extend, rows, columns);
+      } else if (local) {
+        skew_out<V, true>(table.grad_open + cell, call_.M, open, rows, columns);
+        skew_out<V, true>(table.grad_extend + cell, call_.M, extend, rows, columns);
+      } else if (!add) {
+        part[0] += V::sum(io.open);
+        part[1] += V::sum(io.extend);
+      }
+    }
+  }
+
   struct Size {
     int64_t n, m;
   };
@@ -353,6 +481,8 @@ class Engine {
 
   // Steps of a strip, up to whole blocks of W.
   static int64_t skewed(int64_t columns) { return ceil_div(columns + W - 1, W) * W * W; }
+  int64_t strip_sum() const { return skewed(std::min(call_.tile_columns, call_.M)); }
+  T* strip_sums(T* sums, int64_t i0, int64_t c) const { return sums + (i0 / W * tile_columns_ + c) * 2 * strip_sum(); }
   int64_t strip_gaps() const { return 4 * skewed(std::min(call_.tile_columns, call_.M)); }
   T* row_checkpoint(T* state, int64_t r) const { return state + 2 + (r - 1) * 6 * call_.M; }
   T* column_checkpoint(T* state, int64_t c) const {
@@ -436,42 +566,55 @@ template <class V>
 void run_forward(const SoftSw<typename V::T>& call, Parallel parallel) {
   Engine<V> engine(call);
   const GapTable<V> gaps(engine, parallel);
-  parallel(call.B, [](void* e, int64_t b) { static_cast<const Engine<V>*>(e)->forward(b); }, &engine);
+  if (call.by_diagonals) {
+    for (int64_t b = 0; b < call.B; ++b) engine.forward(b, parallel);
+  } else {
+    parallel(call.B, [](void* e, int64_t b) { static_cast<const Engine<V>*>(e)->forward(b, nullptr); }, &engine);
+  }
+}
+
+// The gradients of one group of problems.
+template <class V>
+void backward_group(const Engine<V>& engine, const SoftSw<typename V::T>& call, int64_t group, Parallel parallel) {
+  using T = typename V::T;
+  const int64_t cells = call.gap_kind == GapKind::scalar ? 1 : call.N * call.M;
+  T* const open = call.grad_gap_open != nullptr ? call.grad_gap_open + group * cells : nullptr;
+  T* const extend = call.grad_gap_extend != nullptr ? call.grad_gap_extend + group * cells : nullptr;
+  if (call.gap_kind == GapKind::own) {
+    engine.backward(group, open, extend, nullptr, parallel);
+    return;
+  }
+  if (open != nullptr) {
+    std::fill_n(open, cells, T(0));
+    std::fill_n(extend, cells, T(0));
+  }
+  const int64_t first = call.B * group / call.num_groups, last = call.B * (group + 1) / call.num_groups;
+  const bool sum = open != nullptr && engine.shares_gap_table() && last - first > 1;
+  Buffer<T> sums(sum ? engine.sums_size() : 0);
+  if (sum) std::fill_n(sums.get(), engine.sums_size(), T(0));
+  for (int64_t b = first; b < last; ++b) engine.backward(b, open, extend, sum ? sums.get() : nullptr, parallel);
+  if (sum) engine.write_sums(sums.get(), open, extend);
 }
 
 template <class V>
-struct BackwardTask {
-  const Engine<V>& engine;
-  const SoftSw<typename V::T>& call;
-};
-
-template <class V>
 void run_backward(const SoftSw<typename V::T>& call, Parallel parallel) {
-  using T = typename V::T;
   Engine<V> engine(call);
   const GapTable<V> table(engine, parallel);
-  BackwardTask<V> task{engine, call};
-  const bool own = call.gap_kind == GapKind::own;
+  const int64_t groups = call.gap_kind == GapKind::own ? call.B : call.num_groups;
+  if (call.by_diagonals) {
+    for (int64_t group = 0; group < groups; ++group) backward_group(engine, call, group, parallel);
+    return;
+  }
+  struct Context {
+    const Engine<V>& engine;
+    const SoftSw<typename V::T>& call;
+  } context{engine, call};
   parallel(
-      own ? call.B : call.num_groups,
-      [](void* context, int64_t index) {
-        const BackwardTask<V>& task = *static_cast<BackwardTask<V>*>(context);
-        const SoftSw<T>& call = task.call;
-        const int64_t cells = call.gap_kind == GapKind::scalar ? 1 : call.N * call.M;
-        T* const open = call.grad_gap_open != nullptr ? call.grad_gap_open + index * cells : nullptr;
-        T* const extend = call.grad_gap_extend != nullptr ? call.grad_gap_extend + index * cells : nullptr;
-        if (call.gap_kind == GapKind::own) {
-          task.engine.backward(index, open, extend);
-          return;
-        }
-        if (open != nullptr) {
-          std::fill_n(open, cells, T(0));
-          std::fill_n(extend, cells, T(0));
-        }
-        const int64_t first = call.B * index / call.num_groups, last = call.B * (index + 1) / call.num_groups;
-        for (int64_t b = first; b < last; ++b) task.engine.backward(b, open, extend);
+      groups,
+      [](void* c, int64_t group) {
+        backward_group(static_cast<Context*>(c)->engine, static_cast<Context*>(c)->call, group, nullptr);
       },
-      &task);
+      &context);
 }
 
 }  // namespace LACRAY_ISA

@@ -59,7 +59,7 @@ struct Warp {
   static constexpr int W = 32;
 
   LACRAY_INLINE static R set1(T a) { return a; }
-  LACRAY_INLINE static R load(const T* p) { return p[lane_id()]; }
+  LACRAY_INLINE static R load_rows(const T* p) { return p[lane_id()]; }
   LACRAY_INLINE static R add(R a, R b) { return a + b; }
   LACRAY_INLINE static R sub(R a, R b) { return a - b; }
   LACRAY_INLINE static R mul(R a, R b) { return a * b; }
@@ -70,7 +70,7 @@ struct Warp {
   LACRAY_INLINE static R round(R a) { return ::rint(a); }
   LACRAY_INLINE static K less(R a, R b) { return a < b; }
   LACRAY_INLINE static R select(K k, R a, R b) { return k ? a : b; }
-  LACRAY_INLINE static K lanes(int first, int last) { return first <= lane_id() && lane_id() <= last; }
+  LACRAY_INLINE static K rows(int first, int last) { return first <= lane_id() && lane_id() <= last; }
   LACRAY_INLINE static R reciprocal(R a) { return Bits<T>::reciprocal(a); }
   LACRAY_INLINE static R mantissa(R a) { return Bits<T>::mantissa(a); }
   LACRAY_INLINE static R exponent(R a) { return Bits<T>::exponent(a); }
@@ -79,7 +79,7 @@ struct Warp {
     return m * Bits<T>::power(low < Bits<T>::kLimit ? low : Bits<T>::kLimit);
   }
   LACRAY_INLINE static R exp2(R a) { return exp2_series<Warp>(a); }
-  LACRAY_INLINE static R area_tangent(R a) { return area_tangent_series<Warp>(a); }
+  LACRAY_INLINE static R log2(R a) { return log2_series<Warp>(a); }
   LACRAY_INLINE static R up(R a, const T* first) {
     const R moved = __shfl_up_sync(kAll, a, 1);
     return lane_id() == 0 ? *first : moved;
@@ -94,8 +94,8 @@ struct Warp {
   LACRAY_INLINE static void store_last(T* p, R a) {
     if (lane_id() == W - 1) *p = a;
   }
-  LACRAY_INLINE static void store_lane(T* p, int lane, R a) {
-    if (lane_id() == lane) p[lane] = a;
+  LACRAY_INLINE static void store_row(T* p, int row, R a) {
+    if (lane_id() == row) p[row] = a;
   }
   // In a fixed order.
   LACRAY_INLINE static T sum(R a) {
@@ -225,7 +225,7 @@ __device__ Scale<Warp<T>> scale_of(const SoftSw<T>& call) {
   c.up_low = T(up - double(T(up)));
   c.down = -c.up;
   c.down_low = -c.up_low;
-  c.gamma = T(call.gamma);
+  c.gamma_log_2 = T(call.gamma * 0.693147180559945309417);
   return c;
 }
 

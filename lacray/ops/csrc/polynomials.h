@@ -1,4 +1,4 @@
-// exp2 on [-0.5, 0.5] and log((1 + u) / (1 - u)) on |u| <= 0.172, to the last bit or two of the type.
+// exp2 on [-0.5, 0.5] and log2 on [1, 2), to the last bit or two of the type.
 #pragma once
 
 #include "cell.h"
@@ -38,27 +38,43 @@ LACRAY_INLINE typename V::R exp2_series(typename V::R f) {
   }
 }
 
-// log((1 + u) / (1 - u)) = 2 (u + u^3 / 3 + u^5 / 5 + ...)
+// log2(m) for m in [1, 2), relative to its own size; 0 at 1 exactly.
 template <class V>
-LACRAY_INLINE typename V::R area_tangent_series(typename V::R u) {
+LACRAY_INLINE typename V::R log2_series(typename V::R m) {
   using T = typename V::T;
-  const typename V::R q = V::mul(u, u);
-  typename V::R r;
+  using R = typename V::R;
   if constexpr (sizeof(T) == 4) {
-    r = V::set1(T(2.0 / 9));
+    // (m - 1) times a Chebyshev fit of degree 8, relative error 3.4e-8.
+    const R u = V::sub(m, V::set1(1));
+    R r = V::set1(T(0.007395402112248414));
+    r = V::fma(r, u, V::set1(T(-0.04194500882618038)));
+    r = V::fma(r, u, V::set1(T(0.11183207376218021)));
+    r = V::fma(r, u, V::set1(T(-0.19623895175607226)));
+    r = V::fma(r, u, V::set1(T(0.27522121226268376)));
+    r = V::fma(r, u, V::set1(T(-0.3582990695742736)));
+    r = V::fma(r, u, V::set1(T(0.48067888958949984)));
+    r = V::fma(r, u, V::set1(T(-0.7213395131455262)));
+    r = V::fma(r, u, V::set1(T(1.4426949917298633)));
+    return V::mul(r, u);
   } else {
-    r = V::set1(T(2.0 / 21));
+    // m brought to [0.71, 1.42), then log(m) = 2 artanh(u), u = (m - 1) / (m + 1), |u| <= 0.172.
+    const auto large = V::less(V::set1(T(1.41421356237309504880)), m);
+    const R n = V::select(large, V::mul(m, V::set1(T(0.5))), m);
+    const R u = V::mul(V::sub(n, V::set1(1)), V::reciprocal(V::add(n, V::set1(1))));
+    const R q = V::mul(u, u);
+    R r = V::set1(T(2.0 / 21));
     r = V::fma(r, q, V::set1(T(2.0 / 19)));
     r = V::fma(r, q, V::set1(T(2.0 / 17)));
     r = V::fma(r, q, V::set1(T(2.0 / 15)));
     r = V::fma(r, q, V::set1(T(2.0 / 13)));
     r = V::fma(r, q, V::set1(T(2.0 / 11)));
     r = V::fma(r, q, V::set1(T(2.0 / 9)));
+    r = V::fma(r, q, V::set1(T(2.0 / 7)));
+    r = V::fma(r, q, V::set1(T(2.0 / 5)));
+    r = V::fma(r, q, V::set1(T(2.0 / 3)));
+    r = V::mul(u, V::fma(r, q, V::set1(T(2))));
+    return V::fma(r, V::set1(T(1.4426950408889634074)), V::select(large, V::set1(1), V::set1(0)));
   }
-  r = V::fma(r, q, V::set1(T(2.0 / 7)));
-  r = V::fma(r, q, V::set1(T(2.0 / 5)));
-  r = V::fma(r, q, V::set1(T(2.0 / 3)));
-  return V::mul(u, V::fma(r, q, V::set1(T(2))));
 }
 
 }  // namespace LACRAY_ISA

@@ -1,4 +1,4 @@
-// 8 floats or 4 doubles.
+// 8 floats or 4 doubles. Rows lie in reverse, the last one in lane 0, which is the cheapest to store.
 #pragma once
 
 #include <immintrin.h>
@@ -57,16 +57,23 @@ struct Avx2Float {
     return _mm256_mul_ps(m, _mm256_castsi256_ps(power));
   }
   LACRAY_INLINE static R exp2(R a) { return exp2_series<Avx2Float>(a); }
-  LACRAY_INLINE static R area_tangent(R a) { return area_tangent_series<Avx2Float>(a); }
-  LACRAY_INLINE static R up(R a, const T* first) {
-    return _mm256_blend_ps(_mm256_permutevar8x32_ps(a, _mm256_setr_epi32(7, 0, 1, 2, 3, 4, 5, 6)), set1(*first), 1);
-  }
+  LACRAY_INLINE static R log2(R a) { return log2_series<Avx2Float>(a); }
   LACRAY_INLINE static R down(R a, const T* last) {
-    return _mm256_blend_ps(_mm256_permutevar8x32_ps(a, _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 0)), set1(*last), 128);
+    return _mm256_blend_ps(_mm256_permutevar8x32_ps(a, _mm256_setr_epi32(7, 0, 1, 2, 3, 4, 5, 6)), set1(*last), 1);
   }
-  LACRAY_INLINE static void store_first(T* p, R a) { _mm_store_ss(p, _mm256_castps256_ps128(a)); }
-  LACRAY_INLINE static void store_last(T* p, R a) { _mm_store_ss(p, _mm_permute_ps(_mm256_extractf128_ps(a, 1), 3)); }
-  LACRAY_INLINE static void store_lane(T* p, int lane, R a) { _mm256_maskstore_ps(p, _mm256_castps_si256(lanes(lane, lane)), a); }
+  LACRAY_INLINE static R up(R a, const T* first) {
+    return _mm256_blend_ps(_mm256_permutevar8x32_ps(a, _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 0)), set1(*first), 128);
+  }
+  LACRAY_INLINE static void store_last(T* p, R a) { _mm_store_ss(p, _mm256_castps256_ps128(a)); }
+  LACRAY_INLINE static void store_first(T* p, R a) { _mm_store_ss(p, _mm_permute_ps(_mm256_extractf128_ps(a, 1), 3)); }
+  LACRAY_INLINE static int lane(int row) { return W - 1 - row; }
+  LACRAY_INLINE static K rows(int first, int last) { return lanes(lane(last), lane(first)); }
+  LACRAY_INLINE static R load_rows(const T* p) {
+    return _mm256_permutevar8x32_ps(load(p), _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0));
+  }
+  LACRAY_INLINE static void store_row(T* p, int row, R a) {
+    _mm256_maskstore_ps(p + row - lane(row), _mm256_castps_si256(rows(row, row)), a);
+  }
   LACRAY_INLINE static T sum(R a) {
     alignas(32) T v[W];
     store(v, a);
@@ -138,16 +145,21 @@ struct Avx2Double {
     return _mm256_mul_pd(m, _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(shifted), 52)));
   }
   LACRAY_INLINE static R exp2(R a) { return exp2_series<Avx2Double>(a); }
-  LACRAY_INLINE static R area_tangent(R a) { return area_tangent_series<Avx2Double>(a); }
-  LACRAY_INLINE static R up(R a, const T* first) {
-    return _mm256_blend_pd(_mm256_permute4x64_pd(a, _MM_SHUFFLE(2, 1, 0, 3)), set1(*first), 1);
-  }
+  LACRAY_INLINE static R log2(R a) { return log2_series<Avx2Double>(a); }
   LACRAY_INLINE static R down(R a, const T* last) {
-    return _mm256_blend_pd(_mm256_permute4x64_pd(a, _MM_SHUFFLE(0, 3, 2, 1)), set1(*last), 8);
+    return _mm256_blend_pd(_mm256_permute4x64_pd(a, _MM_SHUFFLE(2, 1, 0, 3)), set1(*last), 1);
   }
-  LACRAY_INLINE static void store_first(T* p, R a) { _mm_store_sd(p, _mm256_castpd256_pd128(a)); }
-  LACRAY_INLINE static void store_last(T* p, R a) { _mm_storeh_pd(p, _mm256_extractf128_pd(a, 1)); }
-  LACRAY_INLINE static void store_lane(T* p, int lane, R a) { _mm256_maskstore_pd(p, _mm256_castpd_si256(lanes(lane, lane)), a); }
+  LACRAY_INLINE static R up(R a, const T* first) {
+    return _mm256_blend_pd(_mm256_permute4x64_pd(a, _MM_SHUFFLE(0, 3, 2, 1)), set1(*first), 8);
+  }
+  LACRAY_INLINE static void store_last(T* p, R a) { _mm_store_sd(p, _mm256_castpd256_pd128(a)); }
+  LACRAY_INLINE static void store_first(T* p, R a) { _mm_storeh_pd(p, _mm256_extractf128_pd(a, 1)); }
+  LACRAY_INLINE static int lane(int row) { return W - 1 - row; }
+  LACRAY_INLINE static K rows(int first, int last) { return lanes(lane(last), lane(first)); }
+  LACRAY_INLINE static R load_rows(const T* p) { return _mm256_permute4x64_pd(load(p), _MM_SHUFFLE(0, 1, 2, 3)); }
+  LACRAY_INLINE static void store_row(T* p, int row, R a) {
+    _mm256_maskstore_pd(p + row - lane(row), _mm256_castpd_si256(rows(row, row)), a);
+  }
   LACRAY_INLINE static T sum(R a) {
     alignas(32) T v[W];
     store(v, a);

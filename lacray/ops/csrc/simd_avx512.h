@@ -1,4 +1,5 @@
 // 16 floats or 8 doubles. Exponents are taken apart and put back by one instruction each.
+// Rows lie in reverse, the last one in lane 0, which is the cheapest to store: one leaves at the bottom in every step.
 #pragma once
 
 #include <immintrin.h>
@@ -49,19 +50,24 @@ struct Avx512Float {
   LACRAY_INLINE static R exponent(R a) { return _mm512_getexp_ps(a); }
   LACRAY_INLINE static R scale(R m, R e) { return _mm512_scalef_ps(m, e); }
   LACRAY_INLINE static R exp2(R a) { return exp2_series<Avx512Float>(a); }
-  LACRAY_INLINE static R area_tangent(R a) { return area_tangent_series<Avx512Float>(a); }
-  LACRAY_INLINE static R up(R a, const T* first) {
-    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(a), _mm512_castps_si512(set1(*first)), W - 1));
-  }
+  LACRAY_INLINE static R log2(R a) { return log2_series<Avx512Float>(a); }
   LACRAY_INLINE static R down(R a, const T* last) {
-    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(set1(*last)), _mm512_castps_si512(a), 1));
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(a), _mm512_castps_si512(set1(*last)), W - 1));
   }
-  LACRAY_INLINE static void store_first(T* p, R a) { _mm_store_ss(p, _mm512_castps512_ps128(a)); }
-  LACRAY_INLINE static void store_last(T* p, R a) {
+  LACRAY_INLINE static R up(R a, const T* first) {
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(set1(*first)), _mm512_castps_si512(a), 1));
+  }
+  LACRAY_INLINE static void store_last(T* p, R a) { _mm_store_ss(p, _mm512_castps512_ps128(a)); }
+  LACRAY_INLINE static void store_first(T* p, R a) {
     const __m128 high = _mm512_extractf32x4_ps(a, 3);
     _mm_store_ss(p, _mm_permute_ps(high, 3));
   }
-  LACRAY_INLINE static void store_lane(T* p, int lane, R a) { _mm512_mask_storeu_ps(p, K(1u << lane), a); }
+  LACRAY_INLINE static int lane(int row) { return W - 1 - row; }
+  LACRAY_INLINE static K rows(int first, int last) { return lanes(lane(last), lane(first)); }
+  LACRAY_INLINE static R load_rows(const T* p) {
+    return _mm512_permutexvar_ps(_mm512_set_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), load(p));
+  }
+  LACRAY_INLINE static void store_row(T* p, int row, R a) { _mm512_mask_storeu_ps(p + row - lane(row), K(1u << lane(row)), a); }
   LACRAY_INLINE static T sum(R a) { return _mm512_reduce_add_ps(a); }
 
   static constexpr bool kTransposes = true;
@@ -124,16 +130,19 @@ struct Avx512Double {
   LACRAY_INLINE static R exponent(R a) { return _mm512_getexp_pd(a); }
   LACRAY_INLINE static R scale(R m, R e) { return _mm512_scalef_pd(m, e); }
   LACRAY_INLINE static R exp2(R a) { return exp2_series<Avx512Double>(a); }
-  LACRAY_INLINE static R area_tangent(R a) { return area_tangent_series<Avx512Double>(a); }
-  LACRAY_INLINE static R up(R a, const T* first) {
-    return _mm512_castsi512_pd(_mm512_alignr_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(set1(*first)), W - 1));
-  }
+  LACRAY_INLINE static R log2(R a) { return log2_series<Avx512Double>(a); }
   LACRAY_INLINE static R down(R a, const T* last) {
-    return _mm512_castsi512_pd(_mm512_alignr_epi64(_mm512_castpd_si512(set1(*last)), _mm512_castpd_si512(a), 1));
+    return _mm512_castsi512_pd(_mm512_alignr_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(set1(*last)), W - 1));
   }
-  LACRAY_INLINE static void store_first(T* p, R a) { _mm_store_sd(p, _mm512_castpd512_pd128(a)); }
-  LACRAY_INLINE static void store_last(T* p, R a) { _mm_storeh_pd(p, _mm512_extractf64x2_pd(a, 3)); }
-  LACRAY_INLINE static void store_lane(T* p, int lane, R a) { _mm512_mask_storeu_pd(p, K(1u << lane), a); }
+  LACRAY_INLINE static R up(R a, const T* first) {
+    return _mm512_castsi512_pd(_mm512_alignr_epi64(_mm512_castpd_si512(set1(*first)), _mm512_castpd_si512(a), 1));
+  }
+  LACRAY_INLINE static void store_last(T* p, R a) { _mm_store_sd(p, _mm512_castpd512_pd128(a)); }
+  LACRAY_INLINE static void store_first(T* p, R a) { _mm_storeh_pd(p, _mm512_extractf64x2_pd(a, 3)); }
+  LACRAY_INLINE static int lane(int row) { return W - 1 - row; }
+  LACRAY_INLINE static K rows(int first, int last) { return lanes(lane(last), lane(first)); }
+  LACRAY_INLINE static R load_rows(const T* p) { return _mm512_permutexvar_pd(_mm512_set_epi64(0, 1, 2, 3, 4, 5, 6, 7), load(p)); }
+  LACRAY_INLINE static void store_row(T* p, int row, R a) { _mm512_mask_storeu_pd(p + row - lane(row), K(1u << lane(row)), a); }
   LACRAY_INLINE static T sum(R a) { return _mm512_reduce_add_pd(a); }
   static constexpr bool kTransposes = false;
 };

@@ -36,6 +36,7 @@ struct Plain {
 
   LACRAY_INLINE static R set1(T a) { return a; }
   LACRAY_INLINE static R load(const T* p) { return *p; }
+  LACRAY_INLINE static R load_rows(const T* p) { return *p; }
   LACRAY_INLINE static void store(T* p, R a) { *p = a; }
   LACRAY_INLINE static R add(R a, R b) { return a + b; }
   LACRAY_INLINE static R sub(R a, R b) { return a - b; }
@@ -56,7 +57,8 @@ struct Plain {
   }
   LACRAY_INLINE static K less(R a, R b) { return a < b; }
   LACRAY_INLINE static R select(K k, R a, R b) { return k ? a : b; }
-  LACRAY_INLINE static K lanes(int first, int last) { return first <= 0 && last >= 0; }
+  LACRAY_INLINE static int lane(int row) { return row; }
+  LACRAY_INLINE static K rows(int first, int last) { return first <= 0 && last >= 0; }
   LACRAY_INLINE static R reciprocal(R a) { return T(1) / a; }
   // For normal positive values: a = mantissa * 2^exponent with mantissa in [1, 2). A NaN stays one.
   LACRAY_INLINE static R mantissa(R a) {
@@ -71,14 +73,14 @@ struct Plain {
     return m * from_bits((I(clamped) + Bits<T>::kBias) << Bits<T>::kFraction);
   }
   LACRAY_INLINE static R exp2(R a) { return exp2_series<Plain>(a); }
-  LACRAY_INLINE static R area_tangent(R a) { return area_tangent_series<Plain>(a); }
+  LACRAY_INLINE static R log2(R a) { return log2_series<Plain>(a); }
 
-  // Lane l takes lane l - 1, lane 0 takes *first; there is no other lane here.
+  // Each row takes the row above, the first row *first; there is no other row here.
   LACRAY_INLINE static R up(R, const T* first) { return *first; }
   LACRAY_INLINE static R down(R, const T* last) { return *last; }
   LACRAY_INLINE static void store_first(T* p, R a) { *p = a; }
   LACRAY_INLINE static void store_last(T* p, R a) { *p = a; }
-  LACRAY_INLINE static void store_lane(T* p, int lane, R a) { p[lane] = a; }
+  LACRAY_INLINE static void store_row(T* p, int row, R a) { p[row] = a; }
   LACRAY_INLINE static T sum(R a) { return a; }
   static constexpr bool kTransposes = false;
 

@@ -13,6 +13,7 @@ template <class T>
 struct SoftSw {
   int64_t B, N, M;
   int64_t tile_columns;      // columns between checkpoints
+  bool by_diagonals;         // CPU: threads share a problem's tiles rather than the problems
   const T* similarity;       // (B, N, M), contiguous like everything here
   const T* gap_open;         // () or (N, M) or (B, N, M)
   const T* gap_extend;       // like gap_open

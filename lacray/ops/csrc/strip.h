@@ -1,10 +1,10 @@
-// A strip of W rows swept along its anti-diagonals: lane l of the vector holds row l, and at step t column t - l.
+// A strip of W rows swept along its anti-diagonals: the vector holds, at step t, column t - i of row i.
 //
 // One step needs the vector of the step before, moved by one lane, and nothing else: no scan, no gather. What enters at
 // the top and on the left comes from borders, what leaves at the bottom and on the right goes to borders; so strips
 // chain into tiles and tiles into tables. V is a SIMD register on the CPU, and one float per thread of a warp in CUDA.
 //
-// Cells outside the strip (t - l < 0 or >= columns) are computed and never used: forward, a lane's state is replaced by
+// Cells outside the strip (t - i < 0 or >= columns) are computed and never used: forward, a row's state is replaced by
 // the left border at column -1; backward, by the right border at column `columns`. Their Weights are zeroed.
 #pragma once
 
@@ -46,10 +46,10 @@ LACRAY_INLINE void forward_strip(const ForwardStrip<typename V::T>& k, const Sca
   constexpr int W = V::W;
   const Ext<V> zero = constant<V>(1, kZero), one = constant<V>(1, 0);
   Cell<V> cell{zero, zero, zero, zero, one};
-  const R hm = V::load(k.left[0]), he = V::load(k.left[1]), dm = V::load(k.left[2]), de = V::load(k.left[3]),
-          xm = V::load(k.left[4]), xe = V::load(k.left[5]);
-  auto enter = [&](int lane) {
-    const auto here = V::lanes(lane, lane);
+  const R hm = V::load_rows(k.left[0]), he = V::load_rows(k.left[1]), dm = V::load_rows(k.left[2]), de = V::load_rows(k.left[3]),
+          xm = V::load_rows(k.left[4]), xe = V::load_rows(k.left[5]);
+  auto enter = [&](int row) {
+    const auto here = V::rows(row, row);
     cell.h = {V::select(here, hm, cell.h.m), V::select(here, he, cell.h.e)};
     cell.d = {V::select(here, dm, cell.d.m), V::select(here, de, cell.d.e)};
     cell.x = {V::select(here, xm, cell.x.m), V::select(here, xe, cell.x.e)};
@@ -71,14 +71,14 @@ LACRAY_INLINE void forward_strip(const ForwardStrip<typename V::T>& k, const Sca
     step<V, kWeights>(power<V>(similarity, c.up, c.up_low), a, b, left, above_s, above_y, diagonal, inverse_z, cell, p);
     if constexpr (kWeights) {
       if (t < W - 1 || t >= k.columns) {
-        const auto real = V::lanes(t - k.columns + 1, t);
+        const auto real = V::rows(t - k.columns + 1, t);
         const R none = V::set1(0);
         R* const values = &p.pd;
         for (int q = 0; q < kNumWeights; ++q) values[q] = V::select(real, values[q], none);
       }
       io.put_weights(t, p);
     } else {
-      io.put_match(t, match_value<V>(similarity, diagonal, c.gamma));
+      io.put_match(t, match_value<V>(similarity, diagonal, c.gamma_log_2));
       accumulate<V>(total, cell.d);
     }
     if (t >= W - 1) {
@@ -91,13 +91,13 @@ LACRAY_INLINE void forward_strip(const ForwardStrip<typename V::T>& k, const Sca
       V::store_last(k.row[5] + done, cell.y.e);
     }
     if (t >= k.columns - 1 && k.right.base != nullptr) {
-      const int lane = t - k.columns + 1;
-      V::store_lane(k.right[0], lane, cell.h.m);
-      V::store_lane(k.right[1], lane, cell.h.e);
-      V::store_lane(k.right[2], lane, cell.d.m);
-      V::store_lane(k.right[3], lane, cell.d.e);
-      V::store_lane(k.right[4], lane, cell.x.m);
-      V::store_lane(k.right[5], lane, cell.x.e);
+      const int row = t - k.columns + 1;
+      V::store_row(k.right[0], row, cell.h.m);
+      V::store_row(k.right[1], row, cell.h.e);
+      V::store_row(k.right[2], row, cell.d.m);
+      V::store_row(k.right[3], row, cell.d.e);
+      V::store_row(k.right[4], row, cell.x.m);
+      V::store_row(k.right[5], row, cell.x.e);
     }
     if (t + 1 < W) enter(t + 1);
   }
@@ -110,9 +110,9 @@ LACRAY_INLINE void backward_strip(const BackwardStrip<typename V::T>& k, typenam
   constexpr int W = V::W;
   const R none = V::set1(0);
   Adjoint<V> cell{none, none, none, none, none};
-  const R pd = V::load(k.right[0]), xd = V::load(k.right[1]), xx = V::load(k.right[2]);
-  auto enter = [&](int lane) {
-    const auto here = V::lanes(lane, lane);
+  const R pd = V::load_rows(k.right[0]), xd = V::load_rows(k.right[1]), xx = V::load_rows(k.right[2]);
+  auto enter = [&](int row) {
+    const auto here = V::rows(row, row);
     cell.pd = V::select(here, pd, cell.pd);
     cell.xd = V::select(here, xd, cell.xd);
     cell.xx = V::select(here, xx, cell.xx);
@@ -135,9 +135,9 @@ LACRAY_INLINE void backward_strip(const BackwardStrip<typename V::T>& k, typenam
       V::store_first(k.row[2] + t, cell.yy);
     }
     if (t < W && k.left.base != nullptr) {
-      V::store_lane(k.left[0], t, cell.pd);
-      V::store_lane(k.left[1], t, cell.xd);
-      V::store_lane(k.left[2], t, cell.xx);
+      V::store_row(k.left[0], t, cell.pd);
+      V::store_row(k.left[1], t, cell.xd);
+      V::store_row(k.left[2], t, cell.xx);
     }
     if (t >= k.columns && t - k.columns < W - 1) enter(t - k.columns);
   }
