@@ -84,6 +84,16 @@ def start_ray() -> None:
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
 
 
+def cluster_capacity() -> dict[str, float]:
+    """What the cluster has, or can grow to where it has an autoscaler."""
+    import ray
+    from ray._private.state import state
+
+    now = ray.cluster_resources()
+    limits = state.get_max_resources_from_cluster_config() or {}
+    return {name: max(now.get(name, 0.0), float(limits.get(name, 0.0))) for name in {*now, *limits}}
+
+
 def absolute(results: str) -> str:
     """`--results` for workers, which have other working directories."""
     return results if "://" in results else str(Path(results).expanduser().resolve())

@@ -134,7 +134,7 @@ def _has_trials(results: str, study: str) -> bool:
 
 def plan(arguments: argparse.Namespace, config: Config, study: str) -> list[worker.Job]:
     """One job per seed."""
-    resources = ray.cluster_resources()
+    resources = cluster_capacity()
     gpus = arguments.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if resources.get("GPU", 0) >= 1 else 0.0

@@ -101,7 +101,7 @@ class Study:
             raise UserError(
                 f"--trials: {space.name} is a grid of {space.trials} points, got {arguments.trials}; leave it out"
             )
-        resources = ray.cluster_resources()
+        resources = cluster_capacity()
         gpus = arguments.gpus_per_worker
         if gpus is None:
             gpus = 1.0 if resources.get("GPU", 0) >= 1 else 0.0
