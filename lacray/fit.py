@@ -321,7 +321,7 @@ def evaluate(
     if rank == 0:
         for number, protocol in enumerate(("full", "cropped")):
             sequences = [pair[number] for pair in embedded]
-            # These matrices are small: BLAS threads gain nothing, and beyond the free cores they spin against each other.
+            # Small matrices: BLAS threads gain nothing, and beyond the free cores they spin against each other.
             with threadpool_limits(1):
                 found = evaluation.evaluate(
                     sequences[: len(learned_from)],

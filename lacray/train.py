@@ -16,6 +16,7 @@ from rich.table import Table
 from lacray import worker
 from lacray.cli import (
     absolute,
+    cluster_capacity,
     commit,
     console,
     guarded,

@@ -18,6 +18,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from lacray import worker
 from lacray.cli import (
     absolute,
+    cluster_capacity,
     commit,
     console,
     guarded,
