@@ -218,11 +218,9 @@ def _train_epoch(
     sums: dict[str, Tensor] = {}
     num_frames = 0
     optimizer.zero_grad(set_to_none=True)
-    names: list[str] = []
-    parts: dict[str, Tensor] = {}
+    told: list[tuple[dict[str, Tensor], list[str]]] = []
     for number, loaded in enumerate(loader.epoch(epoch)):
         batch = loaded.to(device)
-        names = names + batch.names if number % accumulate else batch.names
         is_step = (number + 1) % accumulate == 0
         # Gradients of accumulated batches cross the network once.
         is_ddp = isinstance(wrapped, nn.parallel.DistributedDataParallel)
@@ -231,6 +229,7 @@ def _train_epoch(
             with autocast:
                 loss, parts = wrapped(batch)
             (loss / accumulate).backward()
+        told = [*(told if number % accumulate else []), (parts, batch.names)]
         for name, part in parts.items():
             sums[name] = sums[name] + part if name in sums else part.clone()
         num_frames += int(loaded.lengths.sum())
@@ -241,7 +240,7 @@ def _train_epoch(
         # All ranks see the same summed gradient, so all of them stop here, at the same step.
         if not bool(torch.isfinite(encoder_norm) & torch.isfinite(loss_norm.to(device))):
             position = epoch * loader.steps_per_epoch + number // accumulate
-            raise _non_finite(config, position, parts, names)
+            raise _non_finite(config, position, told)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
@@ -255,8 +254,9 @@ def _train_epoch(
     return dict(zip(keys, means.tolist(), strict=True)), int(total.item())
 
 
-def _non_finite(config: Config, position: int, parts: dict[str, Tensor], names: list[str]) -> NonFiniteError:
-    told = _gather(({name: round(part.item(), 6) for name, part in parts.items()}, names))
+def _non_finite(config: Config, position: int, batches: list[tuple[dict[str, Tensor], list[str]]]) -> NonFiniteError:
+    own = [({name: round(part.item(), 6) for name, part in parts.items()}, names) for parts, names in batches]
+    told = [batch for batches in _gather(own) for batch in batches]
     guilty = [(values, videos) for values, videos in told if not all(map(math.isfinite, values.values()))]
     where = "loss" if guilty else "gradient"
     values, videos = (guilty or told)[0]
