@@ -24,7 +24,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"no C++ compiler here: {error}")
     built = tmp_path_factory.mktemp("sanitized") / "sanitized"
     sources = [HERE / "sanitized.cpp", *(library.SOURCES / s for s in library.CPU_SOURCES if s.startswith("engine"))]
-    flags = ["-std=c++20", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags = ["-std=c++20", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     command = [compiler, *flags, f"-I{library.SOURCES}", *map(str, sources), "-o", str(built)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0 and "asan" in done.stderr:
