@@ -28,6 +28,15 @@ SMALL = {"hidden": 32, "heads": 2, "feedforward": 32, "layers": 1, "embedding": 
 RESNET = {**SMALL, "name": "resnet18"}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These networks are too small to share out, and threads beyond the free cores spin against each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def encoder_of(num_features: int | None = None, *, size: int = 32, num_contexts: int = 1, **fields) -> Encoder:
     torch.manual_seed(0)
     data = DataConfig(size=size, num_contexts=num_contexts)

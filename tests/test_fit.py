@@ -315,10 +315,11 @@ def test_bf16_trains_with_weights_in_float32(features, tmp_path):
 
 def test_training_lowers_the_loss_on_videos(pouring, tmp_path):
     config = pouring_config(
-        pouring, fit__epochs=4, fit__steps_per_epoch=8, fit__evaluate_every=4, fit__learning_rate=3e-3
+        pouring, fit__epochs=6, fit__steps_per_epoch=12, fit__evaluate_every=6, fit__learning_rate=3e-3
     )
     events = trained(config, tmp_path)
-    assert events[-1].parts["L_c"] < 0.9 * events[0].parts["L_c"]
+    contrastive = [event.parts["L_c"] for event in events]
+    assert sum(contrastive[-2:]) < 0.94 * sum(contrastive[:2])
     assert events[-1].frames_per_second > 0
     assert events[-1].seconds > events[0].seconds > 0
 
