@@ -249,6 +249,19 @@ def test_extreme_ranges_stay_exact(gamma: float, size: float, dtype: torch.dtype
         assert relative_error(got, expected) < tolerance
 
 
+def test_large_similarities_keep_their_small_differences_in_float32(backend: SoftSw) -> None:
+    if backend is reference.soft_sw:
+        pytest.skip("float32 log space cannot: this is what the exponents carried apart are for")
+    gamma = 0.01
+    similarity, gap_open, gap_extend = problem(2, 20, 25, (20, 25), seed=13, spread=gamma)
+    # S / gamma is 1e5 and differs by about 1 from cell to cell: rounding it to float32 alone would cost 0.4 %.
+    inputs = ((similarity + 1000).float(), (gap_open * gamma + 1000).float(), (gap_extend * gamma + 500).float())
+    upstream = torch.ones(2), torch.rand(2, 20, 25, generator=torch.Generator().manual_seed(2))
+    exact = values_and_gradients(reference.soft_sw, tuple(x.double() for x in inputs), gamma, None, *upstream)
+    for got, expected in zip(values_and_gradients(backend, inputs, gamma, None, *upstream), exact, strict=True):
+        assert relative_error(got, expected) < 2e-5
+
+
 @pytest.mark.parametrize("kind", ["scalar", "shared", "own"])
 def test_what_lies_beyond_lengths_changes_nothing(kind: str, backend: SoftSw) -> None:
     B, N, M = 3, 9, 12
