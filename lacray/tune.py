@@ -249,12 +249,14 @@ class Study:
         """The table of trials, the best setting, where everything lies, and what to type next."""
         metric = f"metric.{self.space.metric}"
         table = read(self.results, self.name)
-        rows = last_rows(table, split="validation")
+        # A trial that failed early has a last word, but no metric.
+        scored = {row["run_id"]: row for row in last_rows(table, stage="tune", split="validation")}
+        rows = [scored.get(row["run_id"], row) for row in last_rows(table, stage="tune")]
         trials = sorted((row for row in rows if row["control"] == "none"), key=lambda row: row["trial"])
         searched = list(self.space.distributions())
         title = f"study {self.name}, by {self.space.metric} on the validation videos"
         view = trial_table(title, ["trial", "status", "epoch", self.space.metric, *searched])
-        for row in sorted(trials, key=lambda row: -(row[metric] if row[metric] is not None else float("inf"))):
+        for row in sorted(trials, key=lambda row: -row[metric] if row[metric] is not None else float("inf")):
             value = f"{row[metric]:.4f}" if row[metric] is not None else "-"
             view.add_row(
                 str(row["trial"]), row["status"], str(row["epoch"]), value, *(short(row.get(key)) for key in searched)
