@@ -288,14 +288,13 @@ class Engine {
                                           : T(call_.gamma * (0.693147180559945309417 * total_e + std::log(total_m)));
   }
 
-  // Gradients of gaps: added to (), written for a problem's own (B, N, M), and for shared (N, M) either added to the table or,
-  // where `sums` is not null, to the group's sums, which stay skewed until its last problem is done.
-  void backward(int64_t b, T* grad_open, T* grad_extend, T* sums, Parallel parallel) const {
+  // Gradients of gaps: added to (); (N, M) written where `alone` (a problem's own, or a group of one), else added to, or to
+  // the group's sums where these are not null, which stay skewed until its last problem is done.
+  void backward(int64_t b, T* grad_open, T* grad_extend, bool alone, T* sums, Parallel parallel) const {
     const auto [n, m] = size(b);
     const int64_t offset = b * call_.N * call_.M;
     blank(call_.grad_similarity + offset, n, m, T(0));
-    const bool own_gaps = call_.gap_kind == GapKind::own;
-    if (own_gaps && grad_open != nullptr) {
+    if (alone && call_.gap_kind != GapKind::scalar && grad_open != nullptr) {
       blank(grad_open, n, m, T(0));
       blank(grad_extend, n, m, T(0));
     }
@@ -304,7 +303,7 @@ class Engine {
     std::fill_n(row.get(), 3 * m, T(0));
     std::fill_n(sides.get(), (columns + 1) * boundary, T(0));
     Buffer<double> parts(2 * rows * columns);  // of the scalar gaps' gradients
-    const BackwardTable table{b, n, m, columns, row.get(), sides.get(), boundary, grad_open, grad_extend, sums};
+    const BackwardTable table{b, n, m, columns, row.get(), sides.get(), boundary, grad_open, grad_extend, alone, sums};
     const int64_t size = skewed(std::min(call_.tile_columns, m));
     const BackwardScratch own(parallel == nullptr ? size : 0);
     for (int64_t q = rows + columns - 2; q >= 0; --q) {
@@ -356,7 +355,9 @@ class Engine {
     int64_t b, n, m, num_columns;
     T *row, *sides;  // the adjoint's borders: the row below, and the column after each column of tiles
     int64_t boundary;
-    T *grad_open, *grad_extend, *sums;
+    T *grad_open, *grad_extend;
+    bool alone;
+    T* sums;
   };
 
   template <class F>
@@ -455,7 +456,7 @@ class Engine {
       k.corner = k.right[0][W];
       backward_strip<V>(k, V::set1(grad_score), io);
       skew_out<V, false>(call_.grad_similarity + offset + cell, call_.M, scratch.grad_similarity.get(), rows, columns);
-      if (local && call_.gap_kind == GapKind::own) {
+      if (local && table.alone) {
         skew_out<V, false>(table.grad_open + cell, call_.M, open, rows, columns);
         skew_out<V, false>(table.grad_extend + cell, call_.M, extend, rows, columns);
       } else if (local) {
@@ -581,18 +582,19 @@ void backward_group(const Engine<V>& engine, const SoftSw<typename V::T>& call, 
   T* const open = call.grad_gap_open != nullptr ? call.grad_gap_open + group * cells : nullptr;
   T* const extend = call.grad_gap_extend != nullptr ? call.grad_gap_extend + group * cells : nullptr;
   if (call.gap_kind == GapKind::own) {
-    engine.backward(group, open, extend, nullptr, parallel);
+    engine.backward(group, open, extend, true, nullptr, parallel);
     return;
   }
-  if (open != nullptr) {
+  const int64_t first = call.B * group / call.num_groups, last = call.B * (group + 1) / call.num_groups;
+  const bool alone = last - first == 1 && call.gap_kind == GapKind::shared;
+  if (open != nullptr && !alone) {
     std::fill_n(open, cells, T(0));
     std::fill_n(extend, cells, T(0));
   }
-  const int64_t first = call.B * group / call.num_groups, last = call.B * (group + 1) / call.num_groups;
-  const bool sum = open != nullptr && engine.shares_gap_table() && last - first > 1;
+  const bool sum = open != nullptr && engine.shares_gap_table() && !alone;
   Buffer<T> sums(sum ? engine.sums_size() : 0);
   if (sum) std::fill_n(sums.get(), engine.sums_size(), T(0));
-  for (int64_t b = first; b < last; ++b) engine.backward(b, open, extend, sum ? sums.get() : nullptr, parallel);
+  for (int64_t b = first; b < last; ++b) engine.backward(b, open, extend, alone, sum ? sums.get() : nullptr, parallel);
   if (sum) engine.write_sums(sums.get(), open, extend);
 }
 
