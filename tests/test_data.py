@@ -144,6 +144,39 @@ def test_chosen_frames_are_those_of_decoding_everything_in_the_order_asked_for(e
     np.testing.assert_array_equal(decode(str(encoded), np.array(wanted)), frames[wanted])
 
 
+class Watched:
+    """A container that counts the pictures it decodes."""
+
+    decoded = 0
+
+    def __init__(self, container) -> None:
+        self.container = container
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.container.close()
+
+    def __getattr__(self, name):
+        return getattr(self.container, name)
+
+    def decode(self, *arguments, **keywords):
+        for picture in self.container.decode(*arguments, **keywords):
+            Watched.decoded += 1
+            yield picture
+
+
+@pytest.mark.parametrize(("wanted", "needed"), [([0], 1), ([14], 3), ([46, 3], 15), ([25, 24, 26, 24], 3)])
+def test_only_what_lies_between_a_key_frame_and_a_wanted_one_is_decoded(encoded, monkeypatch, wanted, needed):
+    assert np.flatnonzero(frame_index(str(encoded)).is_key).tolist() == [0, 12, 24, 36, 48]
+    opened = av.open
+    monkeypatch.setattr(av, "open", lambda path: Watched(opened(path)))
+    monkeypatch.setattr(Watched, "decoded", 0)
+    decode(str(encoded), np.array(wanted))
+    assert Watched.decoded == needed
+
+
 CONTAINERS = [
     ("mpeg4", "avi", {"q:v": "4"}),
     ("mpeg2video", "mpg", {"q:v": "4"}),
@@ -843,7 +876,7 @@ def test_loader_processes_give_the_same_batches_as_none(plain_root):
     assert all(same_batch(a, b) for a, b in zip(alone, apart, strict=True))
 
 
-@pytest.mark.parametrize("gib", [0.0, 20 * 3 * 16 * 16 / 2**30], ids=["off", "one video"])
+@pytest.mark.parametrize("gib", [0.0, 45 * 3 * 16 * 16 / 2**30], ids=["off", "two videos"])
 @pytest.mark.parametrize("contexts", [1, 2])
 def test_cache_changes_no_frame_and_stays_in_its_budget(plain_root, gib, contexts):
     kept = loader_of(config_of(plain_root, num_contexts=contexts), steps_per_epoch=4)
