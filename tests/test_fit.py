@@ -488,6 +488,11 @@ def joint_configs(features: str, pouring: str, bad: str, *, batch_size: int) -> 
     }
 
 
+def untrained(root: Path) -> dict[str, float]:
+    config = features_config(root)
+    return fit.control(config, open_videos(config.data), "untrained", "val").metrics
+
+
 def joint_process(rank: int, folder: str, features: str, pouring: str, bad: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -499,6 +504,7 @@ def joint_process(rank: int, folder: str, features: str, pouring: str, bad: str)
                 told[name] = (event.parts, event.diagnostics, [e.metrics for e in event.evaluations])
             except NonFiniteError as error:
                 told[name] = str(error)
+        told["untrained"] = untrained(Path(features))
     except Exception:
         told["error"] = traceback.format_exc()
         raise
@@ -551,6 +557,12 @@ def test_all_processes_tell_the_same_and_what_one_alone_tells(joint, name):
     for part, value in alone[name].parts.items():
         assert math.isclose(parts[part], value, rel_tol=1e-4)
     assert metrics.keys() == alone[name].evaluations[0].metrics.keys()
+
+
+def test_videos_shared_out_over_processes_are_scored_as_by_one(joint, features):
+    _, told, _ = joint
+    assert told[0]["untrained"] == told[1]["untrained"] == untrained(features)
+    assert len(told[0]["untrained"]) >= 20
 
 
 def test_loss_that_is_no_number_in_one_process_stops_all_at_one_step(joint):
