@@ -26,7 +26,7 @@ NUM_SHOWN = 8
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_intermixed_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         encoder, config = load_encoder(fetch_checkpoint(arguments.checkpoint, Path(scratch)))
     data = config.data.model_copy(update={"root": arguments.root or config.data.root})

@@ -36,7 +36,7 @@ SHOWN_METRICS = ("class_10", "class_100", "progress", "ap_5", "kendalls_tau")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_intermixed_args(argv)
     if arguments.keys:
         for key, value in Config().flat().items():
             print(f"{key}={json.dumps(value) if value is None or isinstance(value, bool) else value}")

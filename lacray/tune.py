@@ -40,7 +40,7 @@ MAX_OUT_OF_MEMORY = 5
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_intermixed_args(argv)
     overrides = parse_assignments(argument for argument in arguments.words if "=" in argument)
     files = [argument for argument in arguments.words if "=" not in argument] or [DEFAULT_SPACE]
     spaces: list[Space] = []
