@@ -4,6 +4,9 @@
 namespace lacray {
 namespace {
 
+// torch's own macro for this has changed its name between the supported releases.
+void check(AOTITorchError status, const char* what) { STD_TORCH_CHECK(status == 0, "lacray: ", what); }
+
 struct Cuda {
   template <class T>
   static constexpr int64_t tile_columns() {
@@ -20,16 +23,16 @@ struct Cuda {
                   int64_t num_values) {
     const int32_t device = like.get_device_index();
     CUDAGuardHandle guard = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(device, &guard));
+    check(aoti_torch_create_cuda_guard(device, &guard), "no guard for the device");
     const char* error = nullptr;
     {
       Tensor counters = torch::stable::new_zeros(like, std::vector<int64_t>{cuda::num_counters(call)}, ScalarType::Int);
       Tensor values = empty(like, {num_values});
       void* stream = nullptr;
-      STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+      check(aoti_torch_get_current_cuda_stream(device, &stream), "no current stream");
       error = engine(call, {data<int>(counters), data<T>(values)}, stream);
     }
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_delete_cuda_guard(guard));
+    check(aoti_torch_delete_cuda_guard(guard), "the device's guard stays");
     STD_TORCH_CHECK(error == nullptr, "lacray: the CUDA kernel was not launched: ", error);
   }
   template <class T>
