@@ -22,7 +22,7 @@ from lacray.losses.lac import similarity
 from lacray.ops import soft_sw
 from lacray.results import fetch_checkpoint
 
-NUM_SHOWN = 8
+NUM_SHOWN = 7
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -78,9 +78,9 @@ def alignment(encoder: Encoder, config: Config, one: Video, other: Video) -> np.
 def draw(config: Config, one: Video, other: Video, matched: np.ndarray) -> Figure:
     """Frames of the one video above the frames of the other that they are matched to, and the table of all matches."""
     has_pictures = config.data.input == "videos"
-    figure = plt.figure(figsize=(9, 4.1 if has_pictures else 3.6), layout="constrained")
-    rows = figure.add_gridspec(2, NUM_SHOWN + 4) if has_pictures else figure.add_gridspec(1, 1)
-    axes = figure.add_subplot(rows[:, :4] if has_pictures else rows[0, 0])
+    figure = plt.figure(figsize=(10, 2.9) if has_pictures else (5, 4), layout="constrained")
+    rows = figure.add_gridspec(2, NUM_SHOWN + 3) if has_pictures else figure.add_gridspec(1, 1)
+    axes = figure.add_subplot(rows[:, :3] if has_pictures else rows[0, 0])
     axes.imshow(matched, cmap="magma", vmin=0, vmax=max(float(matched.max()), 1e-6), aspect="auto")
     axes.set_xlabel(f"frame of {Path(other.name).stem}")
     axes.set_ylabel(f"frame of {Path(one.name).stem}")
@@ -94,7 +94,7 @@ def draw(config: Config, one: Video, other: Video, matched: np.ndarray) -> Figur
     for row, (video, frames) in enumerate(((one, shown), (other, partners))):
         pictures = decode(video.path, frames)
         for column, (frame, picture) in enumerate(zip(frames, pictures, strict=True)):
-            place = figure.add_subplot(rows[row, 4 + column])
+            place = figure.add_subplot(rows[row, 3 + column])
             place.imshow(picture.transpose(1, 2, 0))
             place.set_title(str(frame), fontsize=8)
             place.axis("off")
