@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -363,6 +364,8 @@ def test_file_that_holds_no_fitting_weights_is_refused_in_one_line(tmp_path, kin
 
 def test_weights_that_cannot_be_fetched_are_told_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    # urlopen would keep these proxies for every later test.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nothing listens
     monkeypatch.delenv("no_proxy", raising=False)
