@@ -31,7 +31,7 @@ from lacray.cli import (
 )
 from lacray.config import ConfigError, UserError, cache_dir, parse_assignments
 from lacray.progress import StudyProgress, short, trial_table
-from lacray.results import best, check_writable, last_rows, read, studies
+from lacray.results import best, check_writable, last_rows, read, remove_tree, studies
 from lacray.searcher import Closer, Searcher
 from lacray.study import VARIANT, Space, find_space, load_space
 
@@ -94,6 +94,7 @@ class Study:
 
     def __init__(self, space: Space, name: str, arguments: argparse.Namespace) -> None:
         self.space, self.name, self.results = space, name, arguments.results
+        self.resume = arguments.resume
         self.config = space.config(_first_params(space))
         self.epochs = self.config.fit.epochs
         is_grid = space.sampler == "grid"
@@ -133,6 +134,11 @@ class Study:
             f"{self.concurrent} at once, workers {self.job.workers}, CPUs per worker {self.job.cpus_per_worker}, "
             f"GPUs per worker {self.job.gpus_per_worker:g}; Optuna store {self.storage_url}"
         )
+        if not self.resume:
+            # Without rows there is no study: what its name left elsewhere (a cache, Ray's files) is stale.
+            remove_tree(worker.ray_storage(self.results, self.name))
+            if any(study.study_name == self.name for study in storage.get_all_studies()):
+                optuna.delete_study(study_name=self.name, storage=storage)
         controls = self._start_controls()
         experiment = f"{worker.ray_storage(self.results, self.name)}/tune"
         finished = _finished(storage, self.name)
