@@ -17,7 +17,6 @@ import argparse
 import importlib
 import json
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from measuring import floor, now, peak_gib, quartiles, repeat
 from torch import Tensor
 
 from lacray.ops import backend_name, reference, soft_sw
@@ -58,12 +58,6 @@ def run(
     return [*(o.detach() for o in outputs), *gradients], middle - start, end - middle
 
 
-def now(tensor: Tensor) -> float:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def check(B: int, T: int, device: str, lengths: Tensor | None) -> float:
     """Largest error against the reference in float64, relative to the largest value of each result."""
     tensors = inputs(B, T, device)
@@ -78,35 +72,6 @@ def check(B: int, T: int, device: str, lengths: Tensor | None) -> float:
     if worst > 1e-4:
         raise SystemExit(f"{B} x {T}: off by {worst:.1e} from the reference; not timed")
     return worst
-
-
-def quartiles(seconds: list[float]) -> dict[str, float]:
-    s = torch.tensor(seconds, dtype=torch.float64)
-    return {"median": s.median().item(), "min": s.min().item(), "iqr": (s.quantile(0.75) - s.quantile(0.25)).item()}
-
-
-def repeat(f: Callable[[], Any], seconds: float = 1.0, least: int = 5, most: int = 200) -> list[Any]:
-    f()
-    results: list[Any] = []
-    end = time.perf_counter() + seconds
-    while len(results) < least or (time.perf_counter() < end and len(results) < most):
-        results.append(f())
-    return results
-
-
-def timed(f: Callable[[], Any], like: Tensor) -> float:
-    start = now(like)
-    f()
-    return now(like) - start
-
-
-def floor(B: int, T: int, device: str) -> dict[str, float]:
-    x, y = torch.randn(B, T, T, device=device), torch.empty(B, T, T, device=device)
-    exp_log = repeat(lambda: timed(lambda: (torch.exp(x, out=y), torch.log(y, out=y)), x), 0.3)
-    source = torch.empty(B * T * T * BYTES_PER_CELL // 8, device=device)
-    target = torch.empty_like(source)
-    stream = repeat(lambda: timed(lambda: target.copy_(source), x), 0.3)
-    return {"exp_log": min(exp_log), "stream": min(stream)}
 
 
 def jax_peer(B: int, T: int) -> Callable[[], float] | None:
@@ -174,7 +139,7 @@ def measure(B: int, T: int, device: str, threads: int, ragged: bool, with_peers:
     row["forward"], row["backward"] = quartiles([p[0] for p in passes]), quartiles([p[1] for p in passes])
     total = row["forward"]["min"] + row["backward"]["min"]
     row["ns_per_cell"], row["us_per_pair"] = total / cells * 1e9, total / B * 1e6
-    row["floor"] = floor(B, T, device)
+    row["floor"] = floor(B * T * T, BYTES_PER_CELL, device)
     if with_peers and not ragged and B * T <= 4096:
         seconds = sum(run(reference.soft_sw, tensors, lengths)[1:])  # once: it takes seconds, and warming up is nothing
         row["reference"], row["times_faster_than_reference"] = seconds, seconds / total
@@ -195,15 +160,6 @@ def show(row: dict[str, Any]) -> None:
         f"{row['over_exp_log_floor']:.2f} x floor",
         flush=True,
     )
-
-
-def peak_gib() -> float:
-    """Largest resident size of this process; by the kernel where it tells, since ru_maxrss counts the parent too."""
-    try:
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**20
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def long_pair() -> None:

@@ -171,6 +171,8 @@ class LacConfig(Section):
     similarity_eps: NonNegative = 0.1
     normalize: bool = True
     """L2-normalised embeddings (V12)."""
+    alignment: Literal["local", "end_to_end"] = "local"
+    """Smith-Waterman, as published, or Needleman-Wunsch, where frames left over at a clip's ends cost a gap."""
     gap: Literal["fixed", "scalar", "position"] = "scalar"
     """Gap penalties (V4): constants, one learned pair, or one pair per cell of the clip's T x T table."""
     gap_open: float = 1.0
@@ -215,6 +217,8 @@ class FitConfig(Section):
     """The training loop."""
 
     epochs: Count = 20
+    full_epochs: Count | None = None
+    """Epochs of `train --best`, where a study's trials are shorter than a full training; null: as many as they."""
     steps_per_epoch: int = Field(0, ge=0)
     """Optimiser steps of an epoch; 0: one pass over the training videos."""
     optimizer: Literal["adam", "adamw"] = "adam"

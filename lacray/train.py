@@ -125,6 +125,7 @@ def best_setting(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, st
     row = best(read(arguments.results, study))
     # Settings that this version does not know any more would be an error in every later command.
     values = {key: row[key] for key in known_keys() if key != "seed" and row.get(key) is not None}
+    values["fit.epochs"] = values.get("fit.full_epochs") or values["fit.epochs"]
     objective = row["metric.objective"]
     return values, study, f"the best of study {study} (trial {row['trial']}, objective {objective:.4f})"
 

@@ -8,11 +8,14 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from paths import shared
 
 from lacray.config import ConfigError, LacConfig, build
 from lacray.losses import LacLoss, build_loss
+from lacray.losses.lac import similarity
 from lacray.losses.targets import gaussian_log_targets
+from lacray.ops import needleman_wunsch
 
 CASES = [(case, setting) for case in range(3) for setting in range(3)]
 
@@ -100,6 +103,7 @@ def pair():
 
 VARIANTS = [
     {},
+    {"alignment": "end_to_end"},
     {"combine": "cycle"},
     {"combine": "matmul"},
     {"symmetric": False},
@@ -207,6 +211,17 @@ def test_sign_of_the_score_and_its_weight():
         config = LacConfig(alpha=0.3, beta=0.7, local=False, score_sign=sign)
         values[sign], parts = LacLoss(config, num_frames=5)(z, steps)
     assert (values[1] - values[-1]).item() == pytest.approx(2 * 0.3 * 0.7 * parts["L_sw"].item(), rel=1e-5)
+
+
+def test_alignment_from_end_to_end_is_one_word(pair):
+    embeddings, steps, lengths = pair
+    fields = {"local": False, "alpha": 1.0, "gamma": 1e-5, "gap": "fixed", "gap_open": 0.7, "gap_extend": 0.2}
+    loss = LacLoss(LacConfig(**fields, alignment="end_to_end"), num_frames=embeddings.shape[2]).double()
+    _, parts = loss(embeddings, steps, lengths=lengths)
+    similar = similarity(*F.normalize(embeddings, dim=-1).unbind(1), kind="inverse_squared", eps=0.1)
+    there, _ = needleman_wunsch(similar, 0.7, 0.2, lengths=lengths)
+    back, _ = needleman_wunsch(similar.transpose(1, 2), 0.7, 0.2, lengths=lengths.flip(1))
+    np.testing.assert_allclose(parts["L_sw"].item(), (there + back).mean().item(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("transform", ["softplus", "raw"])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lacray.config import LacConfig
 from lacray.losses.targets import gaussian_log_targets
-from lacray.ops import soft_sw
+from lacray.ops import soft_nw, soft_sw
 
 
 class LacLoss(nn.Module):
@@ -109,8 +109,9 @@ class LacLoss(nn.Module):
                         f"embeddings: loss.gap=position was built for clips of {gap_open.shape[0]} frames, "
                         f"got {num_frames}; use loss.gap=scalar for clips of any length"
                     )
+                align = soft_sw if config.alignment == "local" else soft_nw
                 # One call for both directions: the restricted affine recursion is not symmetric in its sequences.
-                score, match = soft_sw(
+                score, match = align(
                     torch.cat([both, both.transpose(1, 2)]),
                     gap_open,
                     gap_extend,

@@ -33,7 +33,7 @@ import torch
 
 SOURCES = Path(__file__).resolve().parent / "csrc"
 CPU_SOURCES = ("engine_avx512.cpp", "engine_avx2.cpp", "engine_plain.cpp", "binding_cpu.cpp")
-CUDA_SOURCES = ("binding_cuda.cpp", "engine_cuda.cu")
+CUDA_SOURCES = ("soft_sw_cuda.cu", "dtw_cuda.cu", "binding_cuda.cpp")
 # torch 2.11 is the oldest supported release: the library uses nothing of the stable ABI beyond it.
 CXX_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020b000000000000")
 CUDA_ARCHITECTURES = ("80", "86", "89", "90")  # the last one as PTX too, for whatever comes later

@@ -4,36 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from backends import BACKENDS, GOLDEN, SoftSw, on_gpu
 
-from lacray.ops import operators, reference, soft_sw
+import lacray.ops
+from lacray.ops import alignments, backends
+
+DIFFERENTIABLE = ("soft_sw", "soft_nw", "soft_dtw", "smooth_dtw")
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Iterator[SoftSw]:
-    """soft_sw computed by one of its implementations; tensors on the CPU whatever it uses."""
+def ops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """lacray.ops, computed by one of its implementations; tensors on the CPU whatever it uses."""
     name = request.param
+    functions = {key: getattr(lacray.ops, key) for key in lacray.ops.__all__}
     if name == "reference":
-        yield reference.soft_sw
+        for module in (backends, alignments):
+            monkeypatch.setattr(module, "select", lambda kind: "reference")
+        yield SimpleNamespace(name=name, **functions)
     elif name == "cuda":
         if not torch.cuda.is_available():
             pytest.skip("no GPU here")
-        yield on_gpu
+        yield SimpleNamespace(name=name, **functions | {key: on_gpu(functions[key]) for key in DIFFERENTIABLE})
     else:
         try:
-            operators._use_instructions(name)
+            backends.use_instructions(name)
         except ValueError:
             pytest.skip(f"this processor has no {name}")
-        yield soft_sw
-        operators._use_instructions("plain")
+        yield SimpleNamespace(name=name, **functions)
+        backends.use_instructions("plain")
         for widest in ("avx2", "avx512"):
             try:
-                operators._use_instructions(widest)
+                backends.use_instructions(widest)
             except ValueError:
                 break
+
+
+@pytest.fixture
+def backend(ops: SimpleNamespace) -> SoftSw:
+    """soft_sw of `ops`."""
+    return ops.soft_sw
 
 
 @pytest.fixture

@@ -74,12 +74,13 @@ using std::rint;
 namespace lacray::cuda_warp {
 alignas(16) char memory[256 * 1024];
 
-template <class Kernel, class T, class Scratch>
-const char* launch(Kernel kernel, const T& call, Scratch scratch, size_t shared, void*);
+template <class Kernel, class Call, class Scratch>
+const char* launch(Kernel kernel, const Call& call, Scratch scratch, size_t shared, void*);
 }  // namespace lacray::cuda_warp
 
 using cudaStream_t = void*;
-#include "engine_cuda.cu"
+#include "dtw_cuda.cu"
+#include "soft_sw_cuda.cu"
 
 namespace lacray::cuda_warp {
 namespace {
@@ -92,8 +93,8 @@ void enter() {
 }
 }  // namespace
 
-template <class Kernel, class T, class Scratch>
-const char* launch(Kernel kernel, const T& call, Scratch scratch, size_t shared, void*) {
+template <class Kernel, class Call, class Scratch>
+const char* launch(Kernel kernel, const Call& call, Scratch scratch, size_t shared, void*) {
   if (shared > sizeof memory) return "too much shared memory";
   std::memset(memory, 0xff, sizeof memory);  // NaN: nothing may depend on what was there
   body = [&] { kernel(call, scratch); };
@@ -120,14 +121,27 @@ const char* launch(Kernel kernel, const T& call, Scratch scratch, size_t shared,
 }
 }  // namespace lacray::cuda_warp
 
+using namespace lacray;
+
+// Both passes, as the binding runs them, with scratch memory that is NaN until it is written.
+template <template <class> class Call, class T>
+int run_passes(const Call<T>& call) {
+  std::vector<int> counters(size_t(cuda::num_counters(call)), 0);
+  std::vector<T> values(size_t(cuda::num_forward_values(call)), T(NAN));
+  if (cuda::forward<T>(call, {counters.data(), values.data()}, nullptr)) return 1;
+  counters.assign(counters.size(), 0);
+  values.assign(size_t(cuda::num_backward_values(call)), T(NAN));
+  return cuda::backward<T>(call, {counters.data(), values.data()}, nullptr) ? 2 : 0;
+}
+
 template <class T>
-int run(int64_t B, int64_t N, int64_t M, const T* s, const T* go, const T* ge, int kind, const int64_t* lengths, double gamma, T* score,
-        T* match, T* state, const T* grad_score, const T* grad_match, T* gs, T* g_open, T* g_extend) {
-  using namespace lacray;
+int soft_sw(int64_t B, int64_t N, int64_t M, const T* s, const T* go, const T* ge, int kind, const int64_t* lengths, double gamma,
+            int end_to_end, const T* grad_score, const T* grad_match, T* score, T* match, T* gs, T* g_open, T* g_extend) {
   SoftSw<T> call{};
   call.B = B;
   call.N = N;
   call.M = M;
+  call.end_to_end = end_to_end != 0;
   call.tile_columns = cuda::tile_columns<T>();
   call.similarity = s;
   call.gap_open = go;
@@ -137,9 +151,9 @@ int run(int64_t B, int64_t N, int64_t M, const T* s, const T* go, const T* ge, i
   call.gamma = gamma;
   call.score = score;
   call.match = match;
-  call.state_size = state_size(N, M, call.tile_columns);
-  std::vector<T> kept(size_t(B * call.state_size), T(NAN));
-  call.state = kept.data();
+  call.state_size = state_size(N, M, call.tile_columns, kSoftSwArrays);
+  std::vector<T> state(size_t(B * call.state_size), T(NAN));
+  call.state = state.data();
   call.grad_score = grad_score;
   call.grad_match = grad_match;
   call.grad_similarity = gs;
@@ -147,13 +161,7 @@ int run(int64_t B, int64_t N, int64_t M, const T* s, const T* go, const T* ge, i
   std::vector<T> open(size_t(groups * cells), T(NAN)), extend(open);
   call.grad_gap_open = open.data();
   call.grad_gap_extend = extend.data();
-  std::vector<int> counters(size_t(cuda::num_counters(call)), 0);
-  std::vector<T> values(size_t(cuda::num_forward_values(call)), T(NAN));
-  if (cuda::forward<T>(call, {counters.data(), values.data()}, nullptr)) return 1;
-  counters.assign(counters.size(), 0);
-  values.assign(size_t(cuda::num_backward_values(call)), T(NAN));
-  if (cuda::backward<T>(call, {counters.data(), values.data()}, nullptr)) return 2;
-  if (state != nullptr) std::memcpy(state, kept.data(), kept.size() * sizeof(T));
+  if (const int status = run_passes(call)) return status;
   // Shared and scalar gaps: the sum that the binding takes.
   if (kind == 2) {
     std::memcpy(g_open, open.data(), open.size() * sizeof(T));
@@ -172,9 +180,40 @@ int run(int64_t B, int64_t N, int64_t M, const T* s, const T* go, const T* ge, i
   return 0;
 }
 
-#define ARGUMENTS(T)                                                                                                        \
-  int64_t B, int64_t N, int64_t M, const T *s, const T *go, const T *ge, int kind, const int64_t *lengths, double gamma,    \
-      T *score, T *match, const T *grad_score, const T *grad_match, T *gs, T *g_open, T *g_extend
-#define PASS B, N, M, s, go, ge, kind, lengths, gamma, score, match, nullptr, grad_score, grad_match, gs, g_open, g_extend
-extern "C" int run_float(ARGUMENTS(float)) { return run<float>(PASS); }
-extern "C" int run_double(ARGUMENTS(double)) { return run<double>(PASS); }
+template <class T>
+int dtw(int64_t B, int64_t N, int64_t M, const T* cost, int smooth, int64_t band, const int64_t* lengths, double gamma, const T* grad_value,
+        const T* grad_table, T* value, T* table, T* grad_cost) {
+  Dtw<T> call{};
+  call.B = B;
+  call.N = N;
+  call.M = M;
+  call.tile_columns = cuda::tile_columns<T>();
+  call.minimum = smooth ? Minimum::smooth : Minimum::soft;
+  call.band = band;
+  call.cost = cost;
+  call.lengths = lengths;
+  call.gamma = gamma;
+  call.value = value;
+  call.table = table;
+  call.state_size = state_size(N, M, call.tile_columns, dtw_arrays(call.minimum));
+  std::vector<T> state(size_t(B * call.state_size), T(NAN));
+  call.state = state.data();
+  call.grad_value = grad_value;
+  call.grad_table = grad_table;
+  call.grad_cost = grad_cost;
+  return run_passes(call);
+}
+
+#define EXPORT(T)                                                                                                              \
+  extern "C" int soft_sw_##T(int64_t B, int64_t N, int64_t M, const T* s, const T* go, const T* ge, int kind,                  \
+                             const int64_t* lengths, double gamma, int end_to_end, const T* grad_score, const T* grad_match,   \
+                             T* score, T* match, T* gs, T* g_open, T* g_extend) {                                              \
+    return soft_sw<T>(B, N, M, s, go, ge, kind, lengths, gamma, end_to_end, grad_score, grad_match, score, match, gs, g_open,  \
+                      g_extend);                                                                                               \
+  }                                                                                                                            \
+  extern "C" int dtw_##T(int64_t B, int64_t N, int64_t M, const T* cost, int smooth, int64_t band, const int64_t* lengths,     \
+                         double gamma, const T* grad_value, const T* grad_table, T* value, T* table, T* grad_cost) {           \
+    return dtw<T>(B, N, M, cost, smooth, band, lengths, gamma, grad_value, grad_table, value, table, grad_cost);               \
+  }
+EXPORT(float)
+EXPORT(double)

@@ -149,8 +149,8 @@ def test_the_backend_can_be_forced(sandbox: dict[str, str], tmp_path: Path) -> N
     assert "ValueError: LACRAY_OPS_BACKEND: must be 'reference', 'native' or unset, got 'fast'" in err
 
 
-def test_the_operator_itself_works_on_the_reference(sandbox: dict[str, str]) -> None:
-    # In a compiled graph the operator is called whatever computes it.
+def test_the_operators_themselves_work_on_the_reference(sandbox: dict[str, str]) -> None:
+    # In a compiled graph they are called whatever computes them.
     code = """
 import torch
 from lacray.ops import reference, soft_sw
@@ -163,7 +163,10 @@ compiled = torch.compile(lambda *a: loss(soft_sw, *a), fullgraph=True, backend="
 a = torch.autograd.grad(compiled(*inputs), inputs)
 b = torch.autograd.grad(loss(reference.soft_sw, *inputs), inputs)
 assert all(torch.allclose(x, y) for x, y in zip(a, b))
-torch.library.opcheck(torch.ops.lacray.soft_sw.default, (*inputs, lengths, 0.7))
+for end_to_end in (False, True):
+    torch.library.opcheck(torch.ops.lacray.soft_sw.default, (*inputs, lengths, 0.7, end_to_end))
+for smooth in (False, True):
+    torch.library.opcheck(torch.ops.lacray.dtw.default, (inputs[0], lengths, 0.7, 3, smooth))
 print("same")
 """
     out, err = python(code, sandbox | {"LACRAY_OPS_BACKEND": "reference"}).communicate(timeout=120)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from backends import relative_error
 from torch import Tensor
 
 from lacray.ops import library, reference
@@ -29,40 +31,39 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return ctypes.CDLL(str(built))
 
 
-def run(
-    emulated: ctypes.CDLL,
-    inputs: tuple[Tensor, ...],
-    gamma: float,
-    lengths: Tensor | None,
-    grad_score: Tensor | None,
-    grad_match: Tensor | None,
-) -> list[Tensor]:
-    similarity, gap_open, gap_extend = inputs
-    B, N, M = similarity.shape
-    outputs = [similarity.new_empty(s) for s in ((B,), (B, N, M), (B, N, M), gap_open.shape, gap_extend.shape)]
-    score, match, *gradients = outputs
+def call(emulated: ctypes.CDLL, name: str, *arguments: Any) -> None:
+    """A C function on tensors, int64 numbers and doubles (bool: int), in the variant of the first tensor's dtype."""
+    first = next(a for a in arguments if isinstance(a, Tensor))
 
-    def pointer(t: Tensor | None) -> ctypes.c_void_p:
-        return ctypes.c_void_p(None if t is None else t.data_ptr())
+    def converted(a: Any) -> Any:
+        if isinstance(a, bool):
+            return ctypes.c_int(a)
+        if isinstance(a, int):
+            return ctypes.c_int64(a)
+        if isinstance(a, float):
+            return ctypes.c_double(a)
+        if isinstance(a, Tensor):
+            return ctypes.c_void_p(a.data_ptr())
+        return a
 
-    function = emulated.run_float if similarity.dtype == torch.float32 else emulated.run_double
-    status = function(
-        *(ctypes.c_int64(n) for n in (B, N, M)),
-        *map(pointer, inputs),
-        {0: 0, 2: 1, 3: 2}[gap_open.dim()],
-        pointer(lengths),
-        ctypes.c_double(gamma),
-        *map(pointer, (score, match, grad_score, grad_match, *gradients)),
-    )
-    assert status == 0
-    return outputs
+    function = getattr(emulated, f"{name}_{'float' if first.dtype == torch.float32 else 'double'}")
+    assert function(*map(converted, arguments)) == 0
+
+
+def assert_agree(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    for got, want in zip(actual, expected, strict=True):
+        assert relative_error(got, want.detach()) < tolerance
+
+
+SHAPES = [(5, 7), (33, 70), (70, 30), (64, 64)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", ["scalar", "shared", "own"])
-@pytest.mark.parametrize("shape", [(5, 7), (33, 70), (70, 30), (64, 64)])
-def test_kernels_agree_with_the_reference_lane_by_lane(
-    emulated: ctypes.CDLL, shape: tuple[int, int], kind: str, dtype: torch.dtype
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("end_to_end", [False, True])
+def test_affine_kernels_agree_with_the_reference_lane_by_lane(
+    emulated: ctypes.CDLL, end_to_end: bool, shape: tuple[int, int], kind: str, dtype: torch.dtype
 ) -> None:
     B, (N, M) = 3, shape
     g = torch.Generator().manual_seed(N)
@@ -72,18 +73,56 @@ def test_kernels_agree_with_the_reference_lane_by_lane(
         (torch.rand(gap_shape, generator=g) + 0.5).to(dtype),
         (torch.rand(gap_shape, generator=g) * 0.5).to(dtype),
     )
+    if end_to_end:  # as soft_nw frames them, without changing their shape
+        inputs[0][:, 0], inputs[0][:, :, 0] = -torch.inf, -torch.inf
+        inputs[0][:, 0, 0] = 0
     lengths = torch.tensor([[N, M], [max(1, N - 32), max(1, M // 2)], [0, M]])
     grad_score, grad_match = torch.tensor([1.0, -0.5, 2.0], dtype=dtype), torch.randn(B, N, M, generator=g).to(dtype)
-    actual = run(emulated, inputs, 0.3, lengths, grad_score, grad_match)
+    actual = [torch.empty(s, dtype=dtype) for s in ((B,), (B, N, M), (B, N, M), gap_shape, gap_shape)]
+    kinds = {"scalar": 0, "shared": 1, "own": 2}
+    call(
+        emulated,
+        "soft_sw",
+        B,
+        N,
+        M,
+        *inputs,
+        ctypes.c_int(kinds[kind]),
+        lengths,
+        0.3,
+        end_to_end,
+        grad_score,
+        grad_match,
+        *actual,
+    )
     leaves = [x.double().requires_grad_() for x in inputs]
-    score, match = reference.soft_sw(*leaves, gamma=0.3, lengths=lengths)
-    gradients = torch.autograd.grad((score, match), leaves, (grad_score.double(), grad_match.double()))
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-11
-    for got, expected in zip(actual, (score.detach(), match.detach(), *gradients), strict=True):
-        infinite = torch.isinf(expected)
-        assert torch.equal(got[infinite].double(), expected[infinite])
-        difference = (got[~infinite].double() - expected[~infinite]).abs()
-        assert float(difference.max()) / float(expected[~infinite].abs().max()) < tolerance
+    outputs = reference.soft_sw(*leaves, gamma=0.3, lengths=lengths, end_to_end=end_to_end)
+    gradients = torch.autograd.grad(outputs, leaves, (grad_score.double(), grad_match.double()))
+    assert_agree(actual, [*outputs, *gradients], 2e-5 if dtype == torch.float32 else 1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("band", [-1, 0, 3, 40])
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_warping_kernels_agree_with_the_reference_lane_by_lane(
+    emulated: ctypes.CDLL, shape: tuple[int, int], smooth: bool, band: int, dtype: torch.dtype
+) -> None:
+    B, (N, M) = 3, shape
+    g = torch.Generator().manual_seed(M)
+    cost = (torch.rand(B, N, M, generator=g) * 3).to(dtype)
+    cost[0, N // 2, M // 2] = torch.inf
+    lengths = torch.tensor([[N, M], [max(1, N - 32), max(1, M // 2)], [0, M]])
+    grad_value, grad_table = torch.tensor([1.0, -0.5, 2.0], dtype=dtype), torch.randn(B, N, M, generator=g).to(dtype)
+    actual = [torch.empty(s, dtype=dtype) for s in ((B,), (B, N, M), (B, N, M))]
+    call(emulated, "dtw", B, N, M, cost, smooth, band, lengths, 0.3, grad_value, grad_table, *actual)
+    leaf = cost.double().requires_grad_()
+    outputs = reference.dtw(leaf, gamma=0.3, lengths=lengths, band=band, smooth=smooth)
+    given = [
+        torch.where(torch.isfinite(o), u.double(), 0) for o, u in zip(outputs, (grad_value, grad_table), strict=True)
+    ]
+    (gradient,) = torch.autograd.grad(outputs, leaf, given)
+    assert_agree(actual, [*outputs, gradient], 5e-5 if dtype == torch.float32 else 1e-11)
 
 
 def test_cuda_part_compiles_and_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

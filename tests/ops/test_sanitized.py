@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from backends import GOLDEN
+from backends import GOLDEN, load
 from torch import Tensor
 
 from lacray.ops import library, reference
@@ -33,38 +34,74 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def problems() -> list[tuple[tuple[Tensor, ...], float, Tensor | None]]:
-    """(S, gap_open, gap_extend), gamma, lengths."""
-    found: list[tuple[tuple[Tensor, ...], float, Tensor | None]] = []
+@dataclass(frozen=True)
+class Problem:
+    """Tables and gaps, and what the engines must give for them."""
+
+    tensors: tuple[Tensor, ...]
+    gamma: float
+    lengths: Tensor | None
+    limit: int
+    """Of one table (warping) the band, -1 for none; of three (affine) whether alignments go from end to end."""
+    smooth: bool = False
+
+    def request(self) -> bytes:
+        table = self.tensors[0]
+        affine = len(self.tensors) == 3
+        variant = {0: 0, 2: 1, 3: 2}[self.tensors[1].dim()] if affine else int(self.smooth)
+        flags = [self.lengths is not None, table.dtype == torch.float64]
+        head = np.array([not affine, *table.shape, variant, self.limit, *flags], dtype=np.int64)
+        arrays = [head, np.array([self.gamma]), *([] if self.lengths is None else [self.lengths.numpy()])]
+        arrays += [t.numpy() for t in (*self.tensors, *self.upstream())]
+        return b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)
+
+    def upstream(self) -> tuple[Tensor, Tensor]:
+        table = self.tensors[0]
+        return torch.ones(len(table), dtype=table.dtype), torch.linspace(-1, 1, table.numel()).to(table).view(
+            table.shape
+        )
+
+    def expected(self) -> list[Tensor]:
+        leaves = [t.detach().clone().double().requires_grad_() for t in self.tensors]
+        if len(leaves) == 3:
+            outputs = reference.soft_sw(*leaves, gamma=self.gamma, lengths=self.lengths, end_to_end=self.limit == 1)
+        else:
+            outputs = reference.dtw(
+                leaves[0], gamma=self.gamma, lengths=self.lengths, band=self.limit, smooth=self.smooth
+            )
+        given = [torch.where(torch.isfinite(o), u.double(), 0) for o, u in zip(outputs, self.upstream(), strict=True)]
+        gradients = torch.autograd.grad(outputs, leaves, given, materialize_grads=True)
+        return [*(o.detach() for o in outputs), *gradients]
+
+
+def problems() -> list[Problem]:
+    found = []
     for path in sorted((GOLDEN / "ssw_bruteforce").glob("[ce]*.npz")):
-        z = np.load(path)
-        tensors = tuple(torch.from_numpy(np.asarray(z[k])).double() for k in ("S", "gap_open", "gap_extend"))
-        found.append((tensors, float(z["gamma"]), torch.from_numpy(z["lengths"])))
+        z = load(path, torch.float64)
+        found.append(Problem((z["S"], z["gap_open"], z["gap_extend"]), float(z["gamma"]), z["lengths"], 0))
     g = torch.Generator().manual_seed(0)
     for B, N, M, kind in ((1, 1, 1, 0), (5, 33, 35, 1), (2, 70, 50, 2), (1, 9, 40, 0), (4, 64, 16, 1)):
         shape = ((), (N, M), (B, N, M))[kind]
         tensors = (torch.randn(B, N, M, generator=g), torch.rand(shape, generator=g), torch.rand(shape, generator=g))
+        wide = tuple(t.double() for t in tensors)
         lengths = torch.stack([torch.randint(0, n + 1, (B,), generator=g) for n in (N, M)], 1)
-        found += [(tensors, 0.7, None), (tensors, 0.7, lengths), (tuple(t.double() for t in tensors), 0.1, lengths)]
+        found += [Problem(tensors, 0.7, None, 0), Problem(tensors, 0.7, lengths, 0), Problem(wide, 0.1, lengths, 0)]
+        framed = tensors[0].clone()  # as soft_nw frames it, without changing its shape
+        framed[:, 0], framed[:, :, 0] = -torch.inf, -torch.inf
+        framed[:, 0, 0] = 0
+        found += [
+            Problem((framed, *tensors[1:]), 0.7, None, 1),
+            Problem((framed.double(), *wide[1:]), 0.1, lengths, 1),
+        ]
+        for smooth, band in ((False, -1), (True, -1), (False, 3), (True, 17)):
+            found += [Problem(tensors[:1], 0.7, None, band, smooth), Problem(wide[:1], 0.7, lengths, band, smooth)]
     return found
 
 
 def test_engines_are_clean_under_the_sanitizers_and_right(program: Path) -> None:
-    request, expected = b"", []
-    for tensors, gamma, lengths in problems():
-        B, N, M = tensors[0].shape
-        dtype = tensors[0].dtype
-        upstream = torch.ones(B, dtype=dtype), torch.linspace(-1, 1, B * N * M, dtype=dtype).view(B, N, M)
-        kind = {0: 0, 2: 1, 3: 2}[tensors[1].dim()]
-        head = np.array([B, N, M, kind, lengths is not None, dtype == torch.float64], dtype=np.int64)
-        arrays = [head, np.array([gamma]), *([] if lengths is None else [lengths.numpy()])]
-        request += b"".join(
-            np.ascontiguousarray(a).tobytes() for a in (*arrays, *(t.numpy() for t in (*tensors, *upstream)))
-        )
-        leaves = [t.double().requires_grad_() for t in tensors]
-        outputs = reference.soft_sw(*leaves, gamma=gamma, lengths=lengths)
-        gradients = torch.autograd.grad(outputs, leaves, [u.double() for u in upstream], materialize_grads=True)
-        expected.append((dtype, [o.detach() for o in outputs] + list(gradients)))
+    given = problems()
+    expected = [(problem.tensors[0].dtype, problem.expected()) for problem in given]
+    request = b"".join(problem.request() for problem in given)
     done = subprocess.run([str(program)], input=request, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     answer, at = done.stdout, 0
@@ -79,9 +116,11 @@ def test_engines_are_clean_under_the_sanitizers_and_right(program: Path) -> None
                 numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
                 got = torch.from_numpy(np.frombuffer(answer, numpy_dtype, count, at).copy()).double()
                 at += got.numel() * np.dtype(numpy_dtype).itemsize
-                want = target.flatten()
-                finite = torch.isfinite(want)
-                assert torch.equal(got[~finite], want[~finite])
-                scale = max(1.0, float(want[finite].abs().max())) if finite.any() else 1.0
-                error = (got - want)[finite].abs().max() / scale if finite.any() else 0.0
-                assert error < (1e-10 if dtype == torch.float64 else 1e-5)
+                assert_close(got, target.flatten(), 1e-10 if dtype == torch.float64 else 2e-5)
+
+
+def assert_close(got: Tensor, want: Tensor, tolerance: float) -> None:
+    finite = torch.isfinite(want)
+    assert torch.equal(got[~finite], want[~finite])
+    if finite.any():
+        assert (got - want)[finite].abs().max() / want[finite].abs().max().clamp_min(1) < tolerance

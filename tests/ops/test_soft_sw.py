@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
+import backends
 import numpy as np
 import pytest
 import torch
-from backends import GOLDEN, SoftSw
+from backends import GOLDEN, SoftSw, load, ragged, relative_error
 from torch import Tensor
 
 from lacray.ops import reference, soft_sw
@@ -17,16 +19,6 @@ from lacray.ops import reference, soft_sw
 GOLDEN_CASES = sorted(p.stem for p in (GOLDEN / "ssw_bruteforce").glob("[ce]*.npz")) or ["absent"]
 # At 1.0 a missing "/ gamma" is invisible.
 GAMMAS = [0.05, 0.8, 5.0]
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest finite magnitude; infinities must agree cell by cell."""
-    infinite = ~torch.isfinite(expected)
-    assert torch.equal(actual[infinite].double(), expected[infinite].double())
-    actual, expected = actual[~infinite].double(), expected[~infinite].double()
-    if expected.numel() == 0:
-        return 0.0
-    return float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
 def problem(
@@ -39,25 +31,10 @@ def problem(
     return similarity, gap_open, gap_extend
 
 
-def ragged(B: int, N: int, M: int) -> Tensor:
-    return torch.tensor([[max(1, N - 2 * b), max(1, M - 3 * b)] for b in range(B)])
-
-
 def values_and_gradients(
     f: SoftSw, inputs: tuple[Tensor, ...], gamma: float, lengths: Tensor | None, grad_score: Tensor, grad_match: Tensor
 ) -> list[Tensor]:
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    score, match = f(*leaves, gamma=gamma, lengths=lengths)
-    gradients = torch.autograd.grad(
-        (score, match), leaves, (grad_score.to(score), grad_match.to(match)), materialize_grads=True
-    )
-    return [score.detach(), match.detach(), *gradients]
-
-
-def load(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    archive = np.load(path)
-    arrays = {k: torch.from_numpy(np.asarray(archive[k])) for k in archive.files if k != "meta"}
-    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in arrays.items()}
+    return backends.values_and_gradients(f, inputs, (grad_score, grad_match), gamma=gamma, lengths=lengths)
 
 
 def cropped(table: Tensor, lengths: Tensor) -> Tensor:
@@ -85,17 +62,17 @@ def test_agrees_with_the_golden_vectors(golden: Path, case: str, backend: SoftSw
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)
-def test_agrees_with_the_golden_vectors_in_float32(golden: Path, case: str, backend: SoftSw) -> None:
+def test_agrees_with_the_golden_vectors_in_float32(golden: Path, case: str, ops: SimpleNamespace) -> None:
     z = load(golden / "ssw_bruteforce" / f"{case}.npz", torch.float64)
     lengths, gamma = z["lengths"], float(z["gamma"])
     inputs = tuple(z[k].float() for k in ("S", "gap_open", "gap_extend"))
-    actual = values_and_gradients(backend, inputs, gamma, lengths, torch.ones(len(lengths)), z["W"].float())
+    actual = values_and_gradients(ops.soft_sw, inputs, gamma, lengths, torch.ones(len(lengths)), z["W"].float())
     assert relative_error(actual[0], z["score"]) < 1e-4
     assert relative_error(cropped(actual[1], lengths), cropped(z["D"], lengths)) < 1e-4
     # Rounding S = 500 to float32 moves S / 0.05 by 6e-4, so gradients are compared with those of the rounded inputs.
     rounded = tuple(x.double() for x in inputs)
     exact = values_and_gradients(reference.soft_sw, rounded, gamma, lengths, torch.ones(len(lengths)), z["W"])
-    scale = 20.0 if backend is reference.soft_sw and case.startswith("extreme_S500") else 1.0  # it subtracts 1e4s
+    scale = 20.0 if ops.name == "reference" and case.startswith("extreme_S500") else 1.0  # it subtracts 1e4s
     for got, expected in zip(actual[2:], exact[2:], strict=True):
         assert float((got - expected).abs().max()) / max(1.0, float(expected.abs().max())) < 1e-4 * scale
 
@@ -209,8 +186,8 @@ def test_gradients_of_both_outputs_are_those_of_finite_differences(
         ((100, 3), "scalar"),
     ],
 )
-def test_tiles_join_without_a_seam(shape: tuple[int, int], kind: str, backend: SoftSw) -> None:
-    if backend is reference.soft_sw:
+def test_tiles_join_without_a_seam(shape: tuple[int, int], kind: str, ops: SimpleNamespace) -> None:
+    if ops.name == "reference":
         pytest.skip("the oracle of this test")
     N, M = shape
     B = 5 if M < 100 else 2  # from 4 on, gap weights are computed once for all
@@ -218,26 +195,30 @@ def test_tiles_join_without_a_seam(shape: tuple[int, int], kind: str, backend: S
     lengths = torch.tensor([[N, M]] * (B - 1) + [[max(1, N - 17), max(1, M - 33)]])
     upstream = torch.linspace(1.0, -0.4, B), torch.randn(B, N, M, generator=torch.Generator().manual_seed(1)).double()
     expected = values_and_gradients(reference.soft_sw, inputs, 0.3, lengths, *upstream)
-    for actual, target in zip(values_and_gradients(backend, inputs, 0.3, lengths, *upstream), expected, strict=True):
+    for actual, target in zip(
+        values_and_gradients(ops.soft_sw, inputs, 0.3, lengths, *upstream), expected, strict=True
+    ):
         assert relative_error(actual, target) < 1e-11
     single = tuple(x.float() for x in inputs)
     expected = values_and_gradients(reference.soft_sw, tuple(x.double() for x in single), 0.3, lengths, *upstream)
-    for actual, target in zip(values_and_gradients(backend, single, 0.3, lengths, *upstream), expected, strict=True):
+    for actual, target in zip(
+        values_and_gradients(ops.soft_sw, single, 0.3, lengths, *upstream), expected, strict=True
+    ):
         assert relative_error(actual, target) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("gamma", "size"), [(1e-3, 1e4), (1e-3, 1.0), (0.05, 1e4), (1e3, 1e-3)])
-def test_extreme_ranges_stay_exact(gamma: float, size: float, dtype: torch.dtype, backend: SoftSw) -> None:
+def test_extreme_ranges_stay_exact(gamma: float, size: float, dtype: torch.dtype, ops: SimpleNamespace) -> None:
     similarity, gap_open, gap_extend = problem(3, 20, 37, (20, 37), seed=11, spread=size)
     inputs = (similarity.clamp(-size, size).to(dtype), (gap_open * size).to(dtype), (gap_extend * size).to(dtype))
     upstream = torch.ones(3, dtype=dtype), torch.rand(3, 20, 37, generator=torch.Generator().manual_seed(2)).to(dtype)
-    actual = values_and_gradients(backend, inputs, gamma, None, *upstream)
+    actual = values_and_gradients(ops.soft_sw, inputs, gamma, None, *upstream)
     exact = values_and_gradients(
         reference.soft_sw, tuple(x.double() for x in inputs), gamma, None, *(u.double() for u in upstream)
     )
     assert all(torch.isfinite(a).all() for a in actual)
-    if backend is reference.soft_sw and dtype == torch.float32:
+    if ops.name == "reference" and dtype == torch.float32:
         pytest.skip("float32 log space cannot resolve D / gamma = 1e5; the compiled operators carry the exponent apart")
     tolerance = 1e-9 if dtype == torch.float64 else 1e-4
     for got, expected in zip(actual[:2], exact[:2], strict=True):
@@ -249,8 +230,8 @@ def test_extreme_ranges_stay_exact(gamma: float, size: float, dtype: torch.dtype
         assert relative_error(got, expected) < tolerance
 
 
-def test_large_similarities_keep_their_small_differences_in_float32(backend: SoftSw) -> None:
-    if backend is reference.soft_sw:
+def test_large_similarities_keep_their_small_differences_in_float32(ops: SimpleNamespace) -> None:
+    if ops.name == "reference":
         pytest.skip("float32 log space cannot: this is what the exponents carried apart are for")
     gamma = 0.01
     similarity, gap_open, gap_extend = problem(2, 20, 25, (20, 25), seed=13, spread=gamma)
@@ -258,7 +239,7 @@ def test_large_similarities_keep_their_small_differences_in_float32(backend: Sof
     inputs = ((similarity + 1000).float(), (gap_open * gamma + 1000).float(), (gap_extend * gamma + 500).float())
     upstream = torch.ones(2), torch.rand(2, 20, 25, generator=torch.Generator().manual_seed(2))
     exact = values_and_gradients(reference.soft_sw, tuple(x.double() for x in inputs), gamma, None, *upstream)
-    for got, expected in zip(values_and_gradients(backend, inputs, gamma, None, *upstream), exact, strict=True):
+    for got, expected in zip(values_and_gradients(ops.soft_sw, inputs, gamma, None, *upstream), exact, strict=True):
         assert relative_error(got, expected) < 2e-5
 
 
@@ -375,7 +356,7 @@ def test_autocast_computes_in_float32() -> None:
         product = torch.einsum("bnm,mk->bnk", similarity, torch.eye(9))
         assert product.dtype == torch.bfloat16
         score, _ = soft_sw(product, gap_open, gap_extend, gamma=0.5)
-        direct, _, _ = torch.ops.lacray.soft_sw(product, gap_open.bfloat16(), gap_extend.bfloat16(), None, 0.5)
+        direct, _, _ = torch.ops.lacray.soft_sw(product, gap_open.bfloat16(), gap_extend.bfloat16(), None, 0.5, False)
     assert score.dtype == direct.dtype == torch.float32
 
 
@@ -437,7 +418,7 @@ def test_threads_may_call_at_the_same_time() -> None:
 
 def test_saved_state_is_a_fraction_of_a_float_per_cell() -> None:
     similarity = torch.zeros(1, 512, 512)
-    *_, state = torch.ops.lacray.soft_sw(similarity, torch.tensor(1.0), torch.tensor(1.0), None, 0.5)
+    *_, state = torch.ops.lacray.soft_sw(similarity, torch.tensor(1.0), torch.tensor(1.0), None, 0.5, False)
     # With S and D that is less than 4 in all.
     assert state.numel() / similarity.numel() < 0.25
 
@@ -453,9 +434,11 @@ def test_opcheck_passes(kind: str, device: str) -> None:
     similarity, gap_open, gap_extend = (x.to(device).requires_grad_() for x in inputs)
     lengths = ragged(B, N, M).to(device)
     for with_lengths in (None, lengths):
-        torch.library.opcheck(torch.ops.lacray.soft_sw.default, (similarity, gap_open, gap_extend, with_lengths, 0.5))
+        for end_to_end in (False, True):
+            arguments = (similarity, gap_open, gap_extend, with_lengths, 0.5, end_to_end)
+            torch.library.opcheck(torch.ops.lacray.soft_sw.default, arguments)
     plain = [x.detach() for x in (similarity, gap_open, gap_extend)]
-    score, match, state = torch.ops.lacray.soft_sw(*plain, lengths, 0.5)
+    score, match, state = torch.ops.lacray.soft_sw(*plain, lengths, 0.5, False)
     for gradients in (
         (torch.ones_like(score), torch.ones_like(match)),
         (None, torch.ones_like(match)),
@@ -464,7 +447,7 @@ def test_opcheck_passes(kind: str, device: str) -> None:
         for gaps in (True, False):
             torch.library.opcheck(
                 torch.ops.lacray.soft_sw_backward.default,
-                (*gradients, *plain, lengths, state, 0.5, gaps),
+                (*gradients, *plain, lengths, state, 0.5, False, gaps),
                 test_utils=("test_schema", "test_faketensor"),
             )
 

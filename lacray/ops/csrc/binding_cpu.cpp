@@ -14,10 +14,17 @@ struct Isa {
   void (*forward64)(const SoftSw<double>&, Parallel);
   void (*backward32)(const SoftSw<float>&, Parallel);
   void (*backward64)(const SoftSw<double>&, Parallel);
+  void (*dtw_forward32)(const Dtw<float>&, Parallel);
+  void (*dtw_forward64)(const Dtw<double>&, Parallel);
+  void (*dtw_backward32)(const Dtw<float>&, Parallel);
+  void (*dtw_backward64)(const Dtw<double>&, Parallel);
 };
 
-#define LACRAY_ISA_ENTRY(name, supported) \
-  { #name, supported, name::forward, name::forward, name::backward, name::backward }
+#define LACRAY_ISA_ENTRY(name, supported)                                                      \
+  {                                                                                            \
+    #name, supported, name::forward, name::forward, name::backward, name::backward,            \
+        name::forward, name::forward, name::backward, name::backward                           \
+  }
 
 // The widest instruction set of this machine, or the one asked for; null where the machine has it not.
 const Isa* find_isa(const char* wanted) {
@@ -62,8 +69,8 @@ struct Cpu {
     return call.gap_kind == GapKind::shared ? std::min<int64_t>(call.B, std::clamp<int64_t>(call.B / 4, 16, 64)) : call.B;
   }
   // A tile is 8192 cells, 20 us; a thread is worth waking for a few of them.
-  template <class T>
-  static SoftSw<T> planned(SoftSw<T> call) {
+  template <class Call>
+  static Call planned(Call call) {
     const int64_t threads = torch::stable::get_num_threads();
     call.by_diagonals = threads > 1 && call.B < threads && call.N >= 8 * kTileRows && call.M >= 2 * call.tile_columns;
     return call;
@@ -72,7 +79,49 @@ struct Cpu {
   static void forward(const SoftSw<double>& call, const Tensor&) { isa().forward64(planned(call), parallel); }
   static void backward(const SoftSw<float>& call, const Tensor&) { isa().backward32(planned(call), parallel); }
   static void backward(const SoftSw<double>& call, const Tensor&) { isa().backward64(planned(call), parallel); }
+  static void forward(const Dtw<float>& call, const Tensor&) { isa().dtw_forward32(planned(call), parallel); }
+  static void forward(const Dtw<double>& call, const Tensor&) { isa().dtw_forward64(planned(call), parallel); }
+  static void backward(const Dtw<float>& call, const Tensor&) { isa().dtw_backward32(planned(call), parallel); }
+  static void backward(const Dtw<double>& call, const Tensor&) { isa().dtw_backward64(planned(call), parallel); }
 };
+
+// Score (B,) and paths (B, num_walks, min(N, M), 2) of the best alignment, or of num_walks drawn ones.
+std::tuple<Tensor, Tensor> walks_op(Tensor similarity, Tensor gap_open, Tensor gap_extend, std::optional<Tensor> lengths, double gamma,
+                                    bool end_to_end, bool best, int64_t num_walks, int64_t seed) {
+  STD_TORCH_CHECK(similarity.scalar_type() == ScalarType::Double, "similarity must be float64");
+  const Inputs in(similarity, gap_open, gap_extend, lengths);
+  Walks walks{in.call<double>(gamma, end_to_end, Cpu::tile_columns<double>()), best, num_walks, seed, 0, nullptr};
+  SoftSw<double>& call = walks.call;
+  walks.path_length = std::min(call.N, call.M);
+  Tensor score = empty(similarity, {call.B}), match = empty(similarity, {call.B, call.N, call.M});
+  Tensor state = new_state(similarity, true, call.state_size);
+  const std::vector<int64_t> shape{call.B, num_walks, walks.path_length, 2};
+  Tensor paths = torch::stable::new_empty(similarity, shape, ScalarType::Long);
+  call.score = data<double>(score);
+  call.match = data<double>(match);
+  call.state = data<double>(state);
+  walks.paths = data<int64_t>(paths);
+  if (similarity.numel() > 0) plain::walk(walks, parallel);
+  else torch::stable::fill_(score, -std::numeric_limits<double>::infinity());
+  return {score, paths};
+}
+
+// Value (B,) and path (B, N + M - 1, 2) of the best warping.
+std::tuple<Tensor, Tensor> dtw_path_op(Tensor cost, std::optional<Tensor> lengths, int64_t band) {
+  STD_TORCH_CHECK(cost.scalar_type() == ScalarType::Double, "cost must be float64");
+  const DtwInputs in(cost, lengths);
+  const Dtw<double> shape = in.call<double>(1, band, false, Cpu::tile_columns<double>());
+  Tensor value = empty(cost, {shape.B});
+  const std::vector<int64_t> size{shape.B, std::max<int64_t>(shape.N + shape.M - 1, 0), 2};
+  Tensor paths = torch::stable::new_empty(cost, size, ScalarType::Long);
+  if (cost.numel() > 0) {
+    plain::path({shape.B, shape.N, shape.M, band, shape.cost, shape.lengths, data<double>(value), data<int64_t>(paths)}, parallel);
+  } else {
+    torch::stable::fill_(value, std::numeric_limits<double>::infinity());
+    torch::stable::fill_(paths, -1.0);
+  }
+  return {value, paths};
+}
 
 }  // namespace
 }  // namespace lacray
@@ -86,4 +135,8 @@ extern "C" __attribute__((visibility("default"))) int lacray_use_isa(const char*
 STABLE_TORCH_LIBRARY_IMPL(lacray, CPU, m) {
   m.impl("soft_sw", TORCH_BOX(&lacray::forward_op<lacray::Cpu>));
   m.impl("soft_sw_backward", TORCH_BOX(&lacray::backward_op<lacray::Cpu>));
+  m.impl("dtw", TORCH_BOX(&lacray::dtw_op<lacray::Cpu>));
+  m.impl("dtw_backward", TORCH_BOX(&lacray::dtw_backward_op<lacray::Cpu>));
+  m.impl("soft_sw_walks", TORCH_BOX(&lacray::walks_op));
+  m.impl("dtw_path", TORCH_BOX(&lacray::dtw_path_op));
 }

@@ -18,8 +18,8 @@ struct Cuda {
     return call.gap_kind == GapKind::scalar ? call.B * cuda::num_tiles(call) : call.B;
   }
 
-  template <class T>
-  static void run(const char* (*engine)(const SoftSw<T>&, cuda::Scratch<T>, void*), const SoftSw<T>& call, const Tensor& like,
+  template <template <class> class Call, class T>
+  static void run(const char* (*engine)(const Call<T>&, cuda::Scratch<T>, void*), const Call<T>& call, const Tensor& like,
                   int64_t num_values) {
     const int32_t device = like.get_device_index();
     CUDAGuardHandle guard = nullptr;
@@ -35,13 +35,13 @@ struct Cuda {
     check(aoti_torch_delete_cuda_guard(guard), "the device's guard stays");
     STD_TORCH_CHECK(error == nullptr, "lacray: the CUDA kernel was not launched: ", error);
   }
-  template <class T>
-  static void forward(const SoftSw<T>& call, const Tensor& like) {
-    run<T>(&cuda::forward<T>, call, like, cuda::num_forward_values(call));
+  template <template <class> class Call, class T>
+  static void forward(const Call<T>& call, const Tensor& like) {
+    run<Call, T>(&cuda::forward<T>, call, like, cuda::num_forward_values(call));
   }
-  template <class T>
-  static void backward(const SoftSw<T>& call, const Tensor& like) {
-    run<T>(&cuda::backward<T>, call, like, cuda::num_backward_values(call));
+  template <template <class> class Call, class T>
+  static void backward(const Call<T>& call, const Tensor& like) {
+    run<Call, T>(&cuda::backward<T>, call, like, cuda::num_backward_values(call));
   }
 };
 
@@ -51,4 +51,6 @@ struct Cuda {
 STABLE_TORCH_LIBRARY_IMPL(lacray, CUDA, m) {
   m.impl("soft_sw", TORCH_BOX(&lacray::forward_op<lacray::Cuda>));
   m.impl("soft_sw_backward", TORCH_BOX(&lacray::backward_op<lacray::Cuda>));
+  m.impl("dtw", TORCH_BOX(&lacray::dtw_op<lacray::Cuda>));
+  m.impl("dtw_backward", TORCH_BOX(&lacray::dtw_backward_op<lacray::Cuda>));
 }

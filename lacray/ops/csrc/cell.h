@@ -11,6 +11,10 @@
 // e an integer kept in a float, m in [1, 2) for h, x and y and within [0.7, 5) for d and s, which follow from them. That
 // covers every input: nothing has to fall back to log space, and a product costs no rounding beyond that of m. Zero is m = 1, e = kZero, so no mantissa is ever 0 and no quotient 0 / 0.
 //
+// Alignments from end to end (soft Needleman-Wunsch) are the same recursion without the 1: only the corner starts one, and
+// Z is h of the last cell. In the hard limit (V::kHard) an exponent is the value itself, every mantissa 1, and a sum the
+// larger of its terms: the first one where they are equal.
+//
 // The adjoint runs on posteriors (d L / d D = Pd and so on), which are bounded by the incoming gradients, and on the
 // transition probabilities that the forward step leaves in Weights: it contains no exponential and cannot overflow.
 #pragma once
@@ -53,6 +57,7 @@ template <class V>
 LACRAY_INLINE Ext<V> power(typename V::R value, typename V::R scale, typename V::R scale_low) {
   using R = typename V::R;
   const R t = V::mul(value, scale);
+  if constexpr (V::kHard) return {V::set1(1), V::max(V::set1(kZero), t)};
   const R low = V::fma(value, scale_low, V::mul_error(value, scale, t));
   // max(constant, t) is t where t is NaN, so a NaN survives; -inf becomes zero.
   const R k = V::round(V::max(V::set1(kZero), t));
@@ -73,45 +78,67 @@ struct Cell {
   Ext<V> d, x, y, s, h;
 };
 
+// The terms of p + q as multiples of 2^e.
+template <class V>
+LACRAY_INLINE void terms(Ext<V> p, Ext<V> q, typename V::R& e, typename V::R& first, typename V::R& second) {
+  e = V::max(p.e, q.e);
+  if constexpr (V::kHard) {
+    first = V::select(V::less(p.e, e), V::set1(0), V::set1(1));
+    second = V::sub(V::set1(1), first);
+  } else {
+    first = V::scale(p.m, V::sub(p.e, e));
+    second = V::scale(q.m, V::sub(q.e, e));
+  }
+}
+
 // Transition probabilities of one cell.
 template <class V>
 struct Weights {
   typename V::R pd, px, py;  // shares of d, x, y in h
   typename V::R sd, sx;      // shares of d, x in s
-  typename V::R qd, qx;      // shares of d, x in the x to the right
-  typename V::R rs, ry;      // shares of s, y in the y below
+  typename V::R qd, qx;      // shares of d, x on the left in x
+  typename V::R rs, ry;      // shares of s, y above in y
   typename V::R pz;          // d / Z
 };
 constexpr int kNumWeights = 10;
 
-// The cell at which `similarity` is read: left, above and diagonal are its neighbours, a and b its gap weights.
+// The cell at which `similarity` is read: left, above and diagonal are its neighbours, a and b its gap weights; 2^start is
+// the 1 of h, or zero where alignments start at the corner only.
 template <class V, bool kWeights>
 LACRAY_INLINE void step(Ext<V> w, Ext<V> a, Ext<V> b, const Cell<V>& left, Ext<V> above_s, Ext<V> above_y, Ext<V> diagonal_h,
-                        Ext<V> inverse_z, Cell<V>& out, Weights<V>& p) {
+                        typename V::R start, Ext<V> inverse_z, Cell<V>& out, Weights<V>& p) {
   using R = typename V::R;
   out.d = times<V>(w, diagonal_h);
 
-  const Ext<V> xa = times<V>(a, left.d), xb = times<V>(b, left.x);
-  const R xe = V::max(xa.e, xb.e);
-  const R x1 = V::scale(xa.m, V::sub(xa.e, xe)), x2 = V::scale(xb.m, V::sub(xb.e, xe));
+  R xe, x1, x2;
+  terms<V>(times<V>(a, left.d), times<V>(b, left.x), xe, x1, x2);
   const R xm = V::add(x1, x2);
   out.x = normal<V>(xm, xe);
 
-  const Ext<V> ya = times<V>(a, above_s), yb = times<V>(b, above_y);
-  const R ye = V::max(ya.e, yb.e);
-  const R y1 = V::scale(ya.m, V::sub(ya.e, ye)), y2 = V::scale(yb.m, V::sub(yb.e, ye));
+  R ye, y1, y2;
+  terms<V>(times<V>(a, above_s), times<V>(b, above_y), ye, y1, y2);
   const R ym = V::add(y1, y2);
   out.y = normal<V>(ym, ye);
 
-  const R se = V::max(out.d.e, out.x.e);
-  const R s1 = V::scale(out.d.m, V::sub(out.d.e, se)), s2 = V::scale(out.x.m, V::sub(out.x.e, se));
+  R se, s1, s2;
+  terms<V>(out.d, out.x, se, s1, s2);
   const R sm = V::add(s1, s2);
   out.s = {sm, se};
 
-  const R he = V::max(V::max(V::set1(0), se), out.y.e);
+  const R he = V::max(V::max(start, se), out.y.e);
   const R to_h = V::sub(se, he);
-  const R h0 = V::scale(V::set1(1), V::sub(V::set1(0), he));
-  const R h3 = V::scale(out.y.m, V::sub(out.y.e, he));
+  R h0, h3;
+  if constexpr (V::kHard) {
+    h0 = V::select(V::less(start, he), V::set1(0), V::set1(1));
+    h3 = V::mul(V::sub(V::set1(1), h0), V::select(V::less(se, he), V::set1(1), V::set1(0)));
+    const R hs = V::sub(V::sub(V::set1(1), h0), h3);
+    out.h = {V::set1(1), he};
+    p = {V::mul(s1, hs), V::mul(s2, hs), h3, s1, s2, x1, x2, y1, y2, V::set1(0)};
+    return;
+  } else {
+    h0 = V::scale(V::set1(1), V::sub(start, he));
+    h3 = V::scale(out.y.m, V::sub(out.y.e, he));
+  }
   const R hm = V::add(V::add(h0, V::scale(sm, to_h)), h3);
   out.h = normal<V>(hm, he);
 

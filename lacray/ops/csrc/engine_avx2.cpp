@@ -19,13 +19,18 @@
 #define LACRAY_ISA avx2
 #include "simd_avx2.h"
 
-#include "engine.h"
+#include "dtw_engine.h"
+#include "soft_sw_engine.h"
 
 namespace lacray::avx2 {
 void forward(const SoftSw<float>& call, Parallel parallel) { run_forward<Avx2Float>(call, parallel); }
 void forward(const SoftSw<double>& call, Parallel parallel) { run_forward<Avx2Double>(call, parallel); }
 void backward(const SoftSw<float>& call, Parallel parallel) { run_backward<Avx2Float>(call, parallel); }
 void backward(const SoftSw<double>& call, Parallel parallel) { run_backward<Avx2Double>(call, parallel); }
+void forward(const Dtw<float>& call, Parallel parallel) { run_dtw<Avx2Float>(call, false, parallel); }
+void forward(const Dtw<double>& call, Parallel parallel) { run_dtw<Avx2Double>(call, false, parallel); }
+void backward(const Dtw<float>& call, Parallel parallel) { run_dtw<Avx2Float>(call, true, parallel); }
+void backward(const Dtw<double>& call, Parallel parallel) { run_dtw<Avx2Double>(call, true, parallel); }
 }  // namespace lacray::avx2
 
 #if defined(__clang__)

@@ -19,13 +19,18 @@
 #define LACRAY_ISA avx512
 #include "simd_avx512.h"
 
-#include "engine.h"
+#include "dtw_engine.h"
+#include "soft_sw_engine.h"
 
 namespace lacray::avx512 {
 void forward(const SoftSw<float>& call, Parallel parallel) { run_forward<Avx512Float>(call, parallel); }
 void forward(const SoftSw<double>& call, Parallel parallel) { run_forward<Avx512Double>(call, parallel); }
 void backward(const SoftSw<float>& call, Parallel parallel) { run_backward<Avx512Float>(call, parallel); }
 void backward(const SoftSw<double>& call, Parallel parallel) { run_backward<Avx512Double>(call, parallel); }
+void forward(const Dtw<float>& call, Parallel parallel) { run_dtw<Avx512Float>(call, false, parallel); }
+void forward(const Dtw<double>& call, Parallel parallel) { run_dtw<Avx512Double>(call, false, parallel); }
+void backward(const Dtw<float>& call, Parallel parallel) { run_dtw<Avx512Float>(call, true, parallel); }
+void backward(const Dtw<double>& call, Parallel parallel) { run_dtw<Avx512Double>(call, true, parallel); }
 }  // namespace lacray::avx512
 
 #if defined(__clang__)

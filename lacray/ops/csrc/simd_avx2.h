@@ -23,6 +23,7 @@ struct Avx2Float {
   using R = __m256;
   using K = __m256;
   using Flush = FlushDenormals;
+  static constexpr bool kHard = false;
   static constexpr int W = 8;
 
   LACRAY_INLINE static R set1(T a) { return _mm256_set1_ps(a); }
@@ -108,6 +109,7 @@ struct Avx2Double {
   using R = __m256d;
   using K = __m256d;
   using Flush = FlushDenormals;
+  static constexpr bool kHard = false;
   static constexpr int W = 4;
 
   LACRAY_INLINE static R set1(T a) { return _mm256_set1_pd(a); }

@@ -24,6 +24,7 @@ struct Avx512Float {
   using R = __m512;
   using K = __mmask16;
   using Flush = FlushDenormals;
+  static constexpr bool kHard = false;
   static constexpr int W = 16;
 
   LACRAY_INLINE static R set1(T a) { return _mm512_set1_ps(a); }
@@ -107,6 +108,7 @@ struct Avx512Double {
   using R = __m512d;
   using K = __mmask8;
   using Flush = FlushDenormals;
+  static constexpr bool kHard = false;
   static constexpr int W = 8;
 
   LACRAY_INLINE static R set1(T a) { return _mm512_set1_pd(a); }

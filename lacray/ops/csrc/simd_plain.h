@@ -25,13 +25,15 @@ struct Bits<double> {
 
 struct NoFlush {};
 
-template <class T_>
+// kHard: the hard limit (cell.h).
+template <class T_, bool kHard_ = false>
 struct Plain {
   using T = T_;
   using R = T;
   using K = bool;
   using I = typename Bits<T>::I;
   using Flush = NoFlush;
+  static constexpr bool kHard = kHard_;
   static constexpr int W = 1;
 
   LACRAY_INLINE static R set1(T a) { return a; }

@@ -28,6 +28,7 @@ struct ForwardStrip {
   Border<const T> left;  // h, d, x (mantissa, exponent) of the column before, for the W rows
   Border<T> right;       // the same for the strip's last column; base null: not wanted
   T corner_m, corner_e;  // h above the left border
+  T start;               // exponent of the 1 in h
 };
 
 template <class T>
@@ -56,6 +57,7 @@ LACRAY_INLINE void forward_strip(const ForwardStrip<typename V::T>& k, const Sca
   };
   enter(0);
   Ext<V> next_diagonal = constant<V>(k.corner_m, k.corner_e);
+  const R start = V::set1(k.start);
   const int steps = k.columns + W - 1;
   for (int t = 0; t < steps; ++t) {
     const int column = t < k.columns ? t : k.columns - 1;
@@ -68,7 +70,8 @@ LACRAY_INLINE void forward_strip(const ForwardStrip<typename V::T>& k, const Sca
     io.gaps(t, c, a, b);
     const Cell<V> left = cell;
     Weights<V> p;
-    step<V, kWeights>(power<V>(similarity, c.up, c.up_low), a, b, left, above_s, above_y, diagonal, inverse_z, cell, p);
+    step<V, kWeights>(power<V>(similarity, c.up, c.up_low), a, b, left, above_s, above_y, diagonal, start, inverse_z, cell,
+                      p);
     if constexpr (kWeights) {
       if (t < W - 1 || t >= k.columns) {
         const auto real = V::rows(t - k.columns + 1, t);

@@ -1,233 +1,12 @@
-// The CUDA engine: one launch per pass for all problems, whatever their number and length.
-//
-// A table is cut into tiles of 32 rows, one warp each: lane l sweeps row l, and neighbours exchange cells by shuffles
-// (strip.h, with one float per thread as the vector). A warp takes the next tile by a ticket, in the order of the
-// anti-diagonals of tiles over all problems, and waits for the tiles above and on its left, whose tickets are lower and
-// therefore held by warps that run already: no deadlock, no grid-wide barrier, no host synchronisation.
-//
-// A tile's similarities, gaps and results pass through shared memory, read and written by rows (coalesced). Rows are
-// tile_columns + 2 apart there, so that the 32 lanes of an anti-diagonal hit 32 banks.
-//
-// Nothing is summed by atomics: results are the same bit for bit in every run.
-#define LACRAY_ISA cuda_warp
-#include "engine_cuda.h"
-#include "polynomials.h"
+// The CUDA engine of soft Smith-Waterman.
+#include "cuda_tiles.h"
 #include "strip.h"
 
 namespace lacray {
 namespace cuda_warp {
 
-constexpr unsigned kAll = 0xffffffffu;
-
-__device__ __forceinline__ int lane_id() { return int(threadIdx.x & 31); }
-
 template <class T>
-struct Bits;
-
-template <>
-struct Bits<float> {
-  static constexpr float kLimit = 127;
-  static __device__ __forceinline__ float mantissa(float a) {
-    return isnan(a) ? a : __int_as_float((__float_as_int(a) & 0x007fffff) | 0x3f800000);
-  }
-  // Integers to and from the exponent field by way of 2^23, whose last bit is 1: conversions are slow.
-  static __device__ __forceinline__ float exponent(float a) {
-    return __int_as_float((__float_as_int(a) >> 23) | 0x4b000000) - (8388608.f + 127.f);
-  }
-  static __device__ __forceinline__ float power(float e) { return __int_as_float(__float_as_int(e + (8388608.f + 127.f)) << 23); }
-  static __device__ __forceinline__ float reciprocal(float a) { return __frcp_rn(a); }
-};
-
-template <>
-struct Bits<double> {
-  static constexpr double kLimit = 1023;
-  static __device__ __forceinline__ double mantissa(double a) {
-    return isnan(a) ? a : __longlong_as_double((__double_as_longlong(a) & 0x000fffffffffffffll) | 0x3ff0000000000000ll);
-  }
-  static __device__ __forceinline__ double exponent(double a) { return double(int(__double_as_longlong(a) >> 52) - 1023); }
-  static __device__ __forceinline__ double power(double e) {
-    return __longlong_as_double(static_cast<long long>(int(e) + 1023) << 52);
-  }
-  static __device__ __forceinline__ double reciprocal(double a) { return 1.0 / a; }
-};
-
-template <class T_>
-struct Warp {
-  using T = T_;
-  using R = T;
-  using K = bool;
-  static constexpr int W = 32;
-
-  LACRAY_INLINE static R set1(T a) { return a; }
-  LACRAY_INLINE static R load_rows(const T* p) { return p[lane_id()]; }
-  LACRAY_INLINE static R add(R a, R b) { return a + b; }
-  LACRAY_INLINE static R sub(R a, R b) { return a - b; }
-  LACRAY_INLINE static R mul(R a, R b) { return a * b; }
-  LACRAY_INLINE static R fma(R a, R b, R c) { return ::fma(a, b, c); }
-  LACRAY_INLINE static R mul_error(R a, R b, R product) { return ::fma(a, b, -product); }
-  // b where the two do not compare, as on the CPU.
-  LACRAY_INLINE static R max(R a, R b) { return a > b ? a : b; }
-  LACRAY_INLINE static R round(R a) { return ::rint(a); }
-  LACRAY_INLINE static K less(R a, R b) { return a < b; }
-  LACRAY_INLINE static R select(K k, R a, R b) { return k ? a : b; }
-  LACRAY_INLINE static K rows(int first, int last) { return first <= lane_id() && lane_id() <= last; }
-  LACRAY_INLINE static R reciprocal(R a) { return Bits<T>::reciprocal(a); }
-  LACRAY_INLINE static R mantissa(R a) { return Bits<T>::mantissa(a); }
-  LACRAY_INLINE static R exponent(R a) { return Bits<T>::exponent(a); }
-  LACRAY_INLINE static R scale(R m, R e) {
-    const T low = e > -Bits<T>::kLimit ? e : -Bits<T>::kLimit;
-    return m * Bits<T>::power(low < Bits<T>::kLimit ? low : Bits<T>::kLimit);
-  }
-  LACRAY_INLINE static R exp2(R a) { return exp2_series<Warp>(a); }
-  LACRAY_INLINE static R log2(R a) { return log2_series<Warp>(a); }
-  LACRAY_INLINE static R up(R a, const T* first) {
-    const R moved = __shfl_up_sync(kAll, a, 1);
-    return lane_id() == 0 ? *first : moved;
-  }
-  LACRAY_INLINE static R down(R a, const T* last) {
-    const R moved = __shfl_down_sync(kAll, a, 1);
-    return lane_id() == W - 1 ? *last : moved;
-  }
-  LACRAY_INLINE static void store_first(T* p, R a) {
-    if (lane_id() == 0) *p = a;
-  }
-  LACRAY_INLINE static void store_last(T* p, R a) {
-    if (lane_id() == W - 1) *p = a;
-  }
-  LACRAY_INLINE static void store_row(T* p, int row, R a) {
-    if (lane_id() == row) p[row] = a;
-  }
-  // In a fixed order.
-  LACRAY_INLINE static T sum(R a) {
-    for (int k = 16; k > 0; k /= 2) a += __shfl_xor_sync(kAll, a, k);
-    return a;
-  }
-};
-
-template <class T>
-struct Tile {
-  static constexpr int kColumns = int(cuda::tile_columns<T>());
-  static constexpr int kStride = kColumns + 2;
-  static constexpr int kCells = 32 * kStride;
-  static constexpr int kSteps = kColumns + 31;
-  static constexpr int kKept = 7;  // weights kept; the other three are 1 minus one of these
-
-  int64_t b;
-  int i0, j0, rows, columns;  // rows and columns within the problem's lengths; 0 outside
-  int r, c;
-  int n, m;
-};
-
-template <class T>
-__device__ __forceinline__ bool outside(int row, int column, const Tile<T>& k) {
-  return row >= k.rows || column >= k.columns;
-}
-
-// Shared memory <- a tile of a table, by rows; `padding` beyond the problem's lengths.
-template <class T>
-__device__ void read_tile(T* cells, const T* table, int64_t M, const Tile<T>& k, T padding) {
-  constexpr int C = Tile<T>::kColumns;
-  for (int q = lane_id(); q < 32 * C; q += 32) {
-    const int row = q / C, column = q % C;
-    cells[row * Tile<T>::kStride + column] = outside(row, column, k) ? padding : table[(k.i0 + row) * M + k.j0 + column];
-  }
-}
-
-// A table <- shared memory; `blank` beyond the problem's lengths, whatever is in shared memory there.
-template <class T>
-__device__ void write_tile(T* table, const T* cells, int64_t N, int64_t M, const Tile<T>& k, T blank) {
-  constexpr int C = Tile<T>::kColumns;
-  for (int q = lane_id(); q < 32 * C; q += 32) {
-    const int row = q / C, column = q % C;
-    if (k.i0 + row < N && k.j0 + column < M)
-      table[(k.i0 + row) * M + k.j0 + column] = outside(row, column, k) ? blank : cells[row * Tile<T>::kStride + column];
-  }
-}
-
-// The next tile in the order of anti-diagonals over all problems, or false. `backward` turns the order round.
-template <class T>
-__device__ bool take(const SoftSw<T>& call, int* ticket, bool backward, Tile<T>& k) {
-  const int tile_rows = int(ceil_div(call.N, 32)), tile_columns = int(ceil_div(call.M, Tile<T>::kColumns));
-  const int64_t count = call.B * tile_rows * tile_columns;
-  int64_t t = 0;
-  if (lane_id() == 0) t = atomicAdd(ticket, 1);
-  t = __shfl_sync(kAll, t, 0);
-  if (t >= count) return false;
-  if (backward) t = count - 1 - t;
-  // Diagonals of tiles: diagonal q has the tiles (r, q - r).
-  int64_t q = t / call.B;
-  k.b = t % call.B;
-  int diagonal = 0;
-  for (;; ++diagonal) {
-    const int first = diagonal < tile_columns ? 0 : diagonal - tile_columns + 1;
-    const int last = diagonal < tile_rows ? diagonal : tile_rows - 1;
-    const int length = last - first + 1;
-    if (q < length) {
-      k.r = first + int(q);
-      break;
-    }
-    q -= length;
-  }
-  k.c = diagonal - k.r;
-  k.i0 = k.r * 32;
-  k.j0 = k.c * Tile<T>::kColumns;
-  int64_t n = call.N, m = call.M;
-  if (call.lengths != nullptr) {
-    const int64_t ln = call.lengths[2 * k.b], lm = call.lengths[2 * k.b + 1];
-    n = ln < 0 ? 0 : ln < n ? ln : n;
-    m = lm < 0 ? 0 : lm < m ? lm : m;
-  }
-  if (n == 0 || m == 0) n = m = 0;
-  k.n = int(n);
-  k.m = int(m);
-  k.rows = k.i0 < n ? int(n - k.i0 < 32 ? n - k.i0 : 32) : 0;
-  k.columns = k.j0 < m ? int(m - k.j0 < Tile<T>::kColumns ? m - k.j0 : Tile<T>::kColumns) : 0;
-  if (k.rows == 0 || k.columns == 0) k.rows = k.columns = 0;
-  return true;
-}
-
-__device__ __forceinline__ void wait_for(const int* flag) {
-  if (lane_id() == 0)
-    while (*static_cast<const volatile int*>(flag) == 0) __nanosleep(64);
-  __syncwarp();
-  __threadfence();  // what the flag's owner wrote before it is read after it
-}
-
-__device__ __forceinline__ void announce(int* flag) {
-  __threadfence();  // every lane's writes before the flag
-  __syncwarp();
-  if (lane_id() == 0) *static_cast<volatile int*>(flag) = 1;
-}
-
-template <class T>
-struct Layout {
-  int tile_rows, tile_columns;
-  int64_t padded_rows;
-  __device__ explicit Layout(const SoftSw<T>& call)
-      : tile_rows(int(ceil_div(call.N, 32))),
-        tile_columns(int(ceil_div(call.M, Tile<T>::kColumns))),
-        padded_rows(int64_t(tile_rows) * 32) {}
-  __device__ int64_t tile(int64_t b, int r, int c) const { return (b * tile_rows + r) * tile_columns + c; }
-  __device__ T* row(const SoftSw<T>& call, int64_t b, int r) const {
-    return call.state + b * call.state_size + 2 + int64_t(r - 1) * 6 * call.M;
-  }
-  __device__ T* column(const SoftSw<T>& call, int64_t b, int c) const {
-    return call.state + b * call.state_size + 2 + int64_t(tile_rows > 1 ? tile_rows - 1 : 0) * 6 * call.M +
-           int64_t(c - 1) * 6 * padded_rows;
-  }
-};
-
-template <class T>
-__device__ Scale<Warp<T>> scale_of(const SoftSw<T>& call) {
-  const double up = 1.4426950408889634074 / call.gamma;
-  Scale<Warp<T>> c;
-  c.up = T(up);
-  c.up_low = T(up - double(T(up)));
-  c.down = -c.up;
-  c.down_low = -c.up_low;
-  c.gamma_log_2 = T(call.gamma * 0.693147180559945309417);
-  return c;
-}
+using SoftSwLayout = Layout<SoftSw<T>, T>;
 
 template <class T>
 struct CellIo {
@@ -328,24 +107,25 @@ __device__ CellIo<T> stage(const SoftSw<T>& call, const Scale<Warp<T>>& c, const
 
 // Stages the row above a tile, and says where its left border and corner are.
 template <class T>
-__device__ ForwardStrip<T> borders(const SoftSw<T>& call, const Layout<T>& layout, const Tile<T>& k, T* row, T* edge) {
+__device__ ForwardStrip<T> borders(const SoftSw<T>& call, const SoftSwLayout<T>& layout, const Tile<T>& k, T* row, T* edge) {
   constexpr int C = Tile<T>::kColumns;
+  const T start = call.end_to_end ? T(kZero) : T(0);
+  auto outside = [&](int array) { return array == 1 ? start : array % 2 == 0 ? T(1) : T(kZero); };
   for (int q = lane_id(); q < 6 * C; q += 32) {
     const int array = q / C, column = q % C;
-    T value = array == 1 ? T(0) : array % 2 == 0 ? T(1) : T(kZero);
-    if (k.r > 0 && column < k.columns) value = layout.row(call, k.b, k.r)[array * call.M + k.j0 + column];
-    row[q] = value;
+    row[q] = k.r > 0 && column < k.columns ? layout.row(k.b, k.r)[array * call.M + k.j0 + column] : outside(array);
   }
-  for (int array = 0; array < 6; ++array) edge[array * 32 + lane_id()] = array == 1 ? T(0) : array % 2 == 0 ? T(1) : T(kZero);
+  for (int array = 0; array < 6; ++array) edge[array * 32 + lane_id()] = outside(array);
   ForwardStrip<T> f;
   f.columns = k.columns;
+  f.start = start;
   f.row = {row, C};
   f.left = {edge, 32};
   f.right = {nullptr, 0};
   f.corner_m = 1;
-  f.corner_e = 0;
+  f.corner_e = k.r == 0 && k.c == 0 ? T(0) : start;
   if (k.c > 0) {
-    const T* const column = layout.column(call, k.b, k.c);
+    const T* const column = layout.column(k.b, k.c);
     f.left = {column + k.i0, long(layout.padded_rows)};
     if (k.r > 0) {
       f.corner_m = column[k.i0 - 1];
@@ -373,8 +153,8 @@ __global__ void __launch_bounds__(32) forward_kernel(const SoftSw<T> call, cuda:
   T* const cells = reinterpret_cast<T*>(memory);
   T* const row = cells + 3 * Tile<T>::kCells;
   T* const edge = row + 6 * C;
-  const Scale<V> c = scale_of(call);
-  const Layout<T> layout(call);
+  const Scale<V> c = scale_of<T>(call.gamma);
+  const SoftSwLayout<T> layout(call, kSoftSwArrays);
   int* const flags = scratch.counters + 1;
   Tile<T> k;
   while (take(call, scratch.counters, false, k)) {
@@ -394,16 +174,13 @@ __global__ void __launch_bounds__(32) forward_kernel(const SoftSw<T> call, cuda:
     __syncwarp();
     CellIo<T> io = stage(call, c, k, cells, static_cast<T*>(nullptr));
     ForwardStrip<T> f = borders(call, layout, k, row, edge);
-    if (k.j0 + k.columns < k.m) f.right = {layout.column(call, k.b, k.c + 1) + k.i0, long(layout.padded_rows)};
+    if (k.j0 + k.columns < k.m) f.right = {layout.column(k.b, k.c + 1) + k.i0, long(layout.padded_rows)};
+    else if (call.end_to_end) f.right = {edge, 32};  // every lane has read its own edge by then
     __syncwarp();
     Ext<V> z = constant<V>(1, T(kZero));
     forward_strip<V, false>(f, c, constant<V>(1, 0), io, z);
     __syncwarp();
-    if (k.i0 + 32 < k.n) {
-      T* const below = layout.row(call, k.b, k.r + 1);
-      for (int q = lane_id(); q < 6 * C; q += 32)
-        if (q % C < k.columns) below[(q / C) * call.M + k.j0 + q % C] = row[q];
-    }
+    if (k.i0 + 32 < k.n) copy_rows(layout.row(k.b, k.r + 1) + k.j0, call.M, row, C, 6, k.columns);
     z = total_of_warp(z);
     T* const parts = scratch.values + 2 * layout.tile(k.b, 0, 0);
     if (lane_id() == 0) {
@@ -421,6 +198,7 @@ __global__ void __launch_bounds__(32) forward_kernel(const SoftSw<T> call, cuda:
         accumulate<V>(total, Ext<V>{part[0], part[1]});
       }
       total = total_of_warp(total);
+      if (call.end_to_end) total = {edge[k.n - 1 - k.i0], edge[32 + k.n - 1 - k.i0]};
       if (lane_id() == 0) {
         const Ext<V> unit = normal<V>(total.m, total.e);
         state[0] = unit.m;
@@ -444,8 +222,8 @@ __global__ void __launch_bounds__(32) backward_kernel(const SoftSw<T> call, cuda
   T* const row = g + Tile<T>::kCells;
   T* const edge = row + 6 * C;
   T* const weights = edge + 6 * 32;
-  const Scale<V> c = scale_of(call);
-  const Layout<T> layout(call);
+  const Scale<V> c = scale_of<T>(call.gamma);
+  const SoftSwLayout<T> layout(call, kSoftSwArrays);
   int* const flags = scratch.counters + 1;
   const int64_t border = 3 * (call.M + int64_t(layout.tile_columns) * layout.padded_rows);
   const bool gaps = call.grad_gap_open != nullptr, scalar = call.gap_kind == GapKind::scalar;
@@ -475,7 +253,7 @@ __global__ void __launch_bounds__(32) backward_kernel(const SoftSw<T> call, cuda
     __syncwarp();
     const T* const state = call.state + k.b * call.state_size;
     Ext<V> unused = constant<V>(1, 0);
-    forward_strip<V, true>(f, c, constant<V>(T(1) / state[0], -state[1]), io, unused);
+    forward_strip<V, true>(f, c, call.end_to_end ? constant<V>(1, T(kZero)) : constant<V>(T(1) / state[0], -state[1]), io, unused);
     __syncwarp();
 
     if (!last_row) wait_for(flags + layout.tile(k.b, k.r + 1, k.c));
@@ -491,6 +269,12 @@ __global__ void __launch_bounds__(32) backward_kernel(const SoftSw<T> call, cuda
     s.right = {edge, 32};
     s.left = {nullptr, 0};
     s.corner = 0;
+    const T grad_score = call.grad_score != nullptr && state[1] >= T(kForbidden) ? call.grad_score[k.b] : T(0);
+    if (call.end_to_end && last_row && last_column) {
+      // Z is h of the last cell: its gradient comes from beyond the corner.
+      if (k.n - k.i0 < 32 && lane_id() == k.n - k.i0) edge[lane_id()] = grad_score;
+      if (k.n - k.i0 == 32) s.corner = grad_score;
+    }
     if (!last_column) {
       const T* const side = sides + int64_t(k.c + 1) * 3 * layout.padded_rows;
       s.right = {side + k.i0, long(layout.padded_rows)};
@@ -501,12 +285,9 @@ __global__ void __launch_bounds__(32) backward_kernel(const SoftSw<T> call, cuda
     const bool own_cells = gaps && !scalar;
     AdjointIo<T> adjoint{io, g, own_cells ? cells + Tile<T>::kCells : nullptr, own_cells ? cells + 2 * Tile<T>::kCells : nullptr,
                          call.grad_match != nullptr, T(0), T(0)};
-    const T grad_score = call.grad_score != nullptr && state[1] >= T(kForbidden) ? call.grad_score[k.b] : T(0);
-    backward_strip<V>(s, grad_score, adjoint);
+    backward_strip<V>(s, call.end_to_end ? T(0) : grad_score, adjoint);
     __syncwarp();
-    if (k.r > 0)
-      for (int q = lane_id(); q < 3 * C; q += 32)
-        if (q % C < k.columns) row_below[(q / C) * call.M + k.j0 + q % C] = row[q];
+    if (k.r > 0) copy_rows(row_below + k.j0, call.M, row, C, 3, k.columns);
     announce(flags + tile);
     write_tile(call.grad_similarity + problem, g, call.N, call.M, k, T(0));
     if (own_cells) {
@@ -522,23 +303,6 @@ __global__ void __launch_bounds__(32) backward_kernel(const SoftSw<T> call, cuda
     __syncwarp();
   }
 }
-
-#if defined(__CUDACC__)
-template <class Kernel, class T>
-const char* launch(Kernel kernel, const SoftSw<T>& call, cuda::Scratch<T> scratch, size_t shared, cudaStream_t stream) {
-  int device = 0, processors = 0, per_processor = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
-  if (error == cudaSuccess) error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel, 32, shared);
-  if (error == cudaSuccess) {
-    const int64_t tiles = call.B * cuda::num_tiles(call), resident = int64_t(processors) * per_processor;
-    kernel<<<unsigned(tiles < resident ? tiles : resident), 32, shared, stream>>>(call, scratch);
-    error = cudaGetLastError();
-  }
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
-#endif
 
 }  // namespace cuda_warp
 

@@ -1,134 +1,14 @@
-// The CPU engine: tables cut into tiles of kTileRows x tile_columns cells, tiles into strips of V::W rows.
+// The CPU engine of soft Smith-Waterman: tables cut into tiles of kTileRows x tile_columns cells, tiles into strips of V::W rows.
 //
 // Forward keeps the borders of the tiles and nothing else; backward recomputes each tile from them. That is 0.2 values
 // per cell of saved state instead of ten, and faster than writing and reading the ten.
 #pragma once
 
-#include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <cstdint>
-#include <cstdlib>
-#include <limits>
-#include <new>
-#include <type_traits>
-
-#include "soft_sw.h"
 #include "strip.h"
+#include "tiles.h"
 
 namespace lacray {
 namespace LACRAY_ISA {
-
-template <class T>
-class Buffer {  // uninitialised, aligned to a cache line
- public:
-  explicit Buffer(int64_t size)
-      : data_(static_cast<T*>(std::aligned_alloc(64, size_t(ceil_div(std::max<int64_t>(size, 1) * sizeof(T), 64) * 64)))) {
-    if (data_ == nullptr) throw std::bad_alloc();
-  }
-  ~Buffer() { std::free(data_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  T* get() const { return data_; }
-
- private:
-  T* data_;
-};
-
-// Step t of a strip: its row l at column t - l of the table, or `padding` outside rows x columns. W rows are read W columns at
-// a time, each row one column further left than the row above, and transposed.
-// kOnly: `padding` also where `only` is -inf.
-template <class V, bool kOnly = false>
-void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride, int rows, int columns, typename V::T padding,
-             const typename V::T* only = nullptr) {
-  constexpr int W = V::W;
-  if constexpr (V::kTransposes) {
-    const typename V::R pad = V::set1(padding);
-    for (int t = 0; t < columns + W - 1; t += W) {
-      typename V::R r[W];
-      if (rows == W && t >= W - 1 && t + W <= columns) {  // all within
-#pragma GCC unroll 16
-        for (int l = 0; l < W; ++l) {
-          r[V::lane(l)] = V::load(source + l * row_stride + (t - l));
-          if constexpr (kOnly) {
-            const typename V::R lowest = V::set1(std::numeric_limits<typename V::T>::lowest());
-            r[V::lane(l)] = V::select(V::less(V::load(only + l * row_stride + (t - l)), lowest), pad, r[V::lane(l)]);
-          }
-        }
-        V::transpose(r);
-#pragma GCC unroll 16
-        for (int k = 0; k < W; ++k) V::store(out + (t + k) * W, r[k]);
-        continue;
-      }
-#pragma GCC unroll 16
-      for (int l = 0; l < W; ++l) {
-        if (l >= rows) {
-          r[V::lane(l)] = pad;
-          continue;
-        }
-        const auto real = V::lanes(l - t, columns - 1 - t + l);
-        r[V::lane(l)] = V::load(source + l * row_stride + (t - l), real, pad);
-        if constexpr (kOnly) {
-          const typename V::R lowest = V::set1(std::numeric_limits<typename V::T>::lowest());
-          r[V::lane(l)] =
-              V::select(V::less(V::load(only + l * row_stride + (t - l), real, pad), lowest), pad, r[V::lane(l)]);
-        }
-      }
-      V::transpose(r);
-#pragma GCC unroll 16
-      for (int k = 0; k < W; ++k) V::store(out + (t + k) * W, r[k]);
-    }
-    return;
-  }
-  for (int l = 0; l < W; ++l) {
-    typename V::T* o = out + V::lane(l);
-    for (int t = 0; t < l; ++t) o[t * W] = padding;
-    if (l < rows) {
-      const typename V::T* s = source + l * row_stride;
-      const typename V::T* const bound = kOnly ? only + l * row_stride : s;
-      for (int c = 0; c < columns; ++c)
-        o[(c + l) * W] = kOnly && bound[c] == -std::numeric_limits<typename V::T>::infinity() ? padding : s[c];
-    } else {
-      for (int c = 0; c < columns; ++c) o[(c + l) * W] = padding;
-    }
-    for (int t = columns + l; t < columns + W - 1; ++t) o[t * W] = padding;
-  }
-}
-
-template <class V, bool kAdd>
-void skew_out(typename V::T* target, int64_t row_stride, const typename V::T* in, int rows, int columns) {
-  constexpr int W = V::W;
-  if constexpr (V::kTransposes) {
-    for (int t = 0; t < columns + W - 1; t += W) {
-      typename V::R r[W];
-#pragma GCC unroll 16
-      for (int k = 0; k < W; ++k) r[k] = V::load(in + (t + k) * W);
-      V::transpose(r);
-      if (rows == W && t >= W - 1 && t + W <= columns) {  // all within
-#pragma GCC unroll 16
-        for (int l = 0; l < W; ++l) {
-          typename V::T* const o = target + l * row_stride + (t - l);
-          V::store(o, kAdd ? V::add(r[V::lane(l)], V::load(o)) : r[V::lane(l)]);
-        }
-        continue;
-      }
-#pragma GCC unroll 16
-      for (int l = 0; l < W; ++l) {
-        const typename V::R pad = V::set1(0);
-        if (l >= rows) continue;
-        typename V::T* const o = target + l * row_stride + (t - l);
-        const auto real = V::lanes(l - t, columns - 1 - t + l);
-        V::store(o, real, kAdd ? V::add(r[V::lane(l)], V::load(o, real, pad)) : r[V::lane(l)]);
-      }
-    }
-    return;
-  }
-  for (int l = 0; l < rows; ++l) {
-    const typename V::T* s = in + l * W + V::lane(l);
-    typename V::T* o = target + l * row_stride;
-    for (int c = 0; c < columns; ++c) o[c] = kAdd ? o[c] + s[c * W] : s[c * W];
-  }
-}
 
 template <class V>
 struct Gaps {
@@ -199,18 +79,12 @@ class Engine {
   static constexpr int W = V::W;
   static_assert(kTileRows % W == 0);
 
-  explicit Engine(const SoftSw<T>& call) : call_(call) {
-    const double up = 1.4426950408889634074 / call.gamma;
-    scale_.up = V::set1(T(up));
-    scale_.up_low = V::set1(T(up - double(T(up))));
-    scale_.down = V::set1(-T(up));
-    scale_.down_low = V::set1(-T(up - double(T(up))));
-    scale_.gamma_log_2 = V::set1(T(call.gamma * 0.693147180559945309417));
+  explicit Engine(const SoftSw<T>& call) : call_(call), scale_(scale_of<V>(call.gamma)), start_(call.end_to_end ? T(kZero) : T(0)) {
     tile_rows_ = ceil_div(call.N, kTileRows);
     tile_columns_ = ceil_div(call.M, call.tile_columns);
     padded_rows_ = tile_rows_ * kTileRows;
     for (int k = 0; k < 6; ++k)
-      for (int l = 0; l < W; ++l) edge_[k * W + l] = k == 0 ? T(1) : k == 1 ? T(0) : k % 2 == 0 ? T(1) : T(kZero);
+      for (int l = 0; l < W; ++l) edge_[k * W + l] = k == 1 ? start_ : k % 2 == 0 ? T(1) : T(kZero);
   }
 
   // Where many problems share (N, M) gaps, their weights are computed once. Up to the size of a cache.
@@ -224,7 +98,7 @@ class Engine {
     [[maybe_unused]] const typename V::Flush flush;
     const int64_t i0 = strip * W, width = std::min(call_.tile_columns, call_.M);
     const int rows = int(std::min<int64_t>(W, call_.N - i0));
-    Buffer<T> go(skewed(width)), ge(skewed(width));
+    Buffer<T> go(skewed<V>(width)), ge(skewed<V>(width));
     for (int64_t c = 0; c < tile_columns_; ++c) {
       const int64_t j0 = c * call_.tile_columns, at = i0 * call_.M + j0;
       const int columns = int(std::min(call_.tile_columns, call_.M - j0));
@@ -258,45 +132,44 @@ class Engine {
   // With `parallel` the tiles of a diagonal run at the same time, which is for few long problems. The order of every sum is
   // the same without.
   void forward(int64_t b, Parallel parallel) const {
-    const auto [n, m] = size(b);
-    blank(call_.match + b * call_.N * call_.M, n, m, -std::numeric_limits<T>::infinity());
+    const auto [n, m] = size_of(call_, b);
+    blank(call_.match + b * call_.N * call_.M, call_.N, call_.M, n, m, -std::numeric_limits<T>::infinity());
     T* const state = call_.state + b * call_.state_size;
     std::fill_n(state, call_.state_size, T(0));  // parts stay unused: they must not differ between runs
     const int64_t rows = ceil_div(n, kTileRows), columns = ceil_div(m, call_.tile_columns);
     Buffer<T> row(6 * m);
     start_row(row.get(), m);
     Buffer<double> parts(2 * rows * columns);  // Z of each tile
-    const ForwardScratch own(parallel == nullptr ? skewed(std::min(call_.tile_columns, m)) : 0);
-    for (int64_t q = 0; q < rows + columns - 1; ++q) {
-      const int64_t first = std::max<int64_t>(0, q - columns + 1), last = std::min(q, rows - 1);
-      run(parallel, last - first + 1, [&](int64_t k) {
-        const int64_t r = first + k, c = q - r;
-        double* const part = parts.get() + 2 * (r * columns + c);
-        if (parallel == nullptr) {
-          forward_tile(b, n, m, r, c, row.get(), own, part);
-        } else {
-          forward_tile(b, n, m, r, c, row.get(), ForwardScratch(skewed(std::min(call_.tile_columns, m))), part);
-        }
-      });
-    }
+    const ForwardScratch own(parallel == nullptr ? skewed<V>(std::min(call_.tile_columns, m)) : 0);
+    sweep(parallel, rows, columns, false, [&](int64_t r, int64_t c) {
+      double* const part = parts.get() + 2 * (r * columns + c);
+      if (parallel == nullptr) {
+        forward_tile(b, n, m, r, c, row.get(), own, part);
+      } else {
+        forward_tile(b, n, m, r, c, row.get(), ForwardScratch(skewed<V>(std::min(call_.tile_columns, m))), part);
+      }
+    });
     double total_m = 1, total_e = kZero;
     for (int64_t k = 0; k < rows * columns; ++k) add_part(total_m, total_e, parts.get()[2 * k], parts.get()[2 * k + 1]);
     const double shift = std::floor(std::log2(total_m));
     state[0] = T(total_m * std::exp2(-shift));
     state[1] = T(total_e + shift);
-    call_.score[b] = total_e < kForbidden ? -std::numeric_limits<T>::infinity()
-                                          : T(call_.gamma * (0.693147180559945309417 * total_e + std::log(total_m)));
+    if (total_e < kForbidden) {
+      call_.score[b] = -std::numeric_limits<T>::infinity();
+    } else {
+      call_.score[b] = V::kHard ? T(total_e) : T(call_.gamma * (0.693147180559945309417 * total_e + std::log(total_m)));
+    }
   }
 
   // Gradients of gaps: added to (); (N, M) written where `alone` (a problem's own, or a group of one), else added to, or to
   // the group's sums where these are not null, which stay skewed until its last problem is done.
   void backward(int64_t b, T* grad_open, T* grad_extend, bool alone, T* sums, Parallel parallel) const {
-    const auto [n, m] = size(b);
+    const auto [n, m] = size_of(call_, b);
     const int64_t offset = b * call_.N * call_.M;
-    blank(call_.grad_similarity + offset, n, m, T(0));
+    blank(call_.grad_similarity + offset, call_.N, call_.M, n, m, T(0));
     if (alone && call_.gap_kind != GapKind::scalar && grad_open != nullptr) {
-      blank(grad_open, n, m, T(0));
-      blank(grad_extend, n, m, T(0));
+      blank(grad_open, call_.N, call_.M, n, m, T(0));
+      blank(grad_extend, call_.N, call_.M, n, m, T(0));
     }
     const int64_t rows = ceil_div(n, kTileRows), columns = ceil_div(m, call_.tile_columns), boundary = 3 * (padded_rows_ + 1);
     Buffer<T> row(3 * m), sides((columns + 1) * boundary);
@@ -304,20 +177,18 @@ class Engine {
     std::fill_n(sides.get(), (columns + 1) * boundary, T(0));
     Buffer<double> parts(2 * rows * columns);  // of the scalar gaps' gradients
     const BackwardTable table{b, n, m, columns, row.get(), sides.get(), boundary, grad_open, grad_extend, alone, sums};
-    const int64_t size = skewed(std::min(call_.tile_columns, m));
+    // From end to end, Z is h of the last cell; else its gradient arrives at every cell that an alignment may end with.
+    if (call_.end_to_end && n > 0) sides.get()[columns * boundary + n] = grad_score(b);
+    const int64_t size = skewed<V>(std::min(call_.tile_columns, m));
     const BackwardScratch own(parallel == nullptr ? size : 0);
-    for (int64_t q = rows + columns - 2; q >= 0; --q) {
-      const int64_t first = std::max<int64_t>(0, q - columns + 1), last = std::min(q, rows - 1);
-      run(parallel, last - first + 1, [&](int64_t k) {
-        const int64_t r = first + k, c = q - r;
-        double* const part = parts.get() + 2 * (r * columns + c);
-        if (parallel == nullptr) {
-          backward_tile(table, r, c, own, part);
-        } else {
-          backward_tile(table, r, c, BackwardScratch(size), part);
-        }
-      });
-    }
+    sweep(parallel, rows, columns, true, [&](int64_t r, int64_t c) {
+      double* const part = parts.get() + 2 * (r * columns + c);
+      if (parallel == nullptr) {
+        backward_tile(table, r, c, own, part);
+      } else {
+        backward_tile(table, r, c, BackwardScratch(size), part);
+      }
+    });
     if (call_.gap_kind == GapKind::scalar && grad_open != nullptr) {
       double open = 0, extend = 0;
       for (int64_t k = 0; k < rows * columns; ++k) {
@@ -329,26 +200,47 @@ class Engine {
     }
   }
 
+  struct TileScratch {
+    int64_t size;
+    Buffer<T> s, go, ge, top, weights;
+    explicit TileScratch(int64_t size)
+        : size(size), s(size), go(size), ge(size), top(6 * size / W), weights(kTileRows / W * kNumWeights * size) {}
+    T* strip_weights(int64_t i0) const { return weights.get() + i0 % kTileRows / W * kNumWeights * size; }
+  };
+
+  // The transition probabilities of a tile, from its borders.
+  void recompute_tile(int64_t b, int64_t n, int64_t m, int64_t r, int64_t c, const TileScratch& scratch) const {
+    T* const state = call_.state + b * call_.state_size;
+    // From end to end no cell has a share in Z but the last, whose gradient comes from beyond the table.
+    const Ext<V> inverse_z = call_.end_to_end || V::kHard ? constant<V>(1, T(kZero)) : constant<V>(T(1) / state[0], -state[1]);
+    const int64_t first = r * kTileRows, last = std::min(first + kTileRows, n);
+    const int64_t j0 = c * call_.tile_columns;
+    const int columns = int(std::min(call_.tile_columns, m - j0));
+    T* const top = scratch.top.get();
+    start_row(top, columns);
+    if (r > 0)
+      for (int k = 0; k < 6; ++k) std::copy_n(row_checkpoint(state, r) + k * call_.M + j0, columns, top + k * columns);
+    for (int64_t i0 = first; i0 < last; i0 += W) {
+      const int rows = int(std::min<int64_t>(W, n - i0));
+      T* const s = scratch.s.get();
+      ForwardIo<V> io{s, load_cells(b, i0, j0, rows, columns, s, scratch.go.get(), scratch.ge.get()), scratch.strip_weights(i0)};
+      const ForwardStrip<T> k = strip(state, top, columns, i0, c, columns);
+      Ext<V> unused = constant<V>(1, 0);
+      forward_strip<V, true>(k, scale_, inverse_z, io, unused);
+    }
+  }
+
  private:
   struct ForwardScratch {
-    Buffer<T> s, go, ge, d;
-    explicit ForwardScratch(int64_t size) : s(size), go(size), ge(size), d(size) {}
+    Buffer<T> s, go, ge, d, last;
+    explicit ForwardScratch(int64_t size) : s(size), go(size), ge(size), d(size), last(6 * W) {}
   };
 
   struct BackwardScratch {
-    int64_t size;
-    Buffer<T> s, go, ge, top, weights, grad_match, grad_similarity, grad_open, grad_extend;
+    TileScratch tile;
+    Buffer<T> grad_match, grad_similarity, grad_open, grad_extend;
     explicit BackwardScratch(int64_t size)
-        : size(size),
-          s(size),
-          go(size),
-          ge(size),
-          top(6 * size / W),
-          weights(kTileRows / W * kNumWeights * size),
-          grad_match(size),
-          grad_similarity(size),
-          grad_open(size),
-          grad_extend(size) {}
+        : tile(size), grad_match(size), grad_similarity(size), grad_open(size), grad_extend(size) {}
   };
 
   struct BackwardTable {
@@ -359,15 +251,6 @@ class Engine {
     bool alone;
     T* sums;
   };
-
-  template <class F>
-  static void run(Parallel parallel, int64_t count, F&& f) {
-    if (parallel == nullptr || count == 1) {
-      for (int64_t k = 0; k < count; ++k) f(k);
-    } else {
-      parallel(count, [](void* context, int64_t k) { (*static_cast<std::remove_reference_t<F>*>(context))(k); }, &f);
-    }
-  }
 
   static void add_part(double& total_m, double& total_e, double m, double e) {
     const double top = std::max(total_e, e);
@@ -389,7 +272,11 @@ class Engine {
       T* const s = scratch.s.get();
       ForwardIo<V> io{s, load_cells(b, i0, j0, rows, int(columns), s, scratch.go.get(), scratch.ge.get()), scratch.d.get()};
       ForwardStrip<T> k = strip(state, row + j0, m, i0, c, int(columns));
-      if (j0 + columns < m) k.right = {column_checkpoint(state, c + 1) + i0, padded_rows_};
+      if (j0 + columns < m) {
+        k.right = {column_checkpoint(state, c + 1) + i0, padded_rows_};
+      } else if (call_.end_to_end) {
+        k.right = {scratch.last.get(), W};
+      }
       forward_strip<V, false>(k, scale_, constant<V>(1, 0), io, total);
       skew_out<V, false>(match + i0 * call_.M + j0, call_.M, scratch.d.get(), rows, int(columns));
     }
@@ -398,33 +285,25 @@ class Engine {
     V::store(es, total.e);
     part[0] = 1;
     part[1] = kZero;
-    for (int l = 0; l < W; ++l) add_part(part[0], part[1], ms[l], es[l]);
+    if (!call_.end_to_end) {
+      for (int l = 0; l < W; ++l) add_part(part[0], part[1], ms[l], es[l]);
+    } else if (r == ceil_div(n, kTileRows) - 1 && j0 + columns == m) {
+      part[0] = scratch.last.get()[(n - 1) % W];
+      part[1] = scratch.last.get()[W + (n - 1) % W];
+    }
+  }
+
+  T grad_score(int64_t b) const {
+    return call_.grad_score != nullptr && call_.state[b * call_.state_size + 1] >= kForbidden ? call_.grad_score[b] : T(0);
   }
 
   void backward_tile(const BackwardTable& table, int64_t r, int64_t c, const BackwardScratch& scratch, double* part) const {
     [[maybe_unused]] const typename V::Flush flush;
-    const int64_t offset = table.b * call_.N * call_.M;
-    T* const state = call_.state + table.b * call_.state_size;
-    const T grad_score = call_.grad_score != nullptr && state[1] >= kForbidden ? call_.grad_score[table.b] : T(0);
-    const Ext<V> inverse_z = constant<V>(T(1) / state[0], -state[1]);
+    recompute_tile(table.b, table.n, table.m, r, c, scratch.tile);
+    const int64_t offset = table.b * call_.N * call_.M, j0 = c * call_.tile_columns;
     const int64_t first = r * kTileRows, last = std::min(first + kTileRows, table.n);
-    const int64_t j0 = c * call_.tile_columns;
     const int columns = int(std::min(call_.tile_columns, table.m - j0));
-    auto weights = [&](int64_t i0) { return scratch.weights.get() + (i0 - first) / W * kNumWeights * scratch.size; };
-
-    T* const top = scratch.top.get();
-    start_row(top, columns);
-    if (r > 0)
-      for (int k = 0; k < 6; ++k) std::copy_n(row_checkpoint(state, r) + k * call_.M + j0, columns, top + k * columns);
-    for (int64_t i0 = first; i0 < last; i0 += W) {
-      const int rows = int(std::min<int64_t>(W, table.n - i0));
-      T* const s = scratch.s.get();
-      ForwardIo<V> io{s, load_cells(table.b, i0, j0, rows, columns, s, scratch.go.get(), scratch.ge.get()), weights(i0)};
-      const ForwardStrip<T> k = strip(state, top, columns, i0, c, columns);
-      Ext<V> unused = constant<V>(1, 0);
-      forward_strip<V, true>(k, scale_, inverse_z, io, unused);
-    }
-
+    const T grad_z = call_.end_to_end ? T(0) : grad_score(table.b);
     const bool scalar = call_.gap_kind == GapKind::scalar, wanted = table.grad_open != nullptr;
     const bool add = table.sums != nullptr, local = wanted && !scalar && !add;
     part[0] = part[1] = 0;
@@ -447,14 +326,14 @@ class Engine {
         open = scratch.grad_open.get();
         extend = scratch.grad_extend.get();
       }
-      BackwardIo<V> io{weights(i0), grad, scratch.grad_similarity.get(), open, extend, add, V::set1(0), V::set1(0)};
+      BackwardIo<V> io{scratch.tile.strip_weights(i0), grad, scratch.grad_similarity.get(), open, extend, add, V::set1(0), V::set1(0)};
       BackwardStrip<T> k;
       k.columns = columns;
       k.row = {table.row + j0, table.m};
       k.right = {table.sides + (c + 1) * table.boundary + i0, padded_rows_ + 1};
       k.left = {c > 0 ? table.sides + c * table.boundary + i0 : nullptr, padded_rows_ + 1};
       k.corner = k.right[0][W];
-      backward_strip<V>(k, V::set1(grad_score), io);
+      backward_strip<V>(k, V::set1(grad_z), io);
       skew_out<V, false>(call_.grad_similarity + offset + cell, call_.M, scratch.grad_similarity.get(), rows, columns);
       if (local && table.alone) {
         skew_out<V, false>(table.grad_open + cell, call_.M, open, rows, columns);
@@ -469,36 +348,17 @@ class Engine {
     }
   }
 
-  struct Size {
-    int64_t n, m;
-  };
-
-  Size size(int64_t b) const {
-    if (call_.lengths == nullptr) return {call_.N, call_.M};
-    const int64_t n = std::clamp<int64_t>(call_.lengths[2 * b], 0, call_.N);
-    const int64_t m = std::clamp<int64_t>(call_.lengths[2 * b + 1], 0, call_.M);
-    return n > 0 && m > 0 ? Size{n, m} : Size{0, 0};
-  }
-
-  // Steps of a strip, up to whole blocks of W.
-  static int64_t skewed(int64_t columns) { return ceil_div(columns + W - 1, W) * W * W; }
-  int64_t strip_sum() const { return skewed(std::min(call_.tile_columns, call_.M)); }
+  int64_t strip_sum() const { return skewed<V>(std::min(call_.tile_columns, call_.M)); }
   T* strip_sums(T* sums, int64_t i0, int64_t c) const { return sums + (i0 / W * tile_columns_ + c) * 2 * strip_sum(); }
-  int64_t strip_gaps() const { return 4 * skewed(std::min(call_.tile_columns, call_.M)); }
+  int64_t strip_gaps() const { return 4 * skewed<V>(std::min(call_.tile_columns, call_.M)); }
   T* row_checkpoint(T* state, int64_t r) const { return state + 2 + (r - 1) * 6 * call_.M; }
   T* column_checkpoint(T* state, int64_t c) const {
     return state + 2 + std::max<int64_t>(tile_rows_ - 1, 0) * 6 * call_.M + (c - 1) * 6 * padded_rows_;
   }
 
-  // Above the table: h = 1 (an alignment may start), no gap to continue.
-  static void start_row(T* row, int64_t m) {
-    for (int k = 0; k < 6; ++k) std::fill_n(row + k * m, m, k == 1 ? T(0) : k % 2 == 0 ? T(1) : T(kZero));
-  }
-
-  // `value` in the cells beyond n x m.
-  void blank(T* table, int64_t n, int64_t m, T value) const {
-    for (int64_t i = 0; i < n; ++i) std::fill(table + i * call_.M + m, table + (i + 1) * call_.M, value);
-    std::fill(table + n * call_.M, table + call_.N * call_.M, value);
+  // Above the table: h = 1 where an alignment may start, no gap to continue.
+  void start_row(T* row, int64_t m) const {
+    for (int k = 0; k < 6; ++k) std::fill_n(row + k * m, m, k == 1 ? start_ : k % 2 == 0 ? T(1) : T(kZero));
   }
 
   ForwardStrip<T> strip(T* state, T* row, int64_t row_stride, int64_t i0, int64_t c, int columns) const {
@@ -506,8 +366,9 @@ class Engine {
     k.columns = columns;
     k.row = {row, row_stride};
     k.right = {nullptr, 0};
+    k.start = start_;
     k.corner_m = 1;
-    k.corner_e = 0;
+    k.corner_e = i0 == 0 && c == 0 ? T(0) : start_;
     if (c == 0) {
       k.left = {edge_, W};
     } else {
@@ -538,6 +399,7 @@ class Engine {
   const SoftSw<T>& call_;
   const T* gap_table_ = nullptr;
   Scale<V> scale_;
+  T start_;
   int64_t tile_rows_, tile_columns_, padded_rows_;
   alignas(64) T edge_[6 * W];
 };

@@ -1,0 +1,259 @@
+// The CPU engine of dynamic time warping: tiles, strips and checkpoints as in soft_sw_engine.h.
+//
+// With a band, a strip covers only the columns that its rows can reach: time goes with the band, not with the table.
+#pragma once
+
+#include "dtw_strip.h"
+#include "tiles.h"
+
+namespace lacray {
+namespace LACRAY_ISA {
+
+template <class V, class Minimum>
+class DtwEngine {
+ public:
+  using T = typename V::T;
+  static constexpr int W = V::W, A = Minimum::kArrays;
+  static constexpr T kInfinity = std::numeric_limits<T>::infinity();
+
+  explicit DtwEngine(const Dtw<T>& call) : call_(call), scale_(scale_of<V>(call.gamma)) {
+    tile_rows_ = ceil_div(call.N, kTileRows);
+    padded_rows_ = tile_rows_ * kTileRows;
+    for (int a = 0; a < A; ++a) std::fill_n(unreached_ + a * W, W, Minimum::unreached(a));
+    std::fill_n(nothing_, 2 * W, T(0));
+  }
+
+  void forward(int64_t b, Parallel parallel) const {
+    const auto [n, m] = size_of(call_, b);
+    blank(call_.table + b * call_.N * call_.M, call_.N, call_.M, n, m, kInfinity);
+    std::fill_n(call_.state + b * call_.state_size, call_.state_size, T(0));  // parts stay unused: they must not differ between runs
+    Buffer<T> row(A * m);
+    start_row(row.get(), m);
+    const ForwardScratch own(parallel == nullptr ? width(m) : 0);
+    sweep(parallel, ceil_div(n, kTileRows), ceil_div(m, call_.tile_columns), false, [&](int64_t r, int64_t c) {
+      if (parallel == nullptr) forward_tile(b, n, m, r, c, row.get(), own);
+      else forward_tile(b, n, m, r, c, row.get(), ForwardScratch(width(m)));
+    });
+    call_.value[b] = n == 0 ? kInfinity : call_.table[(b * call_.N + n - 1) * call_.M + m - 1];
+  }
+
+  void backward(int64_t b, Parallel parallel) const {
+    const auto [n, m] = size_of(call_, b);
+    blank(call_.grad_cost + b * call_.N * call_.M, call_.N, call_.M, n, m, T(0));
+    const int64_t columns = ceil_div(m, call_.tile_columns), boundary = 2 * (padded_rows_ + 1);
+    Buffer<T> row(2 * m), sides((columns + 1) * boundary);
+    std::fill_n(row.get(), 2 * m, T(0));
+    std::fill_n(sides.get(), (columns + 1) * boundary, T(0));
+    const Borders borders{row.get(), sides.get(), boundary};
+    const BackwardScratch own(parallel == nullptr ? width(m) : 0);
+    sweep(parallel, ceil_div(n, kTileRows), columns, true, [&](int64_t r, int64_t c) {
+      if (parallel == nullptr) backward_tile(b, n, m, r, c, borders, own);
+      else backward_tile(b, n, m, r, c, borders, BackwardScratch(width(m)));
+    });
+  }
+
+ private:
+  struct ForwardScratch {
+    Buffer<T> cost, table;
+    explicit ForwardScratch(int64_t size) : cost(size), table(size) {}
+  };
+
+  struct BackwardScratch {
+    int64_t size;
+    Buffer<T> cost, top, shares, grad_table, grad_cost;
+    explicit BackwardScratch(int64_t size)
+        : size(size), cost(size), top(A * size / W), shares(kTileRows / W * kNumShares * size), grad_table(size), grad_cost(size) {}
+    T* strip_shares(int64_t i0) const { return shares.get() + i0 % kTileRows / W * kNumShares * size; }
+  };
+
+  struct Borders {
+    T *row, *sides;  // what the row below, and the column after each column of tiles, pass on
+    int64_t boundary;
+  };
+
+  struct ForwardIo {
+    const T* cost;
+    T* out;  // R, or the shares
+    LACRAY_INLINE typename V::R cost_at(int t) const { return V::load(cost + t * W); }
+    LACRAY_INLINE void put_table(int t, typename V::R table) { V::store(out + t * W, table); }
+    LACRAY_INLINE void put_shares(int t, const Shares<V>& p) {
+      const typename V::R* const values = &p.diagonal;
+      for (int q = 0; q < kNumShares; ++q) V::store(out + (int64_t(t) * kNumShares + q) * W, values[q]);
+    }
+  };
+
+  struct BackwardIo {
+    const T *shares, *grad;
+    T* grad_cost;
+    LACRAY_INLINE void get_shares(int t, Shares<V>& p) const {
+      typename V::R* const values = &p.diagonal;
+      for (int q = 0; q < kNumShares; ++q) values[q] = V::load(shares + (int64_t(t) * kNumShares + q) * W);
+    }
+    LACRAY_INLINE typename V::R grad_table(int t) const { return V::load(grad + t * W); }
+    LACRAY_INLINE void put_gradient(int t, typename V::R g) { V::store(grad_cost + t * W, g); }
+  };
+
+  // The rows of a strip, and its columns within a tile: those that the band leaves.
+  struct Place {
+    int64_t i0, j0, j1;  // j0 < j1, else nothing
+    int rows;
+    int columns() const { return int(j1 - j0); }
+  };
+
+  Place place(int64_t i0, int64_t n, int64_t m, int64_t c) const {
+    const int rows = int(std::min<int64_t>(W, n - i0));
+    int64_t j0 = c * call_.tile_columns, j1 = std::min(j0 + call_.tile_columns, m);
+    if (call_.band >= 0) {
+      j0 = std::max(j0, std::min(i0 - call_.band, j1));
+      j1 = std::max(j0, std::min(j1, i0 + rows + call_.band));
+    }
+    return {i0, j0, j1, rows};
+  }
+
+  void forward_tile(int64_t b, int64_t n, int64_t m, int64_t r, int64_t c, T* row, const ForwardScratch& scratch) const {
+    [[maybe_unused]] const typename V::Flush flush;
+    T* const table = call_.table + b * call_.N * call_.M;
+    T* const state = call_.state + b * call_.state_size;
+    const int64_t j0 = c * call_.tile_columns, j1 = std::min(j0 + call_.tile_columns, m);
+    if (r > 0)
+      for (int a = 0; a < A; ++a) std::copy_n(row + a * m + j0, j1 - j0, row_checkpoint(state, r) + a * call_.M + j0);
+    for (int64_t i0 = r * kTileRows; i0 < std::min((r + 1) * kTileRows, n); i0 += W) {
+      const Place at = place(i0, n, m, c);
+      Border<T> right{nullptr, 0};
+      if (j1 < m) {
+        right = {column_checkpoint(state, c + 1) + i0, padded_rows_};
+        if (at.j1 < j1 || at.j0 == at.j1)
+          for (int a = 0; a < A; ++a) std::fill_n(right[a], W, Minimum::unreached(a));
+      }
+      for (int64_t i = i0; i < i0 + at.rows; ++i) {
+        std::fill(table + i * call_.M + j0, table + i * call_.M + at.j0, kInfinity);
+        std::fill(table + i * call_.M + at.j1, table + i * call_.M + j1, kInfinity);
+      }
+      if (at.j0 == at.j1) continue;
+      load_cost(b, at, scratch.cost.get());
+      ForwardIo io{scratch.cost.get(), scratch.table.get()};
+      DtwForwardStrip<T, Minimum> k = strip(state, row, m, 0, at, c);
+      if (at.j1 == j1) k.right = right;
+      dtw_forward_strip<V, Minimum, false>(k, scale_, io);
+      skew_out<V, false>(table + i0 * call_.M + at.j0, call_.M, scratch.table.get(), at.rows, at.columns());
+    }
+  }
+
+  void backward_tile(int64_t b, int64_t n, int64_t m, int64_t r, int64_t c, const Borders& borders, const BackwardScratch& scratch) const {
+    [[maybe_unused]] const typename V::Flush flush;
+    const int64_t offset = b * call_.N * call_.M, end = (n - 1) * call_.M + m - 1;
+    T* const state = call_.state + b * call_.state_size;
+    const int64_t first = r * kTileRows, last = std::min(first + kTileRows, n);
+    const int64_t j0 = c * call_.tile_columns, j1 = std::min(j0 + call_.tile_columns, m);
+    T* const top = scratch.top.get();
+    start_row(top, j1 - j0);
+    if (r > 0)
+      for (int a = 0; a < A; ++a) std::copy_n(row_checkpoint(state, r) + a * call_.M + j0, j1 - j0, top + a * (j1 - j0));
+    for (int64_t i0 = first; i0 < last; i0 += W) {
+      const Place at = place(i0, n, m, c);
+      if (at.j0 == at.j1) continue;
+      load_cost(b, at, scratch.cost.get());
+      ForwardIo io{scratch.cost.get(), scratch.strip_shares(i0)};
+      dtw_forward_strip<V, Minimum, true>(strip(state, top, j1 - j0, j0, at, c), scale_, io);
+    }
+
+    for (int64_t i0 = first + (last - first - 1) / W * W; i0 >= first; i0 -= W) {
+      const Place at = place(i0, n, m, c);
+      T* const grad_cost = call_.grad_cost + offset;
+      for (int64_t i = i0; i < i0 + at.rows; ++i) {
+        std::fill(grad_cost + i * call_.M + j0, grad_cost + i * call_.M + at.j0, T(0));
+        std::fill(grad_cost + i * call_.M + at.j1, grad_cost + i * call_.M + j1, T(0));
+      }
+      if (at.j0 == at.j1) continue;
+      T* const grad = scratch.grad_table.get();
+      if (call_.grad_table != nullptr) {
+        skew_in<V>(grad, call_.grad_table + offset + i0 * call_.M + at.j0, call_.M, at.rows, at.columns(), T(0));
+      } else {
+        std::fill_n(grad, skewed<V>(at.columns()), T(0));
+      }
+      if (call_.grad_value != nullptr && end / call_.M < i0 + at.rows && m == at.j1) {
+        const int64_t l = n - 1 - i0;
+        grad[(m - 1 - at.j0 + l) * W + V::lane(int(l))] += call_.grad_value[b];
+      }
+      BackwardIo io{scratch.strip_shares(i0), grad, scratch.grad_cost.get()};
+      DtwBackwardStrip<T> k;
+      k.columns = at.columns();
+      k.row = {borders.row + at.j0, m};
+      if (at.j1 == j1) {
+        k.right = {borders.sides + (c + 1) * borders.boundary + i0, padded_rows_ + 1};
+        k.corner = k.right[1][W];
+      } else {  // beyond the band there is nothing, but for the row below
+        k.right = {nothing_, W};
+        k.corner = borders.row[m + at.j1];
+      }
+      k.left = {at.j0 == j0 && c > 0 ? borders.sides + c * borders.boundary + i0 : nullptr, padded_rows_ + 1};
+      dtw_backward_strip<V>(k, io);
+      skew_out<V, false>(grad_cost + i0 * call_.M + at.j0, call_.M, scratch.grad_cost.get(), at.rows, at.columns());
+    }
+  }
+
+  // `row` holds the row above from column `origin` on.
+  DtwForwardStrip<T, Minimum> strip(T* state, T* row, int64_t row_stride, int64_t origin, const Place& at, int64_t c) const {
+    DtwForwardStrip<T, Minimum> k;
+    k.columns = at.columns();
+    k.row = {row + at.j0 - origin, row_stride};
+    k.right = {nullptr, 0};
+    k.left = {unreached_, W};
+    const bool at_border = at.j0 == c * call_.tile_columns;  // of the tile; else of the band
+    const T* const column = at_border && c > 0 ? column_checkpoint(state, c) : nullptr;
+    if (column != nullptr) k.left = {column + at.i0, padded_rows_};
+    for (int a = 0; a < A; ++a) {
+      if (at.i0 == 0) k.corner[a] = at.j0 == 0 ? Minimum::origin(a) : Minimum::unreached(a);
+      else if (!at_border) k.corner[a] = k.row[a][-1];
+      else k.corner[a] = column != nullptr ? column[a * padded_rows_ + at.i0 - 1] : Minimum::unreached(a);
+    }
+    return k;
+  }
+
+  void load_cost(int64_t b, const Place& at, T* cost) const {
+    skew_in<V>(cost, call_.cost + (b * call_.N + at.i0) * call_.M + at.j0, call_.M, at.rows, at.columns(), kInfinity);
+    if (call_.band < 0) return;
+    for (int64_t t = 0; t < at.columns() + W - 1; ++t)
+      for (int l = 0; l < W; ++l)
+        if (std::abs(at.i0 + l - (at.j0 + t - l)) > call_.band) cost[t * W + V::lane(l)] = kInfinity;
+  }
+
+  int64_t width(int64_t m) const { return skewed<V>(std::min(call_.tile_columns, m)); }
+  T* row_checkpoint(T* state, int64_t r) const { return state + 2 + (r - 1) * A * call_.M; }
+  T* column_checkpoint(T* state, int64_t c) const {
+    return state + 2 + std::max<int64_t>(tile_rows_ - 1, 0) * A * call_.M + (c - 1) * A * padded_rows_;
+  }
+  static void start_row(T* row, int64_t m) {
+    for (int a = 0; a < A; ++a) std::fill_n(row + a * m, m, Minimum::unreached(a));
+  }
+
+  const Dtw<T>& call_;
+  Scale<V> scale_;
+  int64_t tile_rows_, padded_rows_;
+  T unreached_[A * W], nothing_[2 * W];
+};
+
+template <class V, class Minimum>
+void run_dtw(const Dtw<typename V::T>& call, bool backward, Parallel parallel) {
+  struct Context {
+    DtwEngine<V, Minimum> engine;
+    bool backward;
+    Parallel inside;
+  } context{DtwEngine<V, Minimum>(call), backward, call.by_diagonals ? parallel : nullptr};
+  auto task = [](void* c, int64_t b) {
+    const Context& context = *static_cast<Context*>(c);
+    if (context.backward) context.engine.backward(b, context.inside);
+    else context.engine.forward(b, context.inside);
+  };
+  if (!call.by_diagonals) return parallel(call.B, task, &context);
+  for (int64_t b = 0; b < call.B; ++b) task(&context, b);
+}
+
+template <class V>
+void run_dtw(const Dtw<typename V::T>& call, bool backward, Parallel parallel) {
+  if (call.minimum == Minimum::soft) run_dtw<V, SoftMinimum<V>>(call, backward, parallel);
+  else run_dtw<V, SmoothMinimum<V>>(call, backward, parallel);
+}
+
+}  // namespace LACRAY_ISA
+}  // namespace lacray

@@ -1,0 +1,191 @@
+// What the CPU engines share: memory, tables to and from the skewed order of a strip, the order of tiles.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <new>
+#include <type_traits>
+
+#include "calls.h"
+#include "cell.h"
+
+namespace lacray {
+namespace LACRAY_ISA {
+
+template <class T>
+class Buffer {  // uninitialised, aligned to a cache line
+ public:
+  explicit Buffer(int64_t size)
+      : data_(static_cast<T*>(std::aligned_alloc(64, size_t(ceil_div(std::max<int64_t>(size, 1) * sizeof(T), 64) * 64)))) {
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
+  ~Buffer() { std::free(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  T* get() const { return data_; }
+
+ private:
+  T* data_;
+};
+
+// Step t of a strip: its row l at column t - l of the table, or `padding` outside rows x columns. W rows are read W columns at
+// a time, each row one column further left than the row above, and transposed.
+// kOnly: `padding` also where `only` is -inf.
+template <class V, bool kOnly = false>
+void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride, int rows, int columns, typename V::T padding,
+             const typename V::T* only = nullptr) {
+  constexpr int W = V::W;
+  if constexpr (V::kTransposes) {
+    const typename V::R pad = V::set1(padding);
+    for (int t = 0; t < columns + W - 1; t += W) {
+      typename V::R r[W];
+      if (rows == W && t >= W - 1 && t + W <= columns) {  // all within
+#pragma GCC unroll 16
+        for (int l = 0; l < W; ++l) {
+          r[V::lane(l)] = V::load(source + l * row_stride + (t - l));
+          if constexpr (kOnly) {
+            const typename V::R lowest = V::set1(std::numeric_limits<typename V::T>::lowest());
+            r[V::lane(l)] = V::select(V::less(V::load(only + l * row_stride + (t - l)), lowest), pad, r[V::lane(l)]);
+          }
+        }
+        V::transpose(r);
+#pragma GCC unroll 16
+        for (int k = 0; k < W; ++k) V::store(out + (t + k) * W, r[k]);
+        continue;
+      }
+#pragma GCC unroll 16
+      for (int l = 0; l < W; ++l) {
+        if (l >= rows) {
+          r[V::lane(l)] = pad;
+          continue;
+        }
+        const auto real = V::lanes(l - t, columns - 1 - t + l);
+        r[V::lane(l)] = V::load(source + l * row_stride + (t - l), real, pad);
+        if constexpr (kOnly) {
+          const typename V::R lowest = V::set1(std::numeric_limits<typename V::T>::lowest());
+          r[V::lane(l)] =
+              V::select(V::less(V::load(only + l * row_stride + (t - l), real, pad), lowest), pad, r[V::lane(l)]);
+        }
+      }
+      V::transpose(r);
+#pragma GCC unroll 16
+      for (int k = 0; k < W; ++k) V::store(out + (t + k) * W, r[k]);
+    }
+    return;
+  }
+  for (int l = 0; l < W; ++l) {
+    typename V::T* o = out + V::lane(l);
+    for (int t = 0; t < l; ++t) o[t * W] = padding;
+    if (l < rows) {
+      const typename V::T* s = source + l * row_stride;
+      const typename V::T* const bound = kOnly ? only + l * row_stride : s;
+      for (int c = 0; c < columns; ++c)
+        o[(c + l) * W] = kOnly && bound[c] == -std::numeric_limits<typename V::T>::infinity() ? padding : s[c];
+    } else {
+      for (int c = 0; c < columns; ++c) o[(c + l) * W] = padding;
+    }
+    for (int t = columns + l; t < columns + W - 1; ++t) o[t * W] = padding;
+  }
+}
+
+template <class V, bool kAdd>
+void skew_out(typename V::T* target, int64_t row_stride, const typename V::T* in, int rows, int columns) {
+  constexpr int W = V::W;
+  if constexpr (V::kTransposes) {
+    for (int t = 0; t < columns + W - 1; t += W) {
+      typename V::R r[W];
+#pragma GCC unroll 16
+      for (int k = 0; k < W; ++k) r[k] = V::load(in + (t + k) * W);
+      V::transpose(r);
+      if (rows == W && t >= W - 1 && t + W <= columns) {  // all within
+#pragma GCC unroll 16
+        for (int l = 0; l < W; ++l) {
+          typename V::T* const o = target + l * row_stride + (t - l);
+          V::store(o, kAdd ? V::add(r[V::lane(l)], V::load(o)) : r[V::lane(l)]);
+        }
+        continue;
+      }
+#pragma GCC unroll 16
+      for (int l = 0; l < W; ++l) {
+        const typename V::R pad = V::set1(0);
+        if (l >= rows) continue;
+        typename V::T* const o = target + l * row_stride + (t - l);
+        const auto real = V::lanes(l - t, columns - 1 - t + l);
+        V::store(o, real, kAdd ? V::add(r[V::lane(l)], V::load(o, real, pad)) : r[V::lane(l)]);
+      }
+    }
+    return;
+  }
+  for (int l = 0; l < rows; ++l) {
+    const typename V::T* s = in + l * W + V::lane(l);
+    typename V::T* o = target + l * row_stride;
+    for (int c = 0; c < columns; ++c) o[c] = kAdd ? o[c] + s[c * W] : s[c * W];
+  }
+}
+
+// f(k) for every k in [0, count), at the same time where there is a `parallel`.
+template <class F>
+void run(Parallel parallel, int64_t count, F&& f) {
+  if (parallel == nullptr || count == 1) {
+    for (int64_t k = 0; k < count; ++k) f(k);
+  } else {
+    parallel(count, [](void* context, int64_t k) { (*static_cast<std::remove_reference_t<F>*>(context))(k); }, &f);
+  }
+}
+
+// f(r, c) for every tile, diagonal by diagonal: those of one diagonal at the same time where there is a `parallel`.
+template <class F>
+void sweep(Parallel parallel, int64_t rows, int64_t columns, bool backward, F&& f) {
+  for (int64_t k = 0; k < rows + columns - 1; ++k) {
+    const int64_t q = backward ? rows + columns - 2 - k : k;
+    const int64_t first = std::max<int64_t>(0, q - columns + 1), last = std::min(q, rows - 1);
+    run(parallel, last - first + 1, [&](int64_t i) { f(first + i, q - first - i); });
+  }
+}
+
+struct Size {
+  int64_t n, m;
+};
+
+// The real rows and columns of problem b; 0 x 0 where there are none.
+template <class Call>
+Size size_of(const Call& call, int64_t b) {
+  if (call.lengths == nullptr) return {call.N, call.M};
+  const int64_t n = std::clamp<int64_t>(call.lengths[2 * b], 0, call.N);
+  const int64_t m = std::clamp<int64_t>(call.lengths[2 * b + 1], 0, call.M);
+  return n > 0 && m > 0 ? Size{n, m} : Size{0, 0};
+}
+
+// `value` in the cells of an N x M table beyond n x m.
+template <class T>
+void blank(T* table, int64_t N, int64_t M, int64_t n, int64_t m, T value) {
+  for (int64_t i = 0; i < n; ++i) std::fill(table + i * M + m, table + (i + 1) * M, value);
+  std::fill(table + n * M, table + N * M, value);
+}
+
+// Steps of a strip, up to whole blocks of W.
+template <class V>
+int64_t skewed(int64_t columns) {
+  return ceil_div(columns + V::W - 1, V::W) * V::W * V::W;
+}
+
+template <class V>
+Scale<V> scale_of(double gamma) {
+  using T = typename V::T;
+  // In the hard limit values stay in their own unit.
+  const double up = V::kHard ? 1 : 1.4426950408889634074 / gamma;
+  Scale<V> scale;
+  scale.up = V::set1(T(up));
+  scale.up_low = V::set1(T(up - double(T(up))));
+  scale.down = V::set1(-T(up));
+  scale.down_low = V::set1(-T(up - double(T(up))));
+  scale.gamma_log_2 = V::set1(V::kHard ? T(1) : T(gamma * 0.693147180559945309417));
+  return scale;
+}
+
+}  // namespace LACRAY_ISA
+}  // namespace lacray

@@ -1,0 +1,57 @@
+"""What the torch.library operators have in common: how large their saved state is, and how plain torch stands in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+_TILE_ROWS = 32  # csrc/calls.h
+_TILE_COLUMNS = {  # csrc/binding_cpu.cpp, csrc/engine_cuda.h
+    "cpu": {torch.float32: 256, torch.float64: 256},
+    "cuda": {torch.float32: 32, torch.float64: 8},
+}
+
+LIBRARY = torch.library.Library("lacray", "FRAGMENT")
+
+
+def define(schema: str) -> None:
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+def state_size(table: Tensor, arrays: int) -> Any:
+    """csrc/calls.h: what a problem's forward pass keeps, with `arrays` numbers a cell of the borders between tiles."""
+    _, N, M = table.shape
+    tile_columns = _TILE_COLUMNS[table.device.type][table.dtype]
+    rows, columns = (N + _TILE_ROWS - 1) // _TILE_ROWS, (M + tile_columns - 1) // tile_columns
+    return 2 + arrays * (M * torch.sym_max(rows - 1, 0) + _TILE_ROWS * rows * torch.sym_max(columns - 1, 0))
+
+
+def reference_gradients(
+    function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], upstream: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """Gradients of a function in plain torch, from within an operator's kernel."""
+
+    def differentiate() -> list[Tensor]:
+        with torch.enable_grad():
+            leaves = [x.detach().requires_grad_() for x in inputs]
+            outputs = function(*leaves)
+            given = [torch.zeros_like(o) if g is None else g for o, g in zip(outputs, upstream, strict=True)]
+            return list(torch.autograd.grad(outputs, leaves, given, materialize_grads=True))
+
+    # An operator's kernel runs below autograd. That is a state of the thread, so another thread is above it.
+    with ThreadPoolExecutor(max_workers=1) as other:
+        return other.submit(differentiate).result()
+
+
+def refuse_second_derivatives(names: str, stand_in: str) -> Callable[..., NoReturn]:
+    def refuse(ctx: Any, *grads: Tensor) -> NoReturn:
+        raise NotImplementedError(
+            f"lacray.ops.{names}: the compiled operator has no second derivatives. lacray.ops.reference.{stand_in} has "
+            "them: it is plain torch, and takes the same tensors."
+        )
+
+    return refuse
