@@ -96,8 +96,8 @@ def _warp(
 
 define("dtw(Tensor cost, Tensor? lengths, float gamma, int band, bool smooth) -> (Tensor, Tensor, Tensor)")
 define(
-    "dtw_backward(Tensor? grad_value, Tensor? grad_table, Tensor cost, Tensor? lengths, Tensor state, float gamma, "
-    "int band, bool smooth) -> Tensor"
+    "dtw_backward(Tensor? grad_value, Tensor? grad_table, Tensor cost, Tensor? lengths, Tensor table, Tensor state, "
+    "float gamma, int band, bool smooth) -> Tensor"
 )
 
 
@@ -117,6 +117,7 @@ def _fake_backward(
     grad_table: Tensor | None,
     cost: Tensor,
     lengths: Tensor | None,
+    table: Tensor,
     state: Tensor,
     gamma: float,
     band: int,
@@ -143,6 +144,7 @@ def _first_backward_call(
     grad_table: Tensor | None,
     cost: Tensor,
     lengths: Tensor | None,
+    table: Tensor,
     state: Tensor,
     gamma: float,
     band: int,
@@ -150,7 +152,7 @@ def _first_backward_call(
 ) -> Tensor:
     if select(cost.device.type) != "reference":
         result: Tensor = torch.ops.lacray.dtw_backward(
-            grad_value, grad_table, cost, lengths, state, gamma, band, smooth
+            grad_value, grad_table, cost, lengths, table, state, gamma, band, smooth
         )
         return result
 
@@ -162,7 +164,7 @@ def _first_backward_call(
 
 def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     cost, lengths, *ctx.settings = inputs
-    ctx.save_for_backward(cost, lengths, output[2])
+    ctx.save_for_backward(cost, lengths, *output[1:])
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[2])
 
@@ -170,10 +172,10 @@ def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Ten
 def _backward(
     ctx: Any, grad_value: Tensor | None, grad_table: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    cost, lengths, state = ctx.saved_tensors
+    cost, lengths, table, state = ctx.saved_tensors
     if grad_value is None and grad_table is None:
         return None, None, None, None, None
-    grad = torch.ops.lacray.dtw_backward(grad_value, grad_table, cost, lengths, state, *ctx.settings)
+    grad = torch.ops.lacray.dtw_backward(grad_value, grad_table, cost, lengths, table, state, *ctx.settings)
     return grad, None, None, None, None
 
 

@@ -372,7 +372,7 @@ def test_opcheck_passes(smooth: bool, device: str) -> None:
     for given in ((torch.ones_like(value), torch.ones_like(table)), (None, torch.ones_like(table)), (value, None)):
         torch.library.opcheck(
             torch.ops.lacray.dtw_backward.default,
-            (*given, plain, lengths, state, 0.5, -1, smooth),
+            (*given, plain, lengths, table, state, 0.5, -1, smooth),
             test_utils=("test_schema", "test_faketensor"),
         )
 

@@ -229,14 +229,15 @@ std::tuple<Tensor, Tensor, Tensor> run_dtw_op(const DtwInputs& in, double gamma,
 
 template <class Device, class T>
 Tensor run_dtw_backward_op(const std::optional<Tensor>& grad_value, const std::optional<Tensor>& grad_table, const DtwInputs& in,
-                           const Tensor& saved, double gamma, int64_t band, bool smooth) {
+                           const Tensor& saved_table, const Tensor& saved, double gamma, int64_t band, bool smooth) {
   Dtw<T> call = in.call<T>(gamma, band, smooth, Device::template tile_columns<T>());
   const Tensor state = checked_state(saved, in.cost, call.state_size);
-  const Gradients given(grad_value, grad_table, in.cost);
+  const Gradients given(grad_value, grad_table, in.cost), forward(std::nullopt, saved_table, in.cost);
   Tensor grad_cost = empty(in.cost, {call.B, call.N, call.M});
   call.state = data<T>(state);
   call.grad_value = Gradients::pointer<T>(given.value);
   call.grad_table = Gradients::pointer<T>(given.table);
+  call.table = data<T>(*forward.table);
   call.grad_cost = data<T>(grad_cost);
   if (in.cost.numel() > 0) Device::backward(call, in.cost);
   return grad_cost;
@@ -251,11 +252,11 @@ std::tuple<Tensor, Tensor, Tensor> dtw_op(Tensor cost, std::optional<Tensor> len
 
 template <class Device>
 Tensor dtw_backward_op(std::optional<Tensor> grad_value, std::optional<Tensor> grad_table, Tensor cost, std::optional<Tensor> lengths,
-                       Tensor state, double gamma, int64_t band, bool smooth) {
+                       Tensor table, Tensor state, double gamma, int64_t band, bool smooth) {
   const DtwInputs in(cost, lengths);
   return cost.scalar_type() == ScalarType::Float
-             ? run_dtw_backward_op<Device, float>(grad_value, grad_table, in, state, gamma, band, smooth)
-             : run_dtw_backward_op<Device, double>(grad_value, grad_table, in, state, gamma, band, smooth);
+             ? run_dtw_backward_op<Device, float>(grad_value, grad_table, in, table, state, gamma, band, smooth)
+             : run_dtw_backward_op<Device, double>(grad_value, grad_table, in, table, state, gamma, band, smooth);
 }
 
 }  // namespace lacray

@@ -63,10 +63,11 @@ struct Cpu {
   static constexpr int64_t tile_columns() {
     return 256;
   }
-  // Each group has gap gradients of its own, so their number bounds memory and, for shared gaps, the threads of use.
+  // Each group has gap gradients of its own. For shared gaps these are tables: fewer groups write and add up fewer of them,
+  // and bound the threads of use. The number must not depend on the threads, or results would.
   template <class T>
   static int64_t num_groups(const SoftSw<T>& call) {
-    return call.gap_kind == GapKind::shared ? std::min<int64_t>(call.B, std::clamp<int64_t>(call.B / 4, 16, 64)) : call.B;
+    return call.gap_kind == GapKind::shared ? std::min<int64_t>(call.B, std::clamp<int64_t>(call.B / 4, 4, 64)) : call.B;
   }
   // A tile is 8192 cells, 20 us; a thread is worth waking for a few of them.
   template <class Call>

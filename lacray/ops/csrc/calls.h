@@ -43,7 +43,7 @@ __host__ __device__
 #endif
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// What the forward pass keeps of a problem for the backward: two values (soft_sw: Z as mantissa and exponent); the row before
+// What the forward pass keeps of a problem for the backward: two values (soft_sw: Z as mantissa and exponent; dtw: the value); the row before
 // each row of tiles but the first (`arrays` of M); the column before each column of tiles but the first (`arrays` of N,
 // rounded up to whole tiles).
 inline int64_t state_size(int64_t N, int64_t M, int64_t tile_columns, int64_t arrays) {
@@ -66,7 +66,7 @@ struct Dtw {
   const int64_t* lengths;    // (B, 2), or null
   double gamma;
   T* value;                  // (B,)
-  T* table;                  // (B, N, M), R
+  T* table;                  // (B, N, M), R; the backward pass reads it
   T* state;                  // (B, state_size)
   int64_t state_size;
   // Backward only.

@@ -95,12 +95,12 @@ LACRAY_INLINE void terms(Ext<V> p, Ext<V> q, typename V::R& e, typename V::R& fi
 template <class V>
 struct Weights {
   typename V::R pd, px, py;  // shares of d, x, y in h
-  typename V::R sd, sx;      // shares of d, x in s
-  typename V::R qd, qx;      // shares of d, x on the left in x
-  typename V::R rs, ry;      // shares of s, y above in y
+  typename V::R sd;          // share of d in s; that of x is the rest
+  typename V::R qd;          // share of d, on the left, in x
+  typename V::R rs;          // share of s, above, in y
   typename V::R pz;          // d / Z
 };
-constexpr int kNumWeights = 10;
+constexpr int kNumWeights = 7;
 
 // The cell at which `similarity` is read: left, above and diagonal are its neighbours, a and b its gap weights; 2^start is
 // the 1 of h, or zero where alignments start at the corner only.
@@ -133,7 +133,7 @@ LACRAY_INLINE void step(Ext<V> w, Ext<V> a, Ext<V> b, const Cell<V>& left, Ext<V
     h3 = V::mul(V::sub(V::set1(1), h0), V::select(V::less(se, he), V::set1(1), V::set1(0)));
     const R hs = V::sub(V::sub(V::set1(1), h0), h3);
     out.h = {V::set1(1), he};
-    p = {V::mul(s1, hs), V::mul(s2, hs), h3, s1, s2, x1, x2, y1, y2, V::set1(0)};
+    p = {V::mul(s1, hs), V::mul(s2, hs), h3, s1, x1, y1, V::set1(0)};
     return;
   } else {
     h0 = V::scale(V::set1(1), V::sub(start, he));
@@ -148,11 +148,8 @@ LACRAY_INLINE void step(Ext<V> w, Ext<V> a, Ext<V> b, const Cell<V>& left, Ext<V
     p.px = V::mul(V::scale(s2, to_h), ih);
     p.py = V::mul(h3, ih);
     p.sd = V::mul(s1, is);
-    p.sx = V::mul(s2, is);
     p.qd = V::mul(x1, ix);
-    p.qx = V::mul(x2, ix);
     p.rs = V::mul(y1, iy);
-    p.ry = V::mul(y2, iy);
     p.pz = V::mul(V::scale(out.d.m, V::add(out.d.e, inverse_z.e)), inverse_z.m);
   }
 }
@@ -186,14 +183,14 @@ LACRAY_INLINE Adjoint<V> adjoint_step(const Weights<V>& p, typename V::R grad_ma
                                       typename V::R diagonal_pd) {
   using R = typename V::R;
   Adjoint<V> out;
-  const R direct = V::fma(grad_score, p.pz, grad_match);
-  out.pd = V::add(V::fma(p.pd, diagonal_pd, V::fma(p.sd, below_ys, direct)), right.xd);
-  const R px = V::add(V::fma(p.px, diagonal_pd, V::mul(p.sx, below_ys)), right.xx);
+  const R direct = V::fma(grad_score, p.pz, grad_match), to_d = V::mul(p.sd, below_ys);
+  out.pd = V::add(V::fma(p.pd, diagonal_pd, V::add(to_d, direct)), right.xd);
+  const R px = V::add(V::fma(p.px, diagonal_pd, V::sub(below_ys, to_d)), right.xx);
   const R py = V::fma(p.py, diagonal_pd, below_yy);
   out.xd = V::mul(p.qd, px);
-  out.xx = V::mul(p.qx, px);
+  out.xx = V::sub(px, out.xd);
   out.ys = V::mul(p.rs, py);
-  out.yy = V::mul(p.ry, py);
+  out.yy = V::sub(py, out.ys);
   return out;
 }
 

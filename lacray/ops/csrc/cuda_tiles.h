@@ -112,7 +112,6 @@ struct Tile {
   static constexpr int kStride = kColumns + 2;
   static constexpr int kCells = 32 * kStride;
   static constexpr int kSteps = kColumns + 31;
-  static constexpr int kKept = 7;  // weights kept; the other three are 1 minus one of these
 
   int64_t b;
   int i0, j0, rows, columns;  // rows and columns within the problem's lengths; 0 outside

@@ -13,12 +13,13 @@
 namespace lacray {
 namespace LACRAY_ISA {
 
-// Derivatives of R in its three neighbours, and whether the cell can be reached (else all are zero, and so is its gradient).
+// Derivatives of R in its three neighbours. Those of a cell that cannot be reached are finite and mean nothing: no gradient
+// arrives there, as its share in any other cell is zero.
 template <class V>
 struct Shares {
-  typename V::R diagonal, above, left, reached;
+  typename V::R diagonal, above, left;
 };
-constexpr int kNumShares = 4;
+constexpr int kNumShares = 3;
 
 // -gamma log sum exp(-u / gamma). As in cell.h: r = exp(-R / gamma) is a sum, and carries its own exponent.
 template <class V>
@@ -40,16 +41,14 @@ struct SoftMinimum {
             l = V::scale(left.a[0], V::sub(left.a[1], e));
     const R sum = V::add(V::add(d, u), l);
     const Ext<V> before = normal<V>(sum, e), here = times<V>(power<V>(cost, c.down, c.down_low), before);
-    const auto never = V::less(here.e, V::set1(kForbidden));
     if constexpr (kShares) {
-      const R inverse = V::reciprocal(sum), none = V::set1(0);
-      p = {V::select(never, none, V::mul(d, inverse)), V::select(never, none, V::mul(u, inverse)),
-           V::select(never, none, V::mul(l, inverse)), V::select(never, none, V::set1(1))};
+      const R inverse = V::reciprocal(sum);
+      p = {V::mul(d, inverse), V::mul(u, inverse), V::mul(l, inverse)};
     } else {
       const R minimum = V::mul(c.gamma_log_2, V::add(before.e, V::log2(before.m)));
-      table = V::select(never, V::set1(std::numeric_limits<T>::infinity()), V::sub(cost, minimum));
+      table = V::select(V::less(here.e, V::set1(kForbidden)), V::set1(std::numeric_limits<T>::infinity()), V::sub(cost, minimum));
     }
-    return {{here.m, V::max(V::set1(kZero), here.e)}};
+    return {{here.m, here.e}};  // of a path of k forbidden cells, e is k times -1e30: far from a float's range
   }
 };
 
@@ -77,13 +76,12 @@ struct SmoothMinimum {
     const R inverse = V::reciprocal(V::add(V::add(wd, wu), wl));
     const R mean = V::mul(V::fma(wd, d, V::fma(wu, u, V::mul(wl, l))), inverse);
     const R here = V::sub(V::fma(mean, c.gamma_log_2, top), cost);
-    const auto never = V::less(here, V::set1(kForbidden));
     if constexpr (kShares) {
-      const R none = V::set1(0), one = V::set1(1), log_2 = V::set1(T(0.693147180559945309417));
-      auto share = [&](R w, R x) { return V::select(never, none, V::mul(V::mul(w, inverse), V::fma(V::sub(x, mean), log_2, one))); };
-      p = {share(wd, d), share(wu, u), share(wl, l), V::select(never, none, one)};
+      const R one = V::set1(1), log_2 = V::set1(T(0.693147180559945309417));
+      auto share = [&](R w, R x) { return V::mul(V::mul(w, inverse), V::fma(V::sub(x, mean), log_2, one)); };
+      p = {share(wd, d), share(wu, u), share(wl, l)};
     } else {
-      table = V::select(never, V::set1(std::numeric_limits<T>::infinity()), V::sub(V::set1(0), here));
+      table = V::select(V::less(here, V::set1(kForbidden)), V::set1(std::numeric_limits<T>::infinity()), V::sub(V::set1(0), here));
     }
     return {{V::max(V::set1(kZero), here)}};
   }
@@ -105,9 +103,7 @@ struct Flow {
 template <class V>
 LACRAY_INLINE Flow<V> flow_step(const Shares<V>& p, typename V::R grad_table, typename V::R from_right, typename V::R from_below,
                                 typename V::R from_diagonal) {
-  using R = typename V::R;
-  const R own = V::select(V::less(p.reached, V::set1(typename V::T(0.5))), V::set1(0), grad_table);
-  const R cell = V::add(V::add(own, from_diagonal), V::add(from_right, from_below));
+  const typename V::R cell = V::add(V::add(grad_table, from_diagonal), V::add(from_right, from_below));
   return {cell, V::mul(cell, p.diagonal), V::mul(cell, p.above), V::mul(cell, p.left)};
 }
 

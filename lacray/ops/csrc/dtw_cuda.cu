@@ -23,9 +23,8 @@ struct CostIo {
     *share(t, 0) = p.diagonal;
     *share(t, 1) = p.above;
     *share(t, 2) = p.left;
-    *share(t, 3) = p.reached;
   }
-  __device__ __forceinline__ void get_shares(int t, Shares<V>& p) const { p = {*share(t, 0), *share(t, 1), *share(t, 2), *share(t, 3)}; }
+  __device__ __forceinline__ void get_shares(int t, Shares<V>& p) const { p = {*share(t, 0), *share(t, 1), *share(t, 2)}; }
   __device__ __forceinline__ T grad_table(int t) const { return real(t) ? cells[at(t)] : T(0); }
   __device__ __forceinline__ void put_gradient(int t, T g) {
     if (real(t)) cells[at(t)] = g;
@@ -88,7 +87,7 @@ __global__ void __launch_bounds__(32) dtw_forward_kernel(const Dtw<T> call, cuda
     T* const table = call.table + k.b * call.N * call.M;
     if (k.rows == 0) {
       write_tile(table, cells, call.N, call.M, k, T(INFINITY));
-      if (k.r == 0 && k.c == 0 && lane_id() == 0) call.value[k.b] = T(INFINITY);
+      if (k.r == 0 && k.c == 0 && lane_id() == 0) call.value[k.b] = call.state[k.b * call.state_size] = T(INFINITY);
       continue;
     }
     if (k.r > 0) wait_for(flags + layout.tile(k.b, k.r - 1, k.c));
@@ -112,7 +111,7 @@ __global__ void __launch_bounds__(32) dtw_forward_kernel(const Dtw<T> call, cuda
     announce(flags + layout.tile(k.b, k.r, k.c));
     write_tile(table, cells, call.N, call.M, k, T(INFINITY));
     if (!to_right && !to_below && lane_id() == 0)
-      call.value[k.b] = cells[(k.n - 1 - k.i0) * Tile<T>::kStride + k.m - 1 - k.j0];
+      call.value[k.b] = call.state[k.b * call.state_size] = cells[(k.n - 1 - k.i0) * Tile<T>::kStride + k.m - 1 - k.j0];
     __syncwarp();
   }
 }
@@ -145,11 +144,18 @@ __global__ void __launch_bounds__(32) dtw_backward_kernel(const Dtw<T> call, cud
       __syncwarp();
       if (call.grad_table != nullptr) {
         read_tile(cells, call.grad_table + problem, call.M, k, T(0));
+        __syncwarp();
+        // A cell that cannot be reached has R = inf whatever C does: what arrives there (often NaN) is dropped.
+        for (int q = lane_id(); q < 32 * C; q += 32) {
+          const int row = q / C, column = q % C;
+          if (!outside(row, column, k) && call.table[problem + (k.i0 + row) * call.M + k.j0 + column] == T(INFINITY))
+            cells[row * Tile<T>::kStride + column] = 0;
+        }
       } else {
         for (int q = lane_id(); q < Tile<T>::kCells; q += 32) cells[q] = T(0);
       }
       __syncwarp();
-      if (last_row && last_column && call.grad_value != nullptr && lane_id() == 0)
+      if (last_row && last_column && call.grad_value != nullptr && call.state[k.b * call.state_size] < T(INFINITY) && lane_id() == 0)
         cells[(k.n - 1 - k.i0) * Tile<T>::kStride + k.m - 1 - k.j0] += call.grad_value[k.b];
     } else {
       for (int q = lane_id(); q < Tile<T>::kCells; q += 32) cells[q] = T(0);

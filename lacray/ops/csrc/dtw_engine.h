@@ -35,6 +35,7 @@ class DtwEngine {
       else forward_tile(b, n, m, r, c, row.get(), ForwardScratch(width(m)));
     });
     call_.value[b] = n == 0 ? kInfinity : call_.table[(b * call_.N + n - 1) * call_.M + m - 1];
+    call_.state[b * call_.state_size] = call_.value[b];
   }
 
   void backward(int64_t b, Parallel parallel) const {
@@ -89,7 +90,7 @@ class DtwEngine {
       typename V::R* const values = &p.diagonal;
       for (int q = 0; q < kNumShares; ++q) values[q] = V::load(shares + (int64_t(t) * kNumShares + q) * W);
     }
-    LACRAY_INLINE typename V::R grad_table(int t) const { return V::load(grad + t * W); }
+    LACRAY_INLINE typename V::R grad_table(int t) const { return grad != nullptr ? V::load(grad + t * W) : V::set1(0); }
     LACRAY_INLINE void put_gradient(int t, typename V::R g) { V::store(grad_cost + t * W, g); }
   };
 
@@ -141,7 +142,7 @@ class DtwEngine {
 
   void backward_tile(int64_t b, int64_t n, int64_t m, int64_t r, int64_t c, const Borders& borders, const BackwardScratch& scratch) const {
     [[maybe_unused]] const typename V::Flush flush;
-    const int64_t offset = b * call_.N * call_.M, end = (n - 1) * call_.M + m - 1;
+    const int64_t offset = b * call_.N * call_.M;
     T* const state = call_.state + b * call_.state_size;
     const int64_t first = r * kTileRows, last = std::min(first + kTileRows, n);
     const int64_t j0 = c * call_.tile_columns, j1 = std::min(j0 + call_.tile_columns, m);
@@ -165,16 +166,16 @@ class DtwEngine {
         std::fill(grad_cost + i * call_.M + at.j1, grad_cost + i * call_.M + j1, T(0));
       }
       if (at.j0 == at.j1) continue;
-      T* const grad = scratch.grad_table.get();
+      const bool is_last = i0 + at.rows == n && at.j1 == m && call_.grad_value != nullptr && state[0] < kInfinity;
+      T* const grad = call_.grad_table != nullptr || is_last ? scratch.grad_table.get() : nullptr;
       if (call_.grad_table != nullptr) {
-        skew_in<V>(grad, call_.grad_table + offset + i0 * call_.M + at.j0, call_.M, at.rows, at.columns(), T(0));
-      } else {
+        // A cell that cannot be reached has R = inf whatever C does: what arrives there, often NaN, is dropped.
+        const int64_t first_cell = offset + i0 * call_.M + at.j0;
+        skew_in<V, 1>(grad, call_.grad_table + first_cell, call_.M, at.rows, at.columns(), T(0), call_.table + first_cell);
+      } else if (is_last) {
         std::fill_n(grad, skewed<V>(at.columns()), T(0));
       }
-      if (call_.grad_value != nullptr && end / call_.M < i0 + at.rows && m == at.j1) {
-        const int64_t l = n - 1 - i0;
-        grad[(m - 1 - at.j0 + l) * W + V::lane(int(l))] += call_.grad_value[b];
-      }
+      if (is_last) grad[(m - 1 - at.j0 + n - 1 - i0) * W + V::lane(int(n - 1 - i0))] += call_.grad_value[b];
       BackwardIo io{scratch.strip_shares(i0), grad, scratch.grad_cost.get()};
       DtwBackwardStrip<T> k;
       k.columns = at.columns();

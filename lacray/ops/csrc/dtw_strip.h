@@ -55,8 +55,7 @@ LACRAY_INLINE void dtw_forward_strip(const DtwForwardStrip<typename V::T, Minimu
       if (t < W - 1 || t >= k.columns) {
         const auto real = V::rows(t - k.columns + 1, t);
         const R none = V::set1(0);
-        p = {V::select(real, p.diagonal, none), V::select(real, p.above, none), V::select(real, p.left, none),
-             V::select(real, p.reached, none)};
+        p = {V::select(real, p.diagonal, none), V::select(real, p.above, none), V::select(real, p.left, none)};
       }
       io.put_shares(t, p);
     } else {

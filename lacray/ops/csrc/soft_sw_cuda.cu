@@ -32,7 +32,7 @@ struct CellIo {
   __device__ __forceinline__ void put_match(int t, T d) {
     if (real(t)) s[at(t)] = d;
   }
-  __device__ __forceinline__ T* weight(int t, int q) const { return weights + (t * Tile<T>::kKept + q) * 32 + lane_id(); }
+  __device__ __forceinline__ T* weight(int t, int q) const { return weights + (t * kNumWeights + q) * 32 + lane_id(); }
   __device__ __forceinline__ void put_weights(int t, const Weights<V>& p) {
     *weight(t, 0) = p.pd;
     *weight(t, 1) = p.px;
@@ -61,11 +61,6 @@ struct AdjointIo {
     p.qd = *cells.weight(t, 4);
     p.rs = *cells.weight(t, 5);
     p.pz = *cells.weight(t, 6);
-    // Outside the tile all are zero, these too.
-    const bool real = cells.real(t);
-    p.sx = real ? T(1) - p.sd : T(0);
-    p.qx = real ? T(1) - p.qd : T(0);
-    p.ry = real ? T(1) - p.rs : T(0);
   }
   __device__ __forceinline__ T grad_match(int t) const { return has_grad && cells.real(t) ? g[cells.at(t)] : T(0); }
   __device__ __forceinline__ void put_gradients(int t, const Adjoint<V>& a) {
@@ -319,7 +314,7 @@ template <class T>
 const char* backward(const SoftSw<T>& call, Scratch<T> scratch, void* stream) {
   using Tile = cuda_warp::Tile<T>;
   const size_t shared =
-      sizeof(T) * (4 * Tile::kCells + 6 * Tile::kColumns + 6 * 32 + size_t(Tile::kSteps) * Tile::kKept * 32);
+      sizeof(T) * (4 * Tile::kCells + 6 * Tile::kColumns + 6 * 32 + size_t(Tile::kSteps) * cuda_warp::kNumWeights * 32);
   return cuda_warp::launch(cuda_warp::backward_kernel<T>, call, scratch, shared, static_cast<cudaStream_t>(stream));
 }
 

@@ -50,6 +50,7 @@ struct BackwardIo {
   const typename V::T *weights, *grad;
   typename V::T *grad_similarity, *grad_open, *grad_extend;  // skewed; the last two null: summed below
   bool add;                                                  // to grad_open and grad_extend
+  int columns;
   R open, extend;
   LACRAY_INLINE void get_weights(int t, Weights<V>& p) const {
     R* const values = &p.pd;
@@ -58,16 +59,20 @@ struct BackwardIo {
   LACRAY_INLINE R grad_match(int t) const { return grad != nullptr ? V::load(grad + t * V::W) : V::set1(0); }
   LACRAY_INLINE void put_gradients(int t, const Adjoint<V>& a) {
     V::store(grad_similarity + t * V::W, a.pd);
-    const R o = V::sub(V::set1(0), V::add(a.xd, a.ys)), e = V::sub(V::set1(0), V::add(a.xx, a.yy));
+    const R o = V::add(a.xd, a.ys), e = V::add(a.xx, a.yy), none = V::set1(0);  // a penalty's gradient is negative
     if (add) {
-      V::store(grad_open + t * V::W, V::add(o, V::load(grad_open + t * V::W)));
-      V::store(grad_extend + t * V::W, V::add(e, V::load(grad_extend + t * V::W)));
+      V::store(grad_open + t * V::W, V::sub(V::load(grad_open + t * V::W), o));
+      V::store(grad_extend + t * V::W, V::sub(V::load(grad_extend + t * V::W), e));
     } else if (grad_open != nullptr) {
-      V::store(grad_open + t * V::W, o);
-      V::store(grad_extend + t * V::W, e);
+      V::store(grad_open + t * V::W, V::sub(none, o));
+      V::store(grad_extend + t * V::W, V::sub(none, e));
+    } else if (t >= V::W - 1 && t < columns) {
+      open = V::sub(open, o);
+      extend = V::sub(extend, e);
     } else {
-      open = V::add(open, o);
-      extend = V::add(extend, e);
+      const auto real = V::rows(t - columns + 1, t);
+      open = V::sub(open, V::select(real, o, none));
+      extend = V::sub(extend, V::select(real, e, none));
     }
   }
 };
@@ -313,7 +318,7 @@ class Engine {
       const T* grad = nullptr;
       if (call_.grad_match != nullptr) {
         // A cell that may not be matched (S = -inf) has D = -inf whatever S does: what arrives there, often NaN, is dropped.
-        skew_in<V, true>(scratch.grad_match.get(), call_.grad_match + offset + cell, call_.M, rows, columns, T(0),
+        skew_in<V, -1>(scratch.grad_match.get(), call_.grad_match + offset + cell, call_.M, rows, columns, T(0),
                          call_.similarity + offset + cell);
         grad = scratch.grad_match.get();
       }
@@ -326,7 +331,7 @@ class Engine {
         open = scratch.grad_open.get();
         extend = scratch.grad_extend.get();
       }
-      BackwardIo<V> io{scratch.tile.strip_weights(i0), grad, scratch.grad_similarity.get(), open, extend, add, V::set1(0), V::set1(0)};
+      BackwardIo<V> io{scratch.tile.strip_weights(i0), grad, scratch.grad_similarity.get(), open, extend, add, columns, V::set1(0), V::set1(0)};
       BackwardStrip<T> k;
       k.columns = columns;
       k.row = {table.row + j0, table.m};

@@ -5,7 +5,8 @@
 // chain into tiles and tiles into tables. V is a SIMD register on the CPU, and one float per thread of a warp in CUDA.
 //
 // Cells outside the strip (t - i < 0 or >= columns) are computed and never used: forward, a row's state is replaced by
-// the left border at column -1; backward, by the right border at column `columns`. Their Weights are zeroed.
+// the left border at column -1; backward, by the right border at column `columns`. Their Weights are zeroed, but what flows
+// into those on the left from the strip's first column flows on: sums over a strip must leave it out.
 #pragma once
 
 #include "cell.h"

@@ -34,23 +34,24 @@ class Buffer {  // uninitialised, aligned to a cache line
 
 // Step t of a strip: its row l at column t - l of the table, or `padding` outside rows x columns. W rows are read W columns at
 // a time, each row one column further left than the row above, and transposed.
-// kOnly: `padding` also where `only` is -inf.
-template <class V, bool kOnly = false>
+// kUnless -1 or 1: `padding` also where `unless` is -inf or inf.
+template <class V, int kUnless = 0>
 void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride, int rows, int columns, typename V::T padding,
-             const typename V::T* only = nullptr) {
+             const typename V::T* unless = nullptr) {
   constexpr int W = V::W;
+  using Limits = std::numeric_limits<typename V::T>;
   if constexpr (V::kTransposes) {
     const typename V::R pad = V::set1(padding);
+    [[maybe_unused]] auto beyond = [](typename V::R u) {
+      return kUnless < 0 ? V::less(u, V::set1(Limits::lowest())) : V::less(V::set1(Limits::max()), u);
+    };
     for (int t = 0; t < columns + W - 1; t += W) {
       typename V::R r[W];
       if (rows == W && t >= W - 1 && t + W <= columns) {  // all within
 #pragma GCC unroll 16
         for (int l = 0; l < W; ++l) {
           r[V::lane(l)] = V::load(source + l * row_stride + (t - l));
-          if constexpr (kOnly) {
-            const typename V::R lowest = V::set1(std::numeric_limits<typename V::T>::lowest());
-            r[V::lane(l)] = V::select(V::less(V::load(only + l * row_stride + (t - l)), lowest), pad, r[V::lane(l)]);
-          }
+          if constexpr (kUnless != 0) r[V::lane(l)] = V::select(beyond(V::load(unless + l * row_stride + (t - l))), pad, r[V::lane(l)]);
         }
         V::transpose(r);
 #pragma GCC unroll 16
@@ -65,11 +66,8 @@ void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride
         }
         const auto real = V::lanes(l - t, columns - 1 - t + l);
         r[V::lane(l)] = V::load(source + l * row_stride + (t - l), real, pad);
-        if constexpr (kOnly) {
-          const typename V::R lowest = V::set1(std::numeric_limits<typename V::T>::lowest());
-          r[V::lane(l)] =
-              V::select(V::less(V::load(only + l * row_stride + (t - l), real, pad), lowest), pad, r[V::lane(l)]);
-        }
+        if constexpr (kUnless != 0)
+          r[V::lane(l)] = V::select(beyond(V::load(unless + l * row_stride + (t - l), real, pad)), pad, r[V::lane(l)]);
       }
       V::transpose(r);
 #pragma GCC unroll 16
@@ -82,9 +80,8 @@ void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride
     for (int t = 0; t < l; ++t) o[t * W] = padding;
     if (l < rows) {
       const typename V::T* s = source + l * row_stride;
-      const typename V::T* const bound = kOnly ? only + l * row_stride : s;
-      for (int c = 0; c < columns; ++c)
-        o[(c + l) * W] = kOnly && bound[c] == -std::numeric_limits<typename V::T>::infinity() ? padding : s[c];
+      const typename V::T* const bound = kUnless != 0 ? unless + l * row_stride : s;
+      for (int c = 0; c < columns; ++c) o[(c + l) * W] = kUnless != 0 && bound[c] == kUnless * Limits::infinity() ? padding : s[c];
     } else {
       for (int c = 0; c < columns; ++c) o[(c + l) * W] = padding;
     }

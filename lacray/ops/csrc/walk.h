@@ -128,11 +128,11 @@ void walk_problem(const Walks& walks, const Engine<V>& engine, int64_t b) {
             break;
           }
           case Place::x:
-            walk.place = u < share(5) ? Place::d : Place::x;
+            walk.place = u < share(4) ? Place::d : Place::x;
             if (--walk.j < 0) walk.place = Place::ended;
             break;
           default:
-            walk.place = u < share(7) ? Place::s : Place::y;
+            walk.place = u < share(5) ? Place::s : Place::y;
             if (--walk.i < 0) walk.place = Place::ended;
         }
       }
