@@ -9,10 +9,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-_TILE_ROWS = 32  # csrc/calls.h
-_TILE_COLUMNS = {  # csrc/binding_cpu.cpp, csrc/engine_cuda.h
-    "cpu": {torch.float32: 256, torch.float64: 256},
-    "cuda": {torch.float32: 32, torch.float64: 8},
+_TILES = {  # (rows, columns) between checkpoints: csrc/binding_cpu.cpp, csrc/binding_cuda.cpp
+    "cpu": {torch.float32: (64, 256), torch.float64: (32, 256)},
+    "cuda": {torch.float32: (32, 32), torch.float64: (32, 8)},
 }
 
 LIBRARY = torch.library.Library("lacray", "FRAGMENT")
@@ -25,9 +24,9 @@ def define(schema: str) -> None:
 def state_size(table: Tensor, arrays: int) -> Any:
     """csrc/calls.h: what a problem's forward pass keeps, with `arrays` numbers a cell of the borders between tiles."""
     _, N, M = table.shape
-    tile_columns = _TILE_COLUMNS[table.device.type][table.dtype]
-    rows, columns = (N + _TILE_ROWS - 1) // _TILE_ROWS, (M + tile_columns - 1) // tile_columns
-    return 2 + arrays * (M * torch.sym_max(rows - 1, 0) + _TILE_ROWS * rows * torch.sym_max(columns - 1, 0))
+    tile_rows, tile_columns = _TILES[table.device.type][table.dtype]
+    rows, columns = (N + tile_rows - 1) // tile_rows, (M + tile_columns - 1) // tile_columns
+    return 2 + arrays * (M * torch.sym_max(rows - 1, 0) + tile_rows * rows * torch.sym_max(columns - 1, 0))
 
 
 def reference_gradients(

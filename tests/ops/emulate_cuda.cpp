@@ -142,6 +142,7 @@ int soft_sw(int64_t B, int64_t N, int64_t M, const T* s, const T* go, const T* g
   call.N = N;
   call.M = M;
   call.end_to_end = end_to_end != 0;
+  call.tile_rows = cuda::kTileRows;
   call.tile_columns = cuda::tile_columns<T>();
   call.similarity = s;
   call.gap_open = go;
@@ -151,7 +152,7 @@ int soft_sw(int64_t B, int64_t N, int64_t M, const T* s, const T* go, const T* g
   call.gamma = gamma;
   call.score = score;
   call.match = match;
-  call.state_size = state_size(N, M, call.tile_columns, kSoftSwArrays);
+  call.state_size = state_size(N, M, call.tile_rows, call.tile_columns, kSoftSwArrays);
   std::vector<T> state(size_t(B * call.state_size), T(NAN));
   call.state = state.data();
   call.grad_score = grad_score;
@@ -187,6 +188,7 @@ int dtw(int64_t B, int64_t N, int64_t M, const T* cost, int smooth, int64_t band
   call.B = B;
   call.N = N;
   call.M = M;
+  call.tile_rows = cuda::kTileRows;
   call.tile_columns = cuda::tile_columns<T>();
   call.minimum = smooth ? Minimum::smooth : Minimum::soft;
   call.band = band;
@@ -195,7 +197,7 @@ int dtw(int64_t B, int64_t N, int64_t M, const T* cost, int smooth, int64_t band
   call.gamma = gamma;
   call.value = value;
   call.table = table;
-  call.state_size = state_size(N, M, call.tile_columns, dtw_arrays(call.minimum));
+  call.state_size = state_size(N, M, call.tile_rows, call.tile_columns, dtw_arrays(call.minimum));
   std::vector<T> state(size_t(B * call.state_size), T(NAN));
   call.state = state.data();
   call.grad_value = grad_value;

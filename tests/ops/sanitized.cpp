@@ -50,7 +50,7 @@ std::vector<Engine<Call>> engines() {
   };
 }
 
-constexpr int64_t kTileColumns = 16;  // many tiles from small problems
+constexpr int64_t kTileRows = 32, kTileColumns = 16;  // many tiles from small problems
 
 struct Head {
   int64_t family, B, N, M, variant, limit, has_lengths, is_double;  // variant: kind of gaps, or minimum; limit: end to end, or band
@@ -62,6 +62,7 @@ Call shaped(const Head& head, const std::vector<int64_t>& lengths, double gamma)
   call.B = head.B;
   call.N = head.N;
   call.M = head.M;
+  call.tile_rows = kTileRows;
   call.tile_columns = kTileColumns;
   call.lengths = head.has_lengths ? lengths.data() : nullptr;
   call.gamma = gamma;
@@ -89,7 +90,7 @@ void solve_affine(const Head& head, double gamma) {
       call.gap_open = go.data();
       call.gap_extend = ge.data();
       call.gap_kind = GapKind(head.variant);
-      call.state_size = state_size(head.N, head.M, kTileColumns, kSoftSwArrays);
+      call.state_size = state_size(head.N, head.M, kTileRows, kTileColumns, kSoftSwArrays);
       call.num_groups = 1;
       std::vector<T> score(size_t(head.B), 0), match(size_t(table), 0), state(size_t(head.B * call.state_size), 0), gs(match),
           g_open(size_t(cells), 0), g_extend(size_t(cells), 0);
@@ -122,7 +123,7 @@ void solve_warping(const Head& head, double gamma) {
       call.band = head.limit;
       call.by_diagonals = by_diagonals;
       call.cost = cost.data();
-      call.state_size = state_size(head.N, head.M, kTileColumns, dtw_arrays(call.minimum));
+      call.state_size = state_size(head.N, head.M, kTileRows, kTileColumns, dtw_arrays(call.minimum));
       std::vector<T> value(size_t(head.B), 0), r(size_t(table), 0), state(size_t(head.B * call.state_size), 0), grad_cost(r);
       call.value = value.data();
       call.table = r.data();

@@ -31,6 +31,10 @@ inline GapKind gap_kind(const Tensor& similarity, const Tensor& gap_open, const 
 
 inline Tensor plain_layout(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
+struct Tiles {
+  int64_t rows, columns;
+};
+
 inline void check_table(const Tensor& t, const char* what) {
   STD_TORCH_CHECK(t.dim() == 3, what, " must be (B, N, M)");
   STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double, what, " must be float32 or float64");
@@ -88,20 +92,21 @@ struct Inputs {
   }
 
   template <class T>
-  SoftSw<T> call(double gamma, bool end_to_end, int64_t tile_columns) const {
+  SoftSw<T> call(double gamma, bool end_to_end, Tiles tiles) const {
     SoftSw<T> c{};
     c.B = similarity.size(0);
     c.N = similarity.size(1);
     c.M = similarity.size(2);
     c.end_to_end = end_to_end;
-    c.tile_columns = tile_columns;
+    c.tile_rows = tiles.rows;
+    c.tile_columns = tiles.columns;
     c.similarity = static_cast<const T*>(similarity.const_data_ptr());
     c.gap_open = static_cast<const T*>(gap_open.const_data_ptr());
     c.gap_extend = static_cast<const T*>(gap_extend.const_data_ptr());
     c.gap_kind = gap_kind(similarity, gap_open, gap_extend);
     c.lengths = Gradients::pointer<int64_t>(lengths);
     c.gamma = gamma;
-    c.state_size = state_size(c.N, c.M, tile_columns, kSoftSwArrays);
+    c.state_size = state_size(c.N, c.M, tiles.rows, tiles.columns, kSoftSwArrays);
     return c;
   }
 };
@@ -113,10 +118,10 @@ T* data(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
-// Device: tile_columns<T>(), num_groups(call), forward(call, like), backward(call, like), the last two for either call.
+// Device: tiles<T>(), num_groups(call), forward(call, like), backward(call, like), the last two for either call.
 template <class Device, class T>
 std::tuple<Tensor, Tensor, Tensor> run_forward_op(const Inputs& in, double gamma, bool end_to_end) {
-  SoftSw<T> call = in.call<T>(gamma, end_to_end, Device::template tile_columns<T>());
+  SoftSw<T> call = in.call<T>(gamma, end_to_end, Device::template tiles<T>());
   Tensor score = empty(in.similarity, {call.B}), match = empty(in.similarity, {call.B, call.N, call.M});
   Tensor state = new_state(in.similarity, in.lengths.has_value(), call.state_size);
   call.score = data<T>(score);
@@ -134,7 +139,7 @@ std::tuple<Tensor, Tensor, Tensor> run_forward_op(const Inputs& in, double gamma
 template <class Device, class T>
 std::tuple<Tensor, Tensor, Tensor> run_backward_op(const std::optional<Tensor>& grad_score, const std::optional<Tensor>& grad_match,
                                                    const Inputs& in, const Tensor& saved, double gamma, bool end_to_end, bool gaps) {
-  SoftSw<T> call = in.call<T>(gamma, end_to_end, Device::template tile_columns<T>());
+  SoftSw<T> call = in.call<T>(gamma, end_to_end, Device::template tiles<T>());
   const Tensor state = checked_state(saved, in.similarity, call.state_size);
   const Gradients given(grad_score, grad_match, in.similarity);
   call.state = data<T>(state);
@@ -194,25 +199,26 @@ struct DtwInputs {
   }
 
   template <class T>
-  Dtw<T> call(double gamma, int64_t band, bool smooth, int64_t tile_columns) const {
+  Dtw<T> call(double gamma, int64_t band, bool smooth, Tiles tiles) const {
     Dtw<T> c{};
     c.B = cost.size(0);
     c.N = cost.size(1);
     c.M = cost.size(2);
-    c.tile_columns = tile_columns;
+    c.tile_rows = tiles.rows;
+    c.tile_columns = tiles.columns;
     c.minimum = smooth ? Minimum::smooth : Minimum::soft;
     c.band = band;
     c.cost = static_cast<const T*>(cost.const_data_ptr());
     c.lengths = Gradients::pointer<int64_t>(lengths);
     c.gamma = gamma;
-    c.state_size = state_size(c.N, c.M, tile_columns, dtw_arrays(c.minimum));
+    c.state_size = state_size(c.N, c.M, tiles.rows, tiles.columns, dtw_arrays(c.minimum));
     return c;
   }
 };
 
 template <class Device, class T>
 std::tuple<Tensor, Tensor, Tensor> run_dtw_op(const DtwInputs& in, double gamma, int64_t band, bool smooth) {
-  Dtw<T> call = in.call<T>(gamma, band, smooth, Device::template tile_columns<T>());
+  Dtw<T> call = in.call<T>(gamma, band, smooth, Device::template tiles<T>());
   Tensor value = empty(in.cost, {call.B}), table = empty(in.cost, {call.B, call.N, call.M});
   Tensor state = new_state(in.cost, in.lengths.has_value() || band >= 0, call.state_size);
   call.value = data<T>(value);
@@ -230,7 +236,7 @@ std::tuple<Tensor, Tensor, Tensor> run_dtw_op(const DtwInputs& in, double gamma,
 template <class Device, class T>
 Tensor run_dtw_backward_op(const std::optional<Tensor>& grad_value, const std::optional<Tensor>& grad_table, const DtwInputs& in,
                            const Tensor& saved_table, const Tensor& saved, double gamma, int64_t band, bool smooth) {
-  Dtw<T> call = in.call<T>(gamma, band, smooth, Device::template tile_columns<T>());
+  Dtw<T> call = in.call<T>(gamma, band, smooth, Device::template tiles<T>());
   const Tensor state = checked_state(saved, in.cost, call.state_size);
   const Gradients given(grad_value, grad_table, in.cost), forward(std::nullopt, saved_table, in.cost);
   Tensor grad_cost = empty(in.cost, {call.B, call.N, call.M});

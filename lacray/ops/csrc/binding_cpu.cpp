@@ -59,9 +59,10 @@ void parallel(int64_t count, void (*task)(void*, int64_t), void* context) {
 }
 
 struct Cpu {
+  // What a tile's backward pass keeps stays in a core's cache.
   template <class T>
-  static constexpr int64_t tile_columns() {
-    return 256;
+  static constexpr Tiles tiles() {
+    return {sizeof(T) == 4 ? 64 : 32, 256};
   }
   // Each group has gap gradients of its own. For shared gaps these are tables: fewer groups write and add up fewer of them,
   // and bound the threads of use. The number must not depend on the threads, or results would.
@@ -69,11 +70,11 @@ struct Cpu {
   static int64_t num_groups(const SoftSw<T>& call) {
     return call.gap_kind == GapKind::shared ? std::min<int64_t>(call.B, std::clamp<int64_t>(call.B / 4, 4, 64)) : call.B;
   }
-  // A tile is 8192 cells, 20 us; a thread is worth waking for a few of them.
+  // A tile is 16384 cells, 40 us; a thread is worth waking for a few of them.
   template <class Call>
   static Call planned(Call call) {
     const int64_t threads = torch::stable::get_num_threads();
-    call.by_diagonals = threads > 1 && call.B < threads && call.N >= 8 * kTileRows && call.M >= 2 * call.tile_columns;
+    call.by_diagonals = threads > 1 && call.B < threads && call.N >= 256 && call.M >= 2 * call.tile_columns;
     return call;
   }
   static void forward(const SoftSw<float>& call, const Tensor&) { isa().forward32(planned(call), parallel); }
@@ -91,7 +92,7 @@ std::tuple<Tensor, Tensor> walks_op(Tensor similarity, Tensor gap_open, Tensor g
                                     bool end_to_end, bool best, int64_t num_walks, int64_t seed) {
   STD_TORCH_CHECK(similarity.scalar_type() == ScalarType::Double, "similarity must be float64");
   const Inputs in(similarity, gap_open, gap_extend, lengths);
-  Walks walks{in.call<double>(gamma, end_to_end, Cpu::tile_columns<double>()), best, num_walks, seed, 0, nullptr};
+  Walks walks{in.call<double>(gamma, end_to_end, Cpu::tiles<double>()), best, num_walks, seed, 0, nullptr};
   SoftSw<double>& call = walks.call;
   walks.path_length = std::min(call.N, call.M);
   Tensor score = empty(similarity, {call.B}), match = empty(similarity, {call.B, call.N, call.M});
@@ -111,7 +112,7 @@ std::tuple<Tensor, Tensor> walks_op(Tensor similarity, Tensor gap_open, Tensor g
 std::tuple<Tensor, Tensor> dtw_path_op(Tensor cost, std::optional<Tensor> lengths, int64_t band) {
   STD_TORCH_CHECK(cost.scalar_type() == ScalarType::Double, "cost must be float64");
   const DtwInputs in(cost, lengths);
-  const Dtw<double> shape = in.call<double>(1, band, false, Cpu::tile_columns<double>());
+  const Dtw<double> shape = in.call<double>(1, band, false, Cpu::tiles<double>());
   Tensor value = empty(cost, {shape.B});
   const std::vector<int64_t> size{shape.B, std::max<int64_t>(shape.N + shape.M - 1, 0), 2};
   Tensor paths = torch::stable::new_empty(cost, size, ScalarType::Long);

@@ -9,8 +9,8 @@ void check(AOTITorchError status, const char* what) { STD_TORCH_CHECK(status == 
 
 struct Cuda {
   template <class T>
-  static constexpr int64_t tile_columns() {
-    return cuda::tile_columns<T>();
+  static constexpr Tiles tiles() {
+    return {cuda::kTileRows, cuda::tile_columns<T>()};
   }
   // Scalar gaps: one partial sum per tile. Shared gaps: one table per problem. Summed in a fixed order afterwards.
   template <class T>

@@ -5,8 +5,6 @@
 
 namespace lacray {
 
-constexpr int kTileRows = 32;  // rows between checkpoints
-
 enum class GapKind { scalar, shared, own };  // (), (N, M), (B, N, M)
 enum class Minimum { soft, smooth };  // -gamma log sum exp(-u / gamma), or the mean of u weighted by softmax(-u / gamma)
 
@@ -14,7 +12,7 @@ template <class T>
 struct SoftSw {
   int64_t B, N, M;
   bool end_to_end;           // alignments start at the first cell and end after the last: the table's own border row and column
-  int64_t tile_columns;      // columns between checkpoints
+  int64_t tile_rows, tile_columns;  // between checkpoints
   bool by_diagonals;         // CPU: threads share a problem's tiles rather than the problems
   const T* similarity;       // (B, N, M), contiguous like everything here
   const T* gap_open;         // () or (N, M) or (B, N, M)
@@ -46,9 +44,9 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // What the forward pass keeps of a problem for the backward: two values (soft_sw: Z as mantissa and exponent; dtw: the value); the row before
 // each row of tiles but the first (`arrays` of M); the column before each column of tiles but the first (`arrays` of N,
 // rounded up to whole tiles).
-inline int64_t state_size(int64_t N, int64_t M, int64_t tile_columns, int64_t arrays) {
-  const int64_t rows = ceil_div(N, kTileRows), columns = ceil_div(M, tile_columns);
-  return 2 + (rows > 1 ? (rows - 1) * arrays * M : 0) + (columns > 1 ? (columns - 1) * arrays * rows * kTileRows : 0);
+inline int64_t state_size(int64_t N, int64_t M, int64_t tile_rows, int64_t tile_columns, int64_t arrays) {
+  const int64_t rows = ceil_div(N, tile_rows), columns = ceil_div(M, tile_columns);
+  return 2 + (rows > 1 ? (rows - 1) * arrays * M : 0) + (columns > 1 ? (columns - 1) * arrays * rows * tile_rows : 0);
 }
 constexpr int64_t kSoftSwArrays = 6;  // h, s, y below; h, d, x to the right: mantissa and exponent
 inline int64_t dtw_arrays(Minimum minimum) { return minimum == Minimum::soft ? 2 : 1; }
@@ -58,7 +56,7 @@ inline int64_t dtw_arrays(Minimum minimum) { return minimum == Minimum::soft ? 2
 template <class T>
 struct Dtw {
   int64_t B, N, M;
-  int64_t tile_columns;
+  int64_t tile_rows, tile_columns;
   bool by_diagonals;
   Minimum minimum;
   int64_t band;              // cells with |i - j| > band are forbidden; negative: none are

@@ -39,7 +39,7 @@ __device__ bool in_band(const Dtw<T>& call, const Tile<T>& k) {
 
 // Stages a tile's costs, infinite outside the band, and its borders.
 template <class T, class Minimum>
-__device__ DtwForwardStrip<T, Minimum> stage_dtw(const Dtw<T>& call, const Layout<Dtw<T>, T>& layout, const Tile<T>& k, T* cells, T* row,
+__device__ DtwForwardChain<T, Minimum> stage_dtw(const Dtw<T>& call, const Layout<Dtw<T>, T>& layout, const Tile<T>& k, T* cells, T* row,
                                                  T* edge) {
   constexpr int C = Tile<T>::kColumns, A = Minimum::kArrays;
   read_tile(cells, call.cost + k.b * call.N * call.M, call.M, k, T(INFINITY));
@@ -55,8 +55,10 @@ __device__ DtwForwardStrip<T, Minimum> stage_dtw(const Dtw<T>& call, const Layou
     row[q] = k.r > 0 && column < k.columns ? layout.row(k.b, k.r)[array * call.M + k.j0 + column] : Minimum::unreached(array);
   }
   const T* const column = k.c > 0 ? layout.column(k.b, k.c) : nullptr;
-  DtwForwardStrip<T, Minimum> f;
+  DtwForwardChain<T, Minimum> f;
   f.columns = k.columns;
+  f.strips = 1;
+  f.left_step = 0;
   f.row = {row, C};
   f.left = {edge, 32};
   f.right = {nullptr, 0};
@@ -96,10 +98,10 @@ __global__ void __launch_bounds__(32) dtw_forward_kernel(const Dtw<T> call, cuda
     const bool to_right = k.j0 + k.columns < k.m, to_below = k.i0 + 32 < k.n;
     T* const right = to_right ? layout.column(k.b, k.c + 1) + k.i0 : nullptr;
     if (in_band(call, k)) {
-      DtwForwardStrip<T, Minimum> f = stage_dtw<T, Minimum>(call, layout, k, cells, row, edge);
+      DtwForwardChain<T, Minimum> f = stage_dtw<T, Minimum>(call, layout, k, cells, row, edge);
       f.right = {right, long(layout.padded_rows)};
       CostIo<T> io{cells, nullptr, k.columns};
-      dtw_forward_strip<V, Minimum, false>(f, c, io);
+      dtw_forward_chain<V, Minimum, false>(f, c, io);
       __syncwarp();
     } else {
       for (int q = lane_id(); q < Tile<T>::kCells; q += 32) cells[q] = T(INFINITY);
@@ -139,8 +141,8 @@ __global__ void __launch_bounds__(32) dtw_backward_kernel(const Dtw<T> call, cud
     const bool last_row = k.i0 + 32 >= k.n, last_column = k.j0 + C >= k.m, inside = in_band(call, k);
     CostIo<T> io{cells, shares, k.columns};
     if (inside) {
-      const DtwForwardStrip<T, Minimum> f = stage_dtw<T, Minimum>(call, layout, k, cells, row, edge);
-      dtw_forward_strip<V, Minimum, true>(f, c, io);
+      const DtwForwardChain<T, Minimum> f = stage_dtw<T, Minimum>(call, layout, k, cells, row, edge);
+      dtw_forward_chain<V, Minimum, true>(f, c, io);
       __syncwarp();
       if (call.grad_table != nullptr) {
         read_tile(cells, call.grad_table + problem, call.M, k, T(0));
@@ -169,8 +171,9 @@ __global__ void __launch_bounds__(32) dtw_backward_kernel(const Dtw<T> call, cud
       for (int q = lane_id(); q < 2 * C; q += 32)
         row[q] = last_row || q % C >= k.columns ? T(0) : row_below[(q / C) * call.M + k.j0 + q % C];
       for (int array = 0; array < 2; ++array) edge[array * 32 + lane_id()] = T(0);
-      DtwBackwardStrip<T> s;
+      DtwBackwardChain<T> s;
       s.columns = k.columns;
+      s.strips = 1;
       s.row = {row, C};
       s.right = {edge, 32};
       s.left = {k.c > 0 ? own_side : nullptr, long(layout.padded_rows)};
@@ -181,7 +184,7 @@ __global__ void __launch_bounds__(32) dtw_backward_kernel(const Dtw<T> call, cud
         if (!last_row) s.corner = side[layout.padded_rows + k.i0 + 32];
       }
       __syncwarp();
-      dtw_backward_strip<V>(s, io);
+      dtw_backward_chain<V>(s, io);
     } else {
       for (int q = lane_id(); q < 2 * C; q += 32) row[q] = T(0);
       for (int array = 0; array < 2 && k.c > 0; ++array) own_side[array * layout.padded_rows + lane_id()] = T(0);

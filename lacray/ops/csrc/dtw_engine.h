@@ -17,8 +17,8 @@ class DtwEngine {
   static constexpr T kInfinity = std::numeric_limits<T>::infinity();
 
   explicit DtwEngine(const Dtw<T>& call) : call_(call), scale_(scale_of<V>(call.gamma)) {
-    tile_rows_ = ceil_div(call.N, kTileRows);
-    padded_rows_ = tile_rows_ * kTileRows;
+    tile_rows_ = ceil_div(call.N, call.tile_rows);
+    padded_rows_ = tile_rows_ * call.tile_rows;
     for (int a = 0; a < A; ++a) std::fill_n(unreached_ + a * W, W, Minimum::unreached(a));
     std::fill_n(nothing_, 2 * W, T(0));
   }
@@ -29,10 +29,11 @@ class DtwEngine {
     std::fill_n(call_.state + b * call_.state_size, call_.state_size, T(0));  // parts stay unused: they must not differ between runs
     Buffer<T> row(A * m);
     start_row(row.get(), m);
-    const ForwardScratch own(parallel == nullptr ? width(m) : 0);
-    sweep(parallel, ceil_div(n, kTileRows), ceil_div(m, call_.tile_columns), false, [&](int64_t r, int64_t c) {
-      if (parallel == nullptr) forward_tile(b, n, m, r, c, row.get(), own);
-      else forward_tile(b, n, m, r, c, row.get(), ForwardScratch(width(m)));
+    std::optional<ForwardScratch> own;
+    if (parallel == nullptr) own.emplace(tile_size());
+    sweep(parallel, ceil_div(n, call_.tile_rows), ceil_div(m, call_.tile_columns), false, [&](int64_t r, int64_t c) {
+      if (parallel == nullptr) forward_tile(b, n, m, r, c, row.get(), *own);
+      else forward_tile(b, n, m, r, c, row.get(), ForwardScratch(tile_size()));
     });
     call_.value[b] = n == 0 ? kInfinity : call_.table[(b * call_.N + n - 1) * call_.M + m - 1];
     call_.state[b * call_.state_size] = call_.value[b];
@@ -46,10 +47,11 @@ class DtwEngine {
     std::fill_n(row.get(), 2 * m, T(0));
     std::fill_n(sides.get(), (columns + 1) * boundary, T(0));
     const Borders borders{row.get(), sides.get(), boundary};
-    const BackwardScratch own(parallel == nullptr ? width(m) : 0);
-    sweep(parallel, ceil_div(n, kTileRows), columns, true, [&](int64_t r, int64_t c) {
-      if (parallel == nullptr) backward_tile(b, n, m, r, c, borders, own);
-      else backward_tile(b, n, m, r, c, borders, BackwardScratch(width(m)));
+    std::optional<BackwardScratch> own;
+    if (parallel == nullptr) own.emplace(*this);
+    sweep(parallel, ceil_div(n, call_.tile_rows), columns, true, [&](int64_t r, int64_t c) {
+      if (parallel == nullptr) backward_tile(b, n, m, r, c, borders, *own);
+      else backward_tile(b, n, m, r, c, borders, BackwardScratch(*this));
     });
   }
 
@@ -60,11 +62,16 @@ class DtwEngine {
   };
 
   struct BackwardScratch {
-    int64_t size;
+    int64_t strip_size;
     Buffer<T> cost, top, shares, grad_table, grad_cost;
-    explicit BackwardScratch(int64_t size)
-        : size(size), cost(size), top(A * size / W), shares(kTileRows / W * kNumShares * size), grad_table(size), grad_cost(size) {}
-    T* strip_shares(int64_t i0) const { return shares.get() + i0 % kTileRows / W * kNumShares * size; }
+    explicit BackwardScratch(const DtwEngine& engine)
+        : strip_size(engine.strip_size()),
+          cost(engine.tile_size()),
+          top(A * engine.strip_size() / W),
+          shares(kNumShares * engine.tile_size()),
+          grad_table(engine.tile_size()),
+          grad_cost(engine.tile_size()) {}
+    T* chain_shares(int64_t strip) const { return shares.get() + strip * kNumShares * strip_size; }
   };
 
   struct Borders {
@@ -94,7 +101,7 @@ class DtwEngine {
     LACRAY_INLINE void put_gradient(int t, typename V::R g) { V::store(grad_cost + t * W, g); }
   };
 
-  // The rows of a strip, and its columns within a tile: those that the band leaves.
+  // The rows of a chain, and its columns within a tile: those that the band leaves, which differ from strip to strip.
   struct Place {
     int64_t i0, j0, j1;  // j0 < j1, else nothing
     int rows;
@@ -102,13 +109,20 @@ class DtwEngine {
   };
 
   Place place(int64_t i0, int64_t n, int64_t m, int64_t c) const {
-    const int rows = int(std::min<int64_t>(W, n - i0));
+    const int64_t end = std::min((i0 / call_.tile_rows + 1) * call_.tile_rows, n);
+    const int rows = int(std::min(step(m, c), end - i0));
     int64_t j0 = c * call_.tile_columns, j1 = std::min(j0 + call_.tile_columns, m);
     if (call_.band >= 0) {
       j0 = std::max(j0, std::min(i0 - call_.band, j1));
       j1 = std::max(j0, std::min(j1, i0 + rows + call_.band));
     }
     return {i0, j0, j1, rows};
+  }
+
+  // Rows of a chain in a column of tiles.
+  int64_t step(int64_t m, int64_t c) const {
+    const int columns = int(std::min(call_.tile_columns, m - c * call_.tile_columns));
+    return call_.band < 0 && chains<V>(columns) ? call_.tile_rows : W;
   }
 
   void forward_tile(int64_t b, int64_t n, int64_t m, int64_t r, int64_t c, T* row, const ForwardScratch& scratch) const {
@@ -118,13 +132,13 @@ class DtwEngine {
     const int64_t j0 = c * call_.tile_columns, j1 = std::min(j0 + call_.tile_columns, m);
     if (r > 0)
       for (int a = 0; a < A; ++a) std::copy_n(row + a * m + j0, j1 - j0, row_checkpoint(state, r) + a * call_.M + j0);
-    for (int64_t i0 = r * kTileRows; i0 < std::min((r + 1) * kTileRows, n); i0 += W) {
+    for (int64_t i0 = r * call_.tile_rows; i0 < std::min((r + 1) * call_.tile_rows, n); i0 += step(m, c)) {
       const Place at = place(i0, n, m, c);
       Border<T> right{nullptr, 0};
       if (j1 < m) {
         right = {column_checkpoint(state, c + 1) + i0, padded_rows_};
         if (at.j1 < j1 || at.j0 == at.j1)
-          for (int a = 0; a < A; ++a) std::fill_n(right[a], W, Minimum::unreached(a));
+          for (int a = 0; a < A; ++a) std::fill_n(right[a], W, Minimum::unreached(a));  // with a band: one strip
       }
       for (int64_t i = i0; i < i0 + at.rows; ++i) {
         std::fill(table + i * call_.M + j0, table + i * call_.M + at.j0, kInfinity);
@@ -133,10 +147,10 @@ class DtwEngine {
       if (at.j0 == at.j1) continue;
       load_cost(b, at, scratch.cost.get());
       ForwardIo io{scratch.cost.get(), scratch.table.get()};
-      DtwForwardStrip<T, Minimum> k = strip(state, row, m, 0, at, c);
+      DtwForwardChain<T, Minimum> k = chain(state, row, m, 0, at, c);
       if (at.j1 == j1) k.right = right;
-      dtw_forward_strip<V, Minimum, false>(k, scale_, io);
-      skew_out<V, false>(table + i0 * call_.M + at.j0, call_.M, scratch.table.get(), at.rows, at.columns());
+      dtw_forward_chain<V, Minimum, false>(k, scale_, io);
+      chain_out<V, false>(table + i0 * call_.M + at.j0, call_.M, scratch.table.get(), at.rows, at.columns());
     }
   }
 
@@ -144,21 +158,21 @@ class DtwEngine {
     [[maybe_unused]] const typename V::Flush flush;
     const int64_t offset = b * call_.N * call_.M;
     T* const state = call_.state + b * call_.state_size;
-    const int64_t first = r * kTileRows, last = std::min(first + kTileRows, n);
+    const int64_t first = r * call_.tile_rows, last = std::min(first + call_.tile_rows, n), rows = step(m, c);
     const int64_t j0 = c * call_.tile_columns, j1 = std::min(j0 + call_.tile_columns, m);
     T* const top = scratch.top.get();
     start_row(top, j1 - j0);
     if (r > 0)
       for (int a = 0; a < A; ++a) std::copy_n(row_checkpoint(state, r) + a * call_.M + j0, j1 - j0, top + a * (j1 - j0));
-    for (int64_t i0 = first; i0 < last; i0 += W) {
+    for (int64_t i0 = first; i0 < last; i0 += rows) {
       const Place at = place(i0, n, m, c);
       if (at.j0 == at.j1) continue;
       load_cost(b, at, scratch.cost.get());
-      ForwardIo io{scratch.cost.get(), scratch.strip_shares(i0)};
-      dtw_forward_strip<V, Minimum, true>(strip(state, top, j1 - j0, j0, at, c), scale_, io);
+      ForwardIo io{scratch.cost.get(), scratch.chain_shares((i0 - first) / W)};
+      dtw_forward_chain<V, Minimum, true>(chain(state, top, j1 - j0, j0, at, c), scale_, io);
     }
 
-    for (int64_t i0 = first + (last - first - 1) / W * W; i0 >= first; i0 -= W) {
+    for (int64_t i0 = first + (last - first - 1) / rows * rows; i0 >= first; i0 -= rows) {
       const Place at = place(i0, n, m, c);
       T* const grad_cost = call_.grad_cost + offset;
       for (int64_t i = i0; i < i0 + at.rows; ++i) {
@@ -171,38 +185,47 @@ class DtwEngine {
       if (call_.grad_table != nullptr) {
         // A cell that cannot be reached has R = inf whatever C does: what arrives there, often NaN, is dropped.
         const int64_t first_cell = offset + i0 * call_.M + at.j0;
-        skew_in<V, 1>(grad, call_.grad_table + first_cell, call_.M, at.rows, at.columns(), T(0), call_.table + first_cell);
+        chain_in<V, 1>(grad, call_.grad_table + first_cell, call_.M, at.rows, at.columns(), T(0), call_.table + first_cell);
       } else if (is_last) {
-        std::fill_n(grad, skewed<V>(at.columns()), T(0));
+        std::fill_n(grad, tile_size(), T(0));
       }
-      if (is_last) grad[(m - 1 - at.j0 + n - 1 - i0) * W + V::lane(int(n - 1 - i0))] += call_.grad_value[b];
-      BackwardIo io{scratch.strip_shares(i0), grad, scratch.grad_cost.get()};
-      DtwBackwardStrip<T> k;
+      if (is_last) {
+        const int64_t row = n - 1 - i0, lane = row % W;
+        grad[strip_start<V>(row / W, at.columns()) + (m - 1 - at.j0 + lane) * W + V::lane(int(lane))] += call_.grad_value[b];
+      }
+      BackwardIo io{scratch.chain_shares((i0 - first) / W), grad, scratch.grad_cost.get()};
+      DtwBackwardChain<T> k;
       k.columns = at.columns();
+      k.strips = int(ceil_div(at.rows, W));
       k.row = {borders.row + at.j0, m};
       if (at.j1 == j1) {
         k.right = {borders.sides + (c + 1) * borders.boundary + i0, padded_rows_ + 1};
-        k.corner = k.right[1][W];
+        k.corner = k.right[1][k.strips * W];
       } else {  // beyond the band there is nothing, but for the row below
         k.right = {nothing_, W};
         k.corner = borders.row[m + at.j1];
       }
       k.left = {at.j0 == j0 && c > 0 ? borders.sides + c * borders.boundary + i0 : nullptr, padded_rows_ + 1};
-      dtw_backward_strip<V>(k, io);
-      skew_out<V, false>(grad_cost + i0 * call_.M + at.j0, call_.M, scratch.grad_cost.get(), at.rows, at.columns());
+      dtw_backward_chain<V>(k, io);
+      chain_out<V, false>(grad_cost + i0 * call_.M + at.j0, call_.M, scratch.grad_cost.get(), at.rows, at.columns());
     }
   }
 
   // `row` holds the row above from column `origin` on.
-  DtwForwardStrip<T, Minimum> strip(T* state, T* row, int64_t row_stride, int64_t origin, const Place& at, int64_t c) const {
-    DtwForwardStrip<T, Minimum> k;
+  DtwForwardChain<T, Minimum> chain(T* state, T* row, int64_t row_stride, int64_t origin, const Place& at, int64_t c) const {
+    DtwForwardChain<T, Minimum> k;
     k.columns = at.columns();
+    k.strips = int(ceil_div(at.rows, W));
+    k.left_step = 0;
     k.row = {row + at.j0 - origin, row_stride};
     k.right = {nullptr, 0};
     k.left = {unreached_, W};
     const bool at_border = at.j0 == c * call_.tile_columns;  // of the tile; else of the band
     const T* const column = at_border && c > 0 ? column_checkpoint(state, c) : nullptr;
-    if (column != nullptr) k.left = {column + at.i0, padded_rows_};
+    if (column != nullptr) {
+      k.left = {column + at.i0, padded_rows_};
+      k.left_step = W;
+    }
     for (int a = 0; a < A; ++a) {
       if (at.i0 == 0) k.corner[a] = at.j0 == 0 ? Minimum::origin(a) : Minimum::unreached(a);
       else if (!at_border) k.corner[a] = k.row[a][-1];
@@ -212,14 +235,16 @@ class DtwEngine {
   }
 
   void load_cost(int64_t b, const Place& at, T* cost) const {
-    skew_in<V>(cost, call_.cost + (b * call_.N + at.i0) * call_.M + at.j0, call_.M, at.rows, at.columns(), kInfinity);
+    chain_in<V>(cost, call_.cost + (b * call_.N + at.i0) * call_.M + at.j0, call_.M, at.rows, at.columns(), kInfinity);
     if (call_.band < 0) return;
     for (int64_t t = 0; t < at.columns() + W - 1; ++t)
       for (int l = 0; l < W; ++l)
         if (std::abs(at.i0 + l - (at.j0 + t - l)) > call_.band) cost[t * W + V::lane(l)] = kInfinity;
   }
 
-  int64_t width(int64_t m) const { return skewed<V>(std::min(call_.tile_columns, m)); }
+  // Numbers of a strip and of a tile in the order of a sweep.
+  int64_t strip_size() const { return skewed<V>(std::min(call_.tile_columns, call_.M)); }
+  int64_t tile_size() const { return call_.tile_rows / W * strip_size(); }
   T* row_checkpoint(T* state, int64_t r) const { return state + 2 + (r - 1) * A * call_.M; }
   T* column_checkpoint(T* state, int64_t c) const {
     return state + 2 + std::max<int64_t>(tile_rows_ - 1, 0) * A * call_.M + (c - 1) * A * padded_rows_;

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <limits>
 #include <new>
+#include <optional>
 #include <type_traits>
 
 #if defined(__clang__)

@@ -6,6 +6,8 @@
 namespace lacray {
 namespace cuda {
 
+constexpr int64_t kTileRows = 32;  // a warp's lanes
+
 // Columns of a tile: what a warp's share of shared memory holds in the backward pass on every supported GPU.
 template <class T>
 constexpr int64_t tile_columns() {

@@ -63,7 +63,7 @@ struct AdjointIo {
     p.pz = *cells.weight(t, 6);
   }
   __device__ __forceinline__ T grad_match(int t) const { return has_grad && cells.real(t) ? g[cells.at(t)] : T(0); }
-  __device__ __forceinline__ void put_gradients(int t, const Adjoint<V>& a) {
+  __device__ __forceinline__ void put_gradients(int t, const Adjoint<V>& a, int, int) {
     if (cells.real(t)) {
       const int at = cells.at(t);
       g[at] = a.pd;
@@ -102,7 +102,7 @@ __device__ CellIo<T> stage(const SoftSw<T>& call, const Scale<Warp<T>>& c, const
 
 // Stages the row above a tile, and says where its left border and corner are.
 template <class T>
-__device__ ForwardStrip<T> borders(const SoftSw<T>& call, const SoftSwLayout<T>& layout, const Tile<T>& k, T* row, T* edge) {
+__device__ ForwardChain<T> borders(const SoftSw<T>& call, const SoftSwLayout<T>& layout, const Tile<T>& k, T* row, T* edge) {
   constexpr int C = Tile<T>::kColumns;
   const T start = call.end_to_end ? T(kZero) : T(0);
   auto outside = [&](int array) { return array == 1 ? start : array % 2 == 0 ? T(1) : T(kZero); };
@@ -111,8 +111,10 @@ __device__ ForwardStrip<T> borders(const SoftSw<T>& call, const SoftSwLayout<T>&
     row[q] = k.r > 0 && column < k.columns ? layout.row(k.b, k.r)[array * call.M + k.j0 + column] : outside(array);
   }
   for (int array = 0; array < 6; ++array) edge[array * 32 + lane_id()] = outside(array);
-  ForwardStrip<T> f;
+  ForwardChain<T> f;
   f.columns = k.columns;
+  f.strips = 1;
+  f.left_step = 0;
   f.start = start;
   f.row = {row, C};
   f.left = {edge, 32};
@@ -168,12 +170,12 @@ __global__ void __launch_bounds__(32) forward_kernel(const SoftSw<T> call, cuda:
     if (k.c > 0) wait_for(flags + layout.tile(k.b, k.r, k.c - 1));
     __syncwarp();
     CellIo<T> io = stage(call, c, k, cells, static_cast<T*>(nullptr));
-    ForwardStrip<T> f = borders(call, layout, k, row, edge);
+    ForwardChain<T> f = borders(call, layout, k, row, edge);
     if (k.j0 + k.columns < k.m) f.right = {layout.column(k.b, k.c + 1) + k.i0, long(layout.padded_rows)};
     else if (call.end_to_end) f.right = {edge, 32};  // every lane has read its own edge by then
     __syncwarp();
     Ext<V> z = constant<V>(1, T(kZero));
-    forward_strip<V, false>(f, c, constant<V>(1, 0), io, z);
+    forward_chain<V, false>(f, c, constant<V>(1, 0), io, z);
     __syncwarp();
     if (k.i0 + 32 < k.n) copy_rows(layout.row(k.b, k.r + 1) + k.j0, call.M, row, C, 6, k.columns);
     z = total_of_warp(z);
@@ -237,7 +239,7 @@ __global__ void __launch_bounds__(32) backward_kernel(const SoftSw<T> call, cuda
     const bool last_row = k.i0 + 32 >= k.n, last_column = k.j0 + C >= k.m;
     // The tile's own probabilities first: they need nothing from the tiles that this one waits for.
     CellIo<T> io = stage(call, c, k, cells, weights);
-    ForwardStrip<T> f = borders(call, layout, k, row, edge);
+    ForwardChain<T> f = borders(call, layout, k, row, edge);
     if (call.grad_match != nullptr) {
       read_tile(g, call.grad_match + problem, call.M, k, T(0));
       __syncwarp();
@@ -248,7 +250,7 @@ __global__ void __launch_bounds__(32) backward_kernel(const SoftSw<T> call, cuda
     __syncwarp();
     const T* const state = call.state + k.b * call.state_size;
     Ext<V> unused = constant<V>(1, 0);
-    forward_strip<V, true>(f, c, call.end_to_end ? constant<V>(1, T(kZero)) : constant<V>(T(1) / state[0], -state[1]), io, unused);
+    forward_chain<V, true>(f, c, call.end_to_end ? constant<V>(1, T(kZero)) : constant<V>(T(1) / state[0], -state[1]), io, unused);
     __syncwarp();
 
     if (!last_row) wait_for(flags + layout.tile(k.b, k.r + 1, k.c));
@@ -258,8 +260,9 @@ __global__ void __launch_bounds__(32) backward_kernel(const SoftSw<T> call, cuda
     for (int q = lane_id(); q < 3 * C; q += 32)
       row[q] = last_row || q % C >= k.columns ? T(0) : row_below[(q / C) * call.M + k.j0 + q % C];
     for (int array = 0; array < 3; ++array) edge[array * 32 + lane_id()] = T(0);
-    BackwardStrip<T> s;
+    BackwardChain<T> s;
     s.columns = k.columns;
+    s.strips = 1;
     s.row = {row, C};
     s.right = {edge, 32};
     s.left = {nullptr, 0};
@@ -280,7 +283,7 @@ __global__ void __launch_bounds__(32) backward_kernel(const SoftSw<T> call, cuda
     const bool own_cells = gaps && !scalar;
     AdjointIo<T> adjoint{io, g, own_cells ? cells + Tile<T>::kCells : nullptr, own_cells ? cells + 2 * Tile<T>::kCells : nullptr,
                          call.grad_match != nullptr, T(0), T(0)};
-    backward_strip<V>(s, call.end_to_end ? T(0) : grad_score, adjoint);
+    backward_chain<V>(s, call.end_to_end ? T(0) : grad_score, adjoint);
     __syncwarp();
     if (k.r > 0) copy_rows(row_below + k.j0, call.M, row, C, 3, k.columns);
     announce(flags + tile);

@@ -1,4 +1,4 @@
-// The CPU engine of soft Smith-Waterman: tables cut into tiles of kTileRows x tile_columns cells, tiles into strips of V::W rows.
+// The CPU engine of soft Smith-Waterman: tables cut into tiles, tiles into chains of strips of V::W rows.
 //
 // Forward keeps the borders of the tiles and nothing else; backward recomputes each tile from them. That is 0.2 values
 // per cell of saved state instead of ten, and faster than writing and reading the ten.
@@ -50,29 +50,32 @@ struct BackwardIo {
   const typename V::T *weights, *grad;
   typename V::T *grad_similarity, *grad_open, *grad_extend;  // skewed; the last two null: summed below
   bool add;                                                  // to grad_open and grad_extend
-  int columns;
   R open, extend;
   LACRAY_INLINE void get_weights(int t, Weights<V>& p) const {
     R* const values = &p.pd;
     for (int q = 0; q < kNumWeights; ++q) values[q] = V::load(weights + (int64_t(t) * kNumWeights + q) * V::W);
   }
   LACRAY_INLINE R grad_match(int t) const { return grad != nullptr ? V::load(grad + t * V::W) : V::set1(0); }
-  LACRAY_INLINE void put_gradients(int t, const Adjoint<V>& a) {
+  LACRAY_INLINE void put_gradients(int t, const Adjoint<V>& a, int first, int last) {
     V::store(grad_similarity + t * V::W, a.pd);
-    const R o = V::add(a.xd, a.ys), e = V::add(a.xx, a.yy), none = V::set1(0);  // a penalty's gradient is negative
+    const R none = V::set1(0);
+    R o = V::add(a.xd, a.ys), e = V::add(a.xx, a.yy);  // a penalty's gradient is minus these
+    if (grad_open != nullptr && !add) {
+      V::store(grad_open + t * V::W, V::sub(none, o));
+      V::store(grad_extend + t * V::W, V::sub(none, e));
+      return;
+    }
+    if (!all_real<V>(first, last)) {
+      const auto real = V::rows(first, last);
+      o = V::select(real, o, none);
+      e = V::select(real, e, none);
+    }
     if (add) {
       V::store(grad_open + t * V::W, V::sub(V::load(grad_open + t * V::W), o));
       V::store(grad_extend + t * V::W, V::sub(V::load(grad_extend + t * V::W), e));
-    } else if (grad_open != nullptr) {
-      V::store(grad_open + t * V::W, V::sub(none, o));
-      V::store(grad_extend + t * V::W, V::sub(none, e));
-    } else if (t >= V::W - 1 && t < columns) {
+    } else {
       open = V::sub(open, o);
       extend = V::sub(extend, e);
-    } else {
-      const auto real = V::rows(t - columns + 1, t);
-      open = V::sub(open, V::select(real, o, none));
-      extend = V::sub(extend, V::select(real, e, none));
     }
   }
 };
@@ -82,35 +85,33 @@ class Engine {
  public:
   using T = typename V::T;
   static constexpr int W = V::W;
-  static_assert(kTileRows % W == 0);
 
   explicit Engine(const SoftSw<T>& call) : call_(call), scale_(scale_of<V>(call.gamma)), start_(call.end_to_end ? T(kZero) : T(0)) {
-    tile_rows_ = ceil_div(call.N, kTileRows);
+    tile_rows_ = ceil_div(call.N, call_.tile_rows);
     tile_columns_ = ceil_div(call.M, call.tile_columns);
-    padded_rows_ = tile_rows_ * kTileRows;
+    padded_rows_ = tile_rows_ * call_.tile_rows;
     for (int k = 0; k < 6; ++k)
       for (int l = 0; l < W; ++l) edge_[k * W + l] = k == 1 ? start_ : k % 2 == 0 ? T(1) : T(kZero);
   }
 
   // Where many problems share (N, M) gaps, their weights are computed once. Up to the size of a cache.
   bool shares_gap_table() const {
-    return call_.gap_kind == GapKind::shared && call_.B >= 4 && num_strips() * tile_columns_ * strip_gaps() <= (1 << 20);
+    return call_.gap_kind == GapKind::shared && call_.B >= 4 && gap_table_size() <= (1 << 20);
   }
-  int64_t num_strips() const { return ceil_div(call_.N, W); }
-  int64_t gap_table_size() const { return num_strips() * tile_columns_ * strip_gaps(); }
+  int64_t num_tile_rows() const { return tile_rows_; }
+  int64_t gap_table_size() const { return tile_rows_ * tile_columns_ * 4 * tile_size(); }
   void use_gap_table(const T* table) { gap_table_ = table; }
-  void fill_gap_table(T* table, int64_t strip) const {
+  void fill_gap_table(T* table, int64_t r) const {
     [[maybe_unused]] const typename V::Flush flush;
-    const int64_t i0 = strip * W, width = std::min(call_.tile_columns, call_.M);
-    const int rows = int(std::min<int64_t>(W, call_.N - i0));
-    Buffer<T> go(skewed<V>(width)), ge(skewed<V>(width));
+    Buffer<T> go(tile_size()), ge(tile_size());
     for (int64_t c = 0; c < tile_columns_; ++c) {
-      const int64_t j0 = c * call_.tile_columns, at = i0 * call_.M + j0;
-      const int columns = int(std::min(call_.tile_columns, call_.M - j0));
-      skew_in<V>(go.get(), call_.gap_open + at, call_.M, rows, columns, T(0));
-      skew_in<V>(ge.get(), call_.gap_extend + at, call_.M, rows, columns, T(0));
-      T* const out = table + (strip * tile_columns_ + c) * strip_gaps();
-      for (int t = 0; t < columns + W - 1; ++t) {
+      const int64_t at = r * call_.tile_rows * call_.M + c * call_.tile_columns;
+      const int rows = table_rows(r), columns = table_columns(c);
+      chain_in<V>(go.get(), call_.gap_open + at, call_.M, rows, columns, T(0));
+      chain_in<V>(ge.get(), call_.gap_extend + at, call_.M, rows, columns, T(0));
+      T* const out = table + (r * tile_columns_ + c) * 4 * tile_size();
+      const int64_t steps = (strip_start<V>((rows - 1) / W, columns) + skewed<V>(columns)) / W;
+      for (int64_t t = 0; t < steps; ++t) {
         const Ext<V> a = power<V>(V::load(go.get() + t * W), scale_.down, scale_.down_low);
         const Ext<V> b = power<V>(V::load(ge.get() + t * W), scale_.down, scale_.down_low);
         V::store(out + t * 4 * W, a.m);
@@ -121,15 +122,14 @@ class Engine {
     }
   }
 
-  int64_t sums_size() const { return num_strips() * tile_columns_ * 2 * strip_sum(); }
+  int64_t sums_size() const { return tile_rows_ * tile_columns_ * 2 * tile_size(); }
   void write_sums(T* sums, T* grad_open, T* grad_extend) const {
-    for (int64_t i0 = 0; i0 < call_.N; i0 += W) {
+    for (int64_t r = 0; r < tile_rows_; ++r) {
       for (int64_t c = 0; c < tile_columns_; ++c) {
-        const int64_t at = i0 * call_.M + c * call_.tile_columns;
-        const int rows = int(std::min<int64_t>(W, call_.N - i0));
-        const int columns = int(std::min(call_.tile_columns, call_.M - c * call_.tile_columns));
-        skew_out<V, false>(grad_open + at, call_.M, strip_sums(sums, i0, c), rows, columns);
-        skew_out<V, false>(grad_extend + at, call_.M, strip_sums(sums, i0, c) + strip_sum(), rows, columns);
+        const int64_t at = r * call_.tile_rows * call_.M + c * call_.tile_columns;
+        T* const open = tile_sums(sums, r, c);
+        chain_out<V, false>(grad_open + at, call_.M, open, table_rows(r), table_columns(c));
+        chain_out<V, false>(grad_extend + at, call_.M, open + tile_size(), table_rows(r), table_columns(c));
       }
     }
   }
@@ -141,17 +141,18 @@ class Engine {
     blank(call_.match + b * call_.N * call_.M, call_.N, call_.M, n, m, -std::numeric_limits<T>::infinity());
     T* const state = call_.state + b * call_.state_size;
     std::fill_n(state, call_.state_size, T(0));  // parts stay unused: they must not differ between runs
-    const int64_t rows = ceil_div(n, kTileRows), columns = ceil_div(m, call_.tile_columns);
+    const int64_t rows = ceil_div(n, call_.tile_rows), columns = ceil_div(m, call_.tile_columns);
     Buffer<T> row(6 * m);
     start_row(row.get(), m);
     Buffer<double> parts(2 * rows * columns);  // Z of each tile
-    const ForwardScratch own(parallel == nullptr ? skewed<V>(std::min(call_.tile_columns, m)) : 0);
-    sweep(parallel, rows, columns, false, [&](int64_t r, int64_t c) {
+    std::optional<ForwardScratch> own;
+    if (parallel == nullptr) own.emplace(*this);
+        sweep(parallel, rows, columns, false, [&](int64_t r, int64_t c) {
       double* const part = parts.get() + 2 * (r * columns + c);
       if (parallel == nullptr) {
-        forward_tile(b, n, m, r, c, row.get(), own, part);
+        forward_tile(b, n, m, r, c, row.get(), *own, part);
       } else {
-        forward_tile(b, n, m, r, c, row.get(), ForwardScratch(skewed<V>(std::min(call_.tile_columns, m))), part);
+        forward_tile(b, n, m, r, c, row.get(), ForwardScratch(*this), part);
       }
     });
     double total_m = 1, total_e = kZero;
@@ -176,7 +177,7 @@ class Engine {
       blank(grad_open, call_.N, call_.M, n, m, T(0));
       blank(grad_extend, call_.N, call_.M, n, m, T(0));
     }
-    const int64_t rows = ceil_div(n, kTileRows), columns = ceil_div(m, call_.tile_columns), boundary = 3 * (padded_rows_ + 1);
+    const int64_t rows = ceil_div(n, call_.tile_rows), columns = ceil_div(m, call_.tile_columns), boundary = 3 * (padded_rows_ + 1);
     Buffer<T> row(3 * m), sides((columns + 1) * boundary);
     std::fill_n(row.get(), 3 * m, T(0));
     std::fill_n(sides.get(), (columns + 1) * boundary, T(0));
@@ -184,14 +185,14 @@ class Engine {
     const BackwardTable table{b, n, m, columns, row.get(), sides.get(), boundary, grad_open, grad_extend, alone, sums};
     // From end to end, Z is h of the last cell; else its gradient arrives at every cell that an alignment may end with.
     if (call_.end_to_end && n > 0) sides.get()[columns * boundary + n] = grad_score(b);
-    const int64_t size = skewed<V>(std::min(call_.tile_columns, m));
-    const BackwardScratch own(parallel == nullptr ? size : 0);
+    std::optional<BackwardScratch> own;
+    if (parallel == nullptr) own.emplace(*this);
     sweep(parallel, rows, columns, true, [&](int64_t r, int64_t c) {
       double* const part = parts.get() + 2 * (r * columns + c);
       if (parallel == nullptr) {
-        backward_tile(table, r, c, own, part);
+        backward_tile(table, r, c, *own, part);
       } else {
-        backward_tile(table, r, c, BackwardScratch(size), part);
+        backward_tile(table, r, c, BackwardScratch(*this), part);
       }
     });
     if (call_.gap_kind == GapKind::scalar && grad_open != nullptr) {
@@ -206,11 +207,16 @@ class Engine {
   }
 
   struct TileScratch {
-    int64_t size;
+    int64_t strip_size;
     Buffer<T> s, go, ge, top, weights;
-    explicit TileScratch(int64_t size)
-        : size(size), s(size), go(size), ge(size), top(6 * size / W), weights(kTileRows / W * kNumWeights * size) {}
-    T* strip_weights(int64_t i0) const { return weights.get() + i0 % kTileRows / W * kNumWeights * size; }
+    explicit TileScratch(const Engine& engine)
+        : strip_size(engine.strip_size()),
+          s(engine.tile_size()),
+          go(engine.tile_size()),
+          ge(engine.tile_size()),
+          top(6 * engine.strip_size() / W),
+          weights(kNumWeights * engine.tile_size()) {}
+    T* chain_weights(int64_t strip) const { return weights.get() + strip * kNumWeights * strip_size; }
   };
 
   // The transition probabilities of a tile, from its borders.
@@ -218,35 +224,60 @@ class Engine {
     T* const state = call_.state + b * call_.state_size;
     // From end to end no cell has a share in Z but the last, whose gradient comes from beyond the table.
     const Ext<V> inverse_z = call_.end_to_end || V::kHard ? constant<V>(1, T(kZero)) : constant<V>(T(1) / state[0], -state[1]);
-    const int64_t first = r * kTileRows, last = std::min(first + kTileRows, n);
-    const int64_t j0 = c * call_.tile_columns;
-    const int columns = int(std::min(call_.tile_columns, m - j0));
+    const Tile at = tile(n, m, r, c);
     T* const top = scratch.top.get();
-    start_row(top, columns);
+    start_row(top, at.columns);
     if (r > 0)
-      for (int k = 0; k < 6; ++k) std::copy_n(row_checkpoint(state, r) + k * call_.M + j0, columns, top + k * columns);
-    for (int64_t i0 = first; i0 < last; i0 += W) {
-      const int rows = int(std::min<int64_t>(W, n - i0));
+      for (int k = 0; k < 6; ++k) std::copy_n(row_checkpoint(state, r) + k * call_.M + at.j0, at.columns, top + k * at.columns);
+    for (int64_t i0 = at.i0; i0 < at.i1; i0 += at.step) {
+      const int rows = int(std::min(at.step, at.i1 - i0));
       T* const s = scratch.s.get();
-      ForwardIo<V> io{s, load_cells(b, i0, j0, rows, columns, s, scratch.go.get(), scratch.ge.get()), scratch.strip_weights(i0)};
-      const ForwardStrip<T> k = strip(state, top, columns, i0, c, columns);
+      ForwardIo<V> io{s, load_cells(b, i0, at, rows, s, scratch.go.get(), scratch.ge.get()), scratch.chain_weights((i0 - at.i0) / W)};
       Ext<V> unused = constant<V>(1, 0);
-      forward_strip<V, true>(k, scale_, inverse_z, io, unused);
+      forward_chain<V, true>(chain(state, top, at.columns, i0, rows, at), scale_, inverse_z, io, unused);
     }
+  }
+
+  // The transition probabilities of a cell of a recomputed tile, V::W apart, in the order of Weights.
+  const T* cell_weights(int64_t n, int64_t m, int64_t i, int64_t j, const TileScratch& scratch) const {
+    const Tile at = tile(n, m, i / call_.tile_rows, j / call_.tile_columns);
+    const int64_t row = (i - at.i0) % at.step, t = row / W * at.columns + j - at.j0 + row % W;
+    return scratch.chain_weights((i - at.i0 - row) / W) + t * kNumWeights * W + V::lane(int(row % W));
   }
 
  private:
   struct ForwardScratch {
     Buffer<T> s, go, ge, d, last;
-    explicit ForwardScratch(int64_t size) : s(size), go(size), ge(size), d(size), last(6 * W) {}
+    explicit ForwardScratch(const Engine& engine)
+        : s(engine.tile_size()), go(engine.tile_size()), ge(engine.tile_size()), d(engine.tile_size()), last(6 * engine.call_.tile_rows) {}
   };
 
   struct BackwardScratch {
     TileScratch tile;
     Buffer<T> grad_match, grad_similarity, grad_open, grad_extend;
-    explicit BackwardScratch(int64_t size)
-        : tile(size), grad_match(size), grad_similarity(size), grad_open(size), grad_extend(size) {}
+    explicit BackwardScratch(const Engine& engine)
+        : tile(engine),
+          grad_match(engine.tile_size()),
+          grad_similarity(engine.tile_size()),
+          grad_open(engine.tile_size()),
+          grad_extend(engine.tile_size()) {}
   };
+
+  // A tile of a problem: its cells, and how many of its rows are swept as a chain.
+  struct Tile {
+    int64_t r, c, i0, i1, j0, step;
+    int columns;
+  };
+
+  Tile tile(int64_t n, int64_t m, int64_t r, int64_t c) const {
+    Tile at{r, c, r * call_.tile_rows, 0, c * call_.tile_columns, W, 0};
+    at.i1 = std::min(at.i0 + call_.tile_rows, n);
+    at.columns = int(std::min(call_.tile_columns, m - at.j0));
+    // Shared gap weights lie in the order of the whole table's chains: of a shorter problem, each strip is a chain.
+    const bool whole = at.columns == table_columns(c) && at.i1 - at.i0 == table_rows(r);
+    if (chains<V>(at.columns) && (gap_table_ == nullptr || whole)) at.step = call_.tile_rows;
+    return at;
+  }
 
   struct BackwardTable {
     int64_t b, n, m, num_columns;
@@ -268,22 +299,23 @@ class Engine {
     [[maybe_unused]] const typename V::Flush flush;
     T* const match = call_.match + b * call_.N * call_.M;
     T* const state = call_.state + b * call_.state_size;
-    const int64_t j0 = c * call_.tile_columns, columns = std::min(call_.tile_columns, m - j0);
+    const Tile at = tile(n, m, r, c);
     if (r > 0)
-      for (int k = 0; k < 6; ++k) std::copy_n(row + k * m + j0, columns, row_checkpoint(state, r) + k * call_.M + j0);
+      for (int k = 0; k < 6; ++k) std::copy_n(row + k * m + at.j0, at.columns, row_checkpoint(state, r) + k * call_.M + at.j0);
     Ext<V> total = constant<V>(1, T(kZero));
-    for (int64_t i0 = r * kTileRows; i0 < std::min((r + 1) * kTileRows, n); i0 += W) {
-      const int rows = int(std::min<int64_t>(W, n - i0));
+    const bool at_right = at.j0 + at.columns == m;
+    for (int64_t i0 = at.i0; i0 < at.i1; i0 += at.step) {
+      const int rows = int(std::min(at.step, at.i1 - i0));
       T* const s = scratch.s.get();
-      ForwardIo<V> io{s, load_cells(b, i0, j0, rows, int(columns), s, scratch.go.get(), scratch.ge.get()), scratch.d.get()};
-      ForwardStrip<T> k = strip(state, row + j0, m, i0, c, int(columns));
-      if (j0 + columns < m) {
+      ForwardIo<V> io{s, load_cells(b, i0, at, rows, s, scratch.go.get(), scratch.ge.get()), scratch.d.get()};
+      ForwardChain<T> k = chain(state, row + at.j0, m, i0, rows, at);
+      if (!at_right) {
         k.right = {column_checkpoint(state, c + 1) + i0, padded_rows_};
       } else if (call_.end_to_end) {
-        k.right = {scratch.last.get(), W};
+        k.right = {scratch.last.get() + (i0 - at.i0), call_.tile_rows};
       }
-      forward_strip<V, false>(k, scale_, constant<V>(1, 0), io, total);
-      skew_out<V, false>(match + i0 * call_.M + j0, call_.M, scratch.d.get(), rows, int(columns));
+      forward_chain<V, false>(k, scale_, constant<V>(1, 0), io, total);
+      chain_out<V, false>(match + i0 * call_.M + at.j0, call_.M, scratch.d.get(), rows, at.columns);
     }
     alignas(64) T ms[W], es[W];
     V::store(ms, total.m);
@@ -292,9 +324,9 @@ class Engine {
     part[1] = kZero;
     if (!call_.end_to_end) {
       for (int l = 0; l < W; ++l) add_part(part[0], part[1], ms[l], es[l]);
-    } else if (r == ceil_div(n, kTileRows) - 1 && j0 + columns == m) {
-      part[0] = scratch.last.get()[(n - 1) % W];
-      part[1] = scratch.last.get()[W + (n - 1) % W];
+    } else if (at.i1 == n && at_right) {
+      part[0] = scratch.last.get()[n - 1 - at.i0];
+      part[1] = scratch.last.get()[call_.tile_rows + n - 1 - at.i0];
     }
   }
 
@@ -305,47 +337,46 @@ class Engine {
   void backward_tile(const BackwardTable& table, int64_t r, int64_t c, const BackwardScratch& scratch, double* part) const {
     [[maybe_unused]] const typename V::Flush flush;
     recompute_tile(table.b, table.n, table.m, r, c, scratch.tile);
-    const int64_t offset = table.b * call_.N * call_.M, j0 = c * call_.tile_columns;
-    const int64_t first = r * kTileRows, last = std::min(first + kTileRows, table.n);
-    const int columns = int(std::min(call_.tile_columns, table.m - j0));
+    const int64_t offset = table.b * call_.N * call_.M;
+    const Tile at = tile(table.n, table.m, r, c);
     const T grad_z = call_.end_to_end ? T(0) : grad_score(table.b);
     const bool scalar = call_.gap_kind == GapKind::scalar, wanted = table.grad_open != nullptr;
     const bool add = table.sums != nullptr, local = wanted && !scalar && !add;
     part[0] = part[1] = 0;
-    for (int64_t i0 = first + (last - first - 1) / W * W; i0 >= first; i0 -= W) {
-      const int rows = int(std::min<int64_t>(W, table.n - i0));
-      const int64_t cell = i0 * call_.M + j0;
+    for (int64_t i0 = at.i0 + (at.i1 - at.i0 - 1) / at.step * at.step; i0 >= at.i0; i0 -= at.step) {
+      const int rows = int(std::min(at.step, at.i1 - i0));
+      const int64_t cell = offset + i0 * call_.M + at.j0, gap_cell = i0 * call_.M + at.j0, strip = (i0 - at.i0) / W;
       const T* grad = nullptr;
       if (call_.grad_match != nullptr) {
         // A cell that may not be matched (S = -inf) has D = -inf whatever S does: what arrives there, often NaN, is dropped.
-        skew_in<V, -1>(scratch.grad_match.get(), call_.grad_match + offset + cell, call_.M, rows, columns, T(0),
-                         call_.similarity + offset + cell);
+        chain_in<V, -1>(scratch.grad_match.get(), call_.grad_match + cell, call_.M, rows, at.columns, T(0), call_.similarity + cell);
         grad = scratch.grad_match.get();
       }
       T* open = nullptr;
       T* extend = nullptr;
       if (add) {
-        open = strip_sums(table.sums, i0, c);
-        extend = open + strip_sum();
+        open = tile_sums(table.sums, r, c) + strip_start<V>(strip, table_columns(c));
+        extend = open + tile_size();
       } else if (local) {
         open = scratch.grad_open.get();
         extend = scratch.grad_extend.get();
       }
-      BackwardIo<V> io{scratch.tile.strip_weights(i0), grad, scratch.grad_similarity.get(), open, extend, add, columns, V::set1(0), V::set1(0)};
-      BackwardStrip<T> k;
-      k.columns = columns;
-      k.row = {table.row + j0, table.m};
+      BackwardIo<V> io{scratch.tile.chain_weights(strip), grad, scratch.grad_similarity.get(), open, extend, add, V::set1(0), V::set1(0)};
+      BackwardChain<T> k;
+      k.columns = at.columns;
+      k.strips = int(ceil_div(rows, W));
+      k.row = {table.row + at.j0, table.m};
       k.right = {table.sides + (c + 1) * table.boundary + i0, padded_rows_ + 1};
       k.left = {c > 0 ? table.sides + c * table.boundary + i0 : nullptr, padded_rows_ + 1};
-      k.corner = k.right[0][W];
-      backward_strip<V>(k, V::set1(grad_z), io);
-      skew_out<V, false>(call_.grad_similarity + offset + cell, call_.M, scratch.grad_similarity.get(), rows, columns);
+      k.corner = k.right[0][k.strips * W];
+      backward_chain<V>(k, V::set1(grad_z), io);
+      chain_out<V, false>(call_.grad_similarity + cell, call_.M, scratch.grad_similarity.get(), rows, at.columns);
       if (local && table.alone) {
-        skew_out<V, false>(table.grad_open + cell, call_.M, open, rows, columns);
-        skew_out<V, false>(table.grad_extend + cell, call_.M, extend, rows, columns);
+        chain_out<V, false>(table.grad_open + gap_cell, call_.M, open, rows, at.columns);
+        chain_out<V, false>(table.grad_extend + gap_cell, call_.M, extend, rows, at.columns);
       } else if (local) {
-        skew_out<V, true>(table.grad_open + cell, call_.M, open, rows, columns);
-        skew_out<V, true>(table.grad_extend + cell, call_.M, extend, rows, columns);
+        chain_out<V, true>(table.grad_open + gap_cell, call_.M, open, rows, at.columns);
+        chain_out<V, true>(table.grad_extend + gap_cell, call_.M, extend, rows, at.columns);
       } else if (!add) {
         part[0] += V::sum(io.open);
         part[1] += V::sum(io.extend);
@@ -353,9 +384,12 @@ class Engine {
     }
   }
 
-  int64_t strip_sum() const { return skewed<V>(std::min(call_.tile_columns, call_.M)); }
-  T* strip_sums(T* sums, int64_t i0, int64_t c) const { return sums + (i0 / W * tile_columns_ + c) * 2 * strip_sum(); }
-  int64_t strip_gaps() const { return 4 * skewed<V>(std::min(call_.tile_columns, call_.M)); }
+  int table_rows(int64_t r) const { return int(std::min(call_.tile_rows, call_.N - r * call_.tile_rows)); }
+  int table_columns(int64_t c) const { return int(std::min(call_.tile_columns, call_.M - c * call_.tile_columns)); }
+  // Numbers of a strip and of a tile in the order of a sweep.
+  int64_t strip_size() const { return skewed<V>(std::min(call_.tile_columns, call_.M)); }
+  int64_t tile_size() const { return call_.tile_rows / W * strip_size(); }
+  T* tile_sums(T* sums, int64_t r, int64_t c) const { return sums + (r * tile_columns_ + c) * 2 * tile_size(); }
   T* row_checkpoint(T* state, int64_t r) const { return state + 2 + (r - 1) * 6 * call_.M; }
   T* column_checkpoint(T* state, int64_t c) const {
     return state + 2 + std::max<int64_t>(tile_rows_ - 1, 0) * 6 * call_.M + (c - 1) * 6 * padded_rows_;
@@ -366,9 +400,11 @@ class Engine {
     for (int k = 0; k < 6; ++k) std::fill_n(row + k * m, m, k == 1 ? start_ : k % 2 == 0 ? T(1) : T(kZero));
   }
 
-  ForwardStrip<T> strip(T* state, T* row, int64_t row_stride, int64_t i0, int64_t c, int columns) const {
-    ForwardStrip<T> k;
-    k.columns = columns;
+  ForwardChain<T> chain(T* state, T* row, int64_t row_stride, int64_t i0, int rows, const Tile& at) const {
+    const int64_t c = at.c;
+    ForwardChain<T> k;
+    k.columns = at.columns;
+    k.strips = int(ceil_div(rows, W));
     k.row = {row, row_stride};
     k.right = {nullptr, 0};
     k.start = start_;
@@ -376,9 +412,11 @@ class Engine {
     k.corner_e = i0 == 0 && c == 0 ? T(0) : start_;
     if (c == 0) {
       k.left = {edge_, W};
+      k.left_step = 0;
     } else {
       const T* const column = column_checkpoint(state, c);
       k.left = {column + i0, padded_rows_};
+      k.left_step = W;
       if (i0 > 0) {
         k.corner_m = column[i0 - 1];
         k.corner_e = column[padded_rows_ + i0 - 1];
@@ -387,17 +425,19 @@ class Engine {
     return k;
   }
 
-  Gaps<V> load_cells(int64_t b, int64_t i0, int64_t j0, int rows, int columns, T* s, T* go, T* ge) const {
-    const int64_t cell = i0 * call_.M + j0, problem = b * call_.N * call_.M;
-    skew_in<V>(s, call_.similarity + problem + cell, call_.M, rows, columns, -std::numeric_limits<T>::infinity());
-    if (gap_table_ != nullptr && rows == std::min<int64_t>(W, call_.N - i0))
-      return {nullptr, nullptr, gap_table_ + (i0 / W * tile_columns_ + j0 / call_.tile_columns) * strip_gaps(), constant<V>(1, 0), constant<V>(1, 0)};
+  Gaps<V> load_cells(int64_t b, int64_t i0, const Tile& at, int rows, T* s, T* go, T* ge) const {
+    const int64_t cell = i0 * call_.M + at.j0, problem = b * call_.N * call_.M;
+    chain_in<V>(s, call_.similarity + problem + cell, call_.M, rows, at.columns, -std::numeric_limits<T>::infinity());
+    if (gap_table_ != nullptr && rows == std::min<int64_t>(at.step, call_.N - i0)) {
+      const T* const tile_gaps = gap_table_ + (at.r * tile_columns_ + at.c) * 4 * tile_size();
+      return {nullptr, nullptr, tile_gaps + 4 * strip_start<V>((i0 - at.i0) / W, table_columns(at.c)), constant<V>(1, 0), constant<V>(1, 0)};
+    }
     if (call_.gap_kind == GapKind::scalar)
       return {nullptr, nullptr, nullptr, power<V>(V::set1(*call_.gap_open), scale_.down, scale_.down_low),
               power<V>(V::set1(*call_.gap_extend), scale_.down, scale_.down_low)};
-    const int64_t at = cell + (call_.gap_kind == GapKind::own ? problem : 0);
-    skew_in<V>(go, call_.gap_open + at, call_.M, rows, columns, T(0));
-    skew_in<V>(ge, call_.gap_extend + at, call_.M, rows, columns, T(0));
+    const int64_t gaps = cell + (call_.gap_kind == GapKind::own ? problem : 0);
+    chain_in<V>(go, call_.gap_open + gaps, call_.M, rows, at.columns, T(0));
+    chain_in<V>(ge, call_.gap_extend + gaps, call_.M, rows, at.columns, T(0));
     return {go, ge, nullptr, constant<V>(1, 0), constant<V>(1, 0)};
   }
 
@@ -417,9 +457,9 @@ class GapTable {
       : engine_(engine), table_(engine.shares_gap_table() ? engine.gap_table_size() : 0) {
     if (!engine.shares_gap_table()) return;
     parallel(
-        engine.num_strips(),
-        [](void* self, int64_t strip) {
-          static_cast<GapTable*>(self)->engine_.fill_gap_table(static_cast<GapTable*>(self)->table_.get(), strip);
+        engine.num_tile_rows(),
+        [](void* self, int64_t r) {
+          static_cast<GapTable*>(self)->engine_.fill_gap_table(static_cast<GapTable*>(self)->table_.get(), r);
         },
         this);
     engine.use_gap_table(table_.get());

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <limits>
 #include <new>
+#include <optional>
 #include <type_traits>
 
 #include "calls.h"
@@ -34,10 +35,11 @@ class Buffer {  // uninitialised, aligned to a cache line
 
 // Step t of a strip: its row l at column t - l of the table, or `padding` outside rows x columns. W rows are read W columns at
 // a time, each row one column further left than the row above, and transposed.
-// kUnless -1 or 1: `padding` also where `unless` is -inf or inf.
+// kUnless -1 or 1: `padding` also where `unless` is -inf or inf. `joins`: what the strip before left in the rows that are not in
+// this one yet stays.
 template <class V, int kUnless = 0>
 void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride, int rows, int columns, typename V::T padding,
-             const typename V::T* unless = nullptr) {
+             bool joins, const typename V::T* unless) {
   constexpr int W = V::W;
   using Limits = std::numeric_limits<typename V::T>;
   if constexpr (V::kTransposes) {
@@ -70,6 +72,10 @@ void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride
           r[V::lane(l)] = V::select(beyond(V::load(unless + l * row_stride + (t - l), real, pad)), pad, r[V::lane(l)]);
       }
       V::transpose(r);
+      if (joins && t == 0) {
+#pragma GCC unroll 16
+        for (int k = 0; k < W; ++k) r[k] = V::select(V::rows(0, k), r[k], V::load(out + k * W));
+      }
 #pragma GCC unroll 16
       for (int k = 0; k < W; ++k) V::store(out + (t + k) * W, r[k]);
     }
@@ -77,7 +83,7 @@ void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride
   }
   for (int l = 0; l < W; ++l) {
     typename V::T* o = out + V::lane(l);
-    for (int t = 0; t < l; ++t) o[t * W] = padding;
+    for (int t = 0; t < l && !joins; ++t) o[t * W] = padding;
     if (l < rows) {
       const typename V::T* s = source + l * row_stride;
       const typename V::T* const bound = kUnless != 0 ? unless + l * row_stride : s;
@@ -124,6 +130,40 @@ void skew_out(typename V::T* target, int64_t row_stride, const typename V::T* in
   }
 }
 
+// Steps of a strip, up to whole blocks of W, in numbers.
+template <class V>
+int64_t skewed(int64_t columns) {
+  return ceil_div(columns + V::W - 1, V::W) * V::W * V::W;
+}
+
+// Rows of a table in the order of a chain (strip.h), or strip by strip where they are too narrow for one.
+template <class V>
+bool chains(int columns) {
+  return columns >= V::W;
+}
+
+// Where strip s of a chain begins in its order; from one that is no chain to the next there are skewed(columns).
+template <class V>
+int64_t strip_start(int64_t s, int columns) {
+  return chains<V>(columns) ? s * columns * V::W : s * skewed<V>(columns);
+}
+
+template <class V, int kUnless = 0>
+void chain_in(typename V::T* out, const typename V::T* source, int64_t row_stride, int rows, int columns, typename V::T padding,
+              const typename V::T* unless = nullptr) {
+  for (int i = 0; i < rows; i += V::W) {
+    const int64_t skip = i * row_stride;
+    skew_in<V, kUnless>(out + strip_start<V>(i / V::W, columns), source + skip, row_stride, std::min(V::W, rows - i), columns, padding,
+                        i > 0 && chains<V>(columns), unless != nullptr ? unless + skip : nullptr);
+  }
+}
+
+template <class V, bool kAdd>
+void chain_out(typename V::T* target, int64_t row_stride, const typename V::T* in, int rows, int columns) {
+  for (int i = 0; i < rows; i += V::W)
+    skew_out<V, kAdd>(target + i * row_stride, row_stride, in + strip_start<V>(i / V::W, columns), std::min(V::W, rows - i), columns);
+}
+
 // f(k) for every k in [0, count), at the same time where there is a `parallel`.
 template <class F>
 void run(Parallel parallel, int64_t count, F&& f) {
@@ -162,12 +202,6 @@ template <class T>
 void blank(T* table, int64_t N, int64_t M, int64_t n, int64_t m, T value) {
   for (int64_t i = 0; i < n; ++i) std::fill(table + i * M + m, table + (i + 1) * M, value);
   std::fill(table + n * M, table + N * M, value);
-}
-
-// Steps of a strip, up to whole blocks of W.
-template <class V>
-int64_t skewed(int64_t columns) {
-  return ceil_div(columns + V::W - 1, V::W) * V::W * V::W;
 }
 
 template <class V>

@@ -90,20 +90,18 @@ void walk_problem(const Walks& walks, const Engine<V>& engine, int64_t b) {
   }
   std::vector<Walk> all;
   start_walks(walks, b, size, all);
-  const typename Engine<V>::TileScratch scratch(skewed<V>(std::min(call.tile_columns, std::max<int64_t>(call.M, 1))));
+  const typename Engine<V>::TileScratch scratch(engine);
   int64_t* const paths = walks.paths + b * walks.num_walks * walks.path_length * 2;
   std::fill_n(paths, walks.num_walks * walks.path_length * 2, int64_t(-1));
-  sweep(nullptr, ceil_div(size.n, kTileRows), ceil_div(size.m, call.tile_columns), true, [&](int64_t r, int64_t c) {
-    const int64_t i0 = r * kTileRows, j0 = c * call.tile_columns;
+  sweep(nullptr, ceil_div(size.n, call.tile_rows), ceil_div(size.m, call.tile_columns), true, [&](int64_t r, int64_t c) {
+    const int64_t i0 = r * call.tile_rows, j0 = c * call.tile_columns;
     bool computed = false;
     for (int64_t k = 0; k < walks.num_walks; ++k) {
       Walk& walk = all[size_t(k)];
       while (walk.place != Place::ended && walk.i >= i0 && walk.j >= j0) {
         if (!computed) engine.recompute_tile(b, size.n, size.m, r, c, scratch);
         computed = true;
-        const int64_t row = walk.i % V::W;
-        const double* const p =
-            scratch.strip_weights(walk.i) + (walk.j - j0 + row) * kNumWeights * V::W + V::lane(int(row));
+        const double* const p = engine.cell_weights(size.n, size.m, walk.i, walk.j, scratch);
         auto share = [&](int q) { return p[q * V::W]; };  // in the order of Weights
         const double u = walk.stream.next();
         switch (walk.place) {
