@@ -34,6 +34,7 @@ IDENTITY: dict[str, pa.DataType] = {
     "run_id": pa.string(),
     "stage": pa.string(),
     "space": pa.string(),
+    "selected_by": pa.string(),  # the metric that the study maximises; null for train
     "variant": pa.string(),  # null unless a named variant of the formulation study
     "trial": pa.int64(),  # null for train
     "seed": pa.int64(),

@@ -74,8 +74,21 @@ class Closer(tune.Callback):
         writer = RunWriter(self.results, self.study, run_id(trial), resume_epoch=self.epochs)
         base = {key: value for key, value in (writer.rows[-1] if writer.rows else {}).items() if _is_identity(key)}
         job = worker.trial_job(trial.config)
-        own = {"stage": "tune", "space": job.space, "variant": job.variant, "trial": job.trial, "control": "none"}
-        writer.append([{**own, **base, "epoch": epoch, "status": status, "error": error, "seed": job.config().seed}])
+        own = {key: getattr(job, key) for key in ("space", "selected_by", "variant", "trial")}
+        writer.append(
+            [
+                {
+                    "stage": "tune",
+                    "control": "none",
+                    **own,
+                    **base,
+                    "epoch": epoch,
+                    "status": status,
+                    "error": error,
+                    "seed": job.config().seed,
+                }
+            ]
+        )
 
 
 def _is_identity(key: str) -> bool:

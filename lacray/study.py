@@ -15,6 +15,7 @@ variants:                       # named sets of settings, searched as one more d
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,12 @@ from lacray.config import Config, ConfigError, as_number, build, known_keys, unk
 
 SPACES = "search_spaces"
 VARIANT = "variant"
+# What a study may maximise (evaluation.py); errors are minimised, and a study only maximises.
+MAXIMISED = (
+    *(f"class_{share}{suffix}" for share in (10, 50, 100) for suffix in ("", "_logistic")),
+    *("progress", "ap_5", "ap_10", "ap_15", "kendalls_tau"),
+)
+METRICS = ("objective", *(f"{protocol}.{name}" for protocol in ("cropped", "full") for name in MAXIMISED))
 FIELDS = ("name", "description", "sampler", "trials", "metric", "fixed", "search", "variants")
 DISTRIBUTION_FIELDS = {
     "float": ("low", "high", "log", "step"),
@@ -172,12 +179,19 @@ def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
     trials = content.get("trials", 10)
     if not isinstance(trials, int) or trials < 1:
         problems.append(f"trials: must be an integer >= 1, got {trials!r} ({where('trials')})")
+    metric = content.get("metric", "objective")
+    if metric not in METRICS:
+        near = difflib.get_close_matches(str(metric), METRICS, n=2) or [f"cropped.{name}" for name in MAXIMISED[:2]]
+        problems.append(
+            f"metric: must be objective, or cropped. or full. with {', '.join(MAXIMISED)}, got {metric!r}; "
+            f"near: {', '.join(near)} ({where('metric')})"
+        )
     space = Space(
         name=str(content.get("name", path.stem)),
         description=str(content.get("description", "")),
         sampler=sampler,
         trials=trials,
-        metric=str(content.get("metric", "objective")),
+        metric=str(metric),
         fixed={**fixed, **overrides},
         search=search,
         variants=variants,

@@ -122,12 +122,13 @@ def best_setting(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, st
         )
     if study not in known:
         raise UserError(f"--study: {study} is not in {arguments.results}; choose from {', '.join(known)}")
-    row = best(read(arguments.results, study))
+    table = read(arguments.results, study)
+    metric = next((name for name in table["selected_by"].to_pylist() if name), "objective")
+    row = best(table, metric)
     # Settings that this version does not know any more would be an error in every later command.
     values = {key: row[key] for key in known_keys() if key != "seed" and row.get(key) is not None}
     values["fit.epochs"] = values.get("fit.full_epochs") or values["fit.epochs"]
-    objective = row["metric.objective"]
-    return values, study, f"the best of study {study} (trial {row['trial']}, objective {objective:.4f})"
+    return values, study, f"the best of study {study} (trial {row['trial']}, {metric} {row[f'metric.{metric}']:.4f})"
 
 
 def _has_trials(results: str, study: str) -> bool:

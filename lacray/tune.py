@@ -118,6 +118,7 @@ class Study:
             run_id="",
             stage="tune",
             space=space.name,
+            selected_by=space.metric,
             commit=commit(),
             workers=arguments.workers,
             gpus_per_worker=gpus,

@@ -42,6 +42,7 @@ class Job:
     stage: str
     """`tune` or `train`."""
     space: str | None = None
+    selected_by: str | None = None
     variant: str | None = None
     trial: int | None = None
     commit: str | None = None
@@ -67,6 +68,7 @@ def identity(job: Job, config: Config, device: torch.device, *, epoch: int, seed
     return {
         "stage": job.stage,
         "space": job.space,
+        "selected_by": job.selected_by,
         "variant": job.variant,
         "trial": job.trial,
         "seed": config.seed,

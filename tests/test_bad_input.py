@@ -12,7 +12,7 @@ from paths import ROOT
 from test_entry_points import environment
 from tiny import make_features, tiny_settings, write_csv
 
-from lacray import fit, train, tune
+from lacray import fit, results, train, tune
 from lacray.cli import guarded
 from lacray.config import build, parse_assignments
 from lacray.data import open_videos
@@ -114,6 +114,26 @@ def test_best_of_no_study_and_of_an_unknown_one(capsys, data):
     (line,) = refused(capsys, train.main, "--best")
     assert line == "--best: results holds no study; run python -m lacray.tune first, or give --results"
     assert not Path("results").exists()
+
+
+def test_the_best_of_a_study_is_by_the_metric_that_it_maximised(tmp_path):
+    for trial, (progress, objective) in enumerate([(0.9, 0.4), (0.5, 0.6)]):
+        scores = {"metric.cropped.progress": progress, "metric.objective": objective}
+        own = {"stage": "tune", "status": "done", "control": "none", "split": "validation", "epoch": 3, "seed": 0}
+        settings = {"fit.epochs": 3, "fit.full_epochs": 8, "loss.gamma": 0.5 + trial}
+        for study, metric in (("own", "cropped.progress"), ("usual", "objective"), ("old", None)):
+            row = {**own, **scores, **settings, "trial": trial, "selected_by": metric}
+            results.RunWriter(str(tmp_path), study, f"trial{trial}").append([row])
+    for study, gamma, said in (
+        ("own", 0.5, "cropped.progress 0.9"),
+        ("usual", 1.5, "objective 0.6"),
+        ("old", 1.5, "0.6"),
+    ):
+        arguments = train.parser().parse_args(["--best", "--study", study, "--results", str(tmp_path)])
+        values, _, words = train.best_setting(arguments)
+        assert values["loss.gamma"] == gamma
+        assert values["fit.epochs"] == 8  # a study's trials may be shorter than a full training
+        assert said in words
 
 
 def test_a_study_without_labels(capsys, data):

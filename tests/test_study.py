@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from paths import ROOT
 
+from lacray import evaluation
 from lacray.config import ConfigError, build
-from lacray.study import Space, load_space
+from lacray.study import MAXIMISED, Space, load_space
 
 GOOD = """\
 name: small
@@ -207,6 +209,23 @@ def test_grid_over_a_range_is_refused(problems_of):
 def test_key_that_is_fixed_and_searched_is_refused(problems_of):
     (problem,) = problems_of("fixed: {loss.tau: 1}\nsearch:\n  loss.tau: {type: float, low: 1, high: 2}\n")
     assert problem == "loss.tau: must be fixed or searched, got both (space.yaml:3)"
+
+
+@pytest.mark.parametrize("metric", ["cropped.class10", "event_error", "cropped.event_error", "class_10", "3"])
+def test_metric_that_no_evaluation_gives_or_that_is_an_error_is_refused(problems_of, metric):
+    (problem,) = problems_of(GOOD.replace("cropped.progress", metric))
+    assert problem.startswith("metric: must be objective, or cropped. or full. with class_10, ")
+    assert metric in problem
+    assert problem.endswith("(space.yaml:4)")
+
+
+def test_what_a_study_may_maximise_is_what_an_evaluation_gives_but_errors():
+    rng = np.random.default_rng(0)
+    videos = [
+        evaluation.Sequence(name, rng.normal(size=(40, 4)), labels=np.arange(40) // 10) for name in ("a", "b", "c", "d")
+    ]
+    given = evaluation.evaluate(videos[:2], videos[2:], stride=2)
+    assert set(given) - {"event_error"} == set(MAXIMISED)
 
 
 @pytest.mark.parametrize(
