@@ -23,8 +23,8 @@ SETTINGS = [(0.001, 64, 1.0), (0.001, 240, 1.0), (0.001, 240, 100.0), (0.05, 64,
 SETTINGS += [(0.8, 64, 1.0), (0.8, 240, 100.0), (5.0, 240, 100.0)]
 
 
-def exact_nw(*tensors: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    framed, _ = with_corner(*tensors, None)
+def exact_nw(similarity: Tensor, gap_open: Tensor, gap_extend: Tensor, *, gamma: float) -> tuple[Tensor, Tensor]:
+    framed, _ = with_corner(similarity, gap_open, gap_extend, None)
     score, match = reference.soft_sw(*framed, gamma=gamma, end_to_end=True)
     return score, match[:, 1:, 1:]
 

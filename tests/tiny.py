@@ -49,6 +49,7 @@ def tiny_settings(root: Path, *, epochs: int = 2) -> list[str]:
         "data.num_frames=12",
         "data.batch_size=2",
         f"fit.epochs={epochs}",
+        f"fit.full_epochs={epochs}",
         "fit.evaluate_every=1",
         *TINY_ENCODER,
     ]
