@@ -79,6 +79,9 @@ def problems() -> list[Problem]:
     for path in sorted((GOLDEN / "ssw_bruteforce").glob("[ce]*.npz")):
         z = load(path, torch.float64)
         found.append(Problem((z["S"], z["gap_open"], z["gap_extend"]), float(z["gamma"]), z["lengths"], 0))
+    for path in sorted((GOLDEN / "softdtw").glob("*.npz")):
+        z = load(path, torch.float64)
+        found += [Problem((z["D"],), float(z["gamma"]), None, band) for band in (-1, int(z["bandwidth"]))]
     g = torch.Generator().manual_seed(0)
     for B, N, M, kind in ((1, 1, 1, 0), (5, 33, 35, 1), (2, 70, 50, 2), (1, 9, 40, 0), (4, 64, 16, 1)):
         shape = ((), (N, M), (B, N, M))[kind]
