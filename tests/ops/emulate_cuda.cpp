@@ -41,13 +41,21 @@ T exchange(T value, int source) {
 }  // namespace
 
 template <class T>
-T __shfl_up_sync(unsigned, T v, int by) { return exchange(v, current >= by ? current - by : current); }
+T __shfl_up_sync(unsigned, T v, int by) {
+  return exchange(v, current >= by ? current - by : current);
+}
 template <class T>
-T __shfl_down_sync(unsigned, T v, int by) { return exchange(v, current + by < 32 ? current + by : current); }
+T __shfl_down_sync(unsigned, T v, int by) {
+  return exchange(v, current + by < 32 ? current + by : current);
+}
 template <class T>
-T __shfl_xor_sync(unsigned, T v, int mask) { return exchange(v, current ^ mask); }
+T __shfl_xor_sync(unsigned, T v, int mask) {
+  return exchange(v, current ^ mask);
+}
 template <class T>
-T __shfl_sync(unsigned, T v, int source) { return exchange(v, source); }
+T __shfl_sync(unsigned, T v, int source) {
+  return exchange(v, source);
+}
 inline void __syncwarp() { barrier(); }
 inline void __threadfence() {}
 // Only a missing dependency comes here: one warp runs, tile after tile.
@@ -182,8 +190,8 @@ int soft_sw(int64_t B, int64_t N, int64_t M, const T* s, const T* go, const T* g
 }
 
 template <class T>
-int dtw(int64_t B, int64_t N, int64_t M, const T* cost, int smooth, int64_t band, const int64_t* lengths, double gamma, const T* grad_value,
-        const T* grad_table, T* value, T* table, T* grad_cost) {
+int dtw(int64_t B, int64_t N, int64_t M, const T* cost, int smooth, int64_t band, const int64_t* lengths, double gamma,
+        const T* grad_value, const T* grad_table, T* value, T* table, T* grad_cost) {
   Dtw<T> call{};
   call.B = B;
   call.N = N;
@@ -206,16 +214,16 @@ int dtw(int64_t B, int64_t N, int64_t M, const T* cost, int smooth, int64_t band
   return run_passes(call);
 }
 
-#define EXPORT(T)                                                                                                              \
-  extern "C" int soft_sw_##T(int64_t B, int64_t N, int64_t M, const T* s, const T* go, const T* ge, int kind,                  \
-                             const int64_t* lengths, double gamma, int end_to_end, const T* grad_score, const T* grad_match,   \
-                             T* score, T* match, T* gs, T* g_open, T* g_extend) {                                              \
-    return soft_sw<T>(B, N, M, s, go, ge, kind, lengths, gamma, end_to_end, grad_score, grad_match, score, match, gs, g_open,  \
-                      g_extend);                                                                                               \
-  }                                                                                                                            \
-  extern "C" int dtw_##T(int64_t B, int64_t N, int64_t M, const T* cost, int smooth, int64_t band, const int64_t* lengths,     \
-                         double gamma, const T* grad_value, const T* grad_table, T* value, T* table, T* grad_cost) {           \
-    return dtw<T>(B, N, M, cost, smooth, band, lengths, gamma, grad_value, grad_table, value, table, grad_cost);               \
+#define EXPORT(T)                                                                                                             \
+  extern "C" int soft_sw_##T(int64_t B, int64_t N, int64_t M, const T* s, const T* go, const T* ge, int kind,                 \
+                             const int64_t* lengths, double gamma, int end_to_end, const T* grad_score, const T* grad_match,  \
+                             T* score, T* match, T* gs, T* g_open, T* g_extend) {                                             \
+    return soft_sw<T>(B, N, M, s, go, ge, kind, lengths, gamma, end_to_end, grad_score, grad_match, score, match, gs, g_open, \
+                      g_extend);                                                                                              \
+  }                                                                                                                           \
+  extern "C" int dtw_##T(int64_t B, int64_t N, int64_t M, const T* cost, int smooth, int64_t band, const int64_t* lengths,    \
+                         double gamma, const T* grad_value, const T* grad_table, T* value, T* table, T* grad_cost) {          \
+    return dtw<T>(B, N, M, cost, smooth, band, lengths, gamma, grad_value, grad_table, value, table, grad_cost);              \
   }
 EXPORT(float)
 EXPORT(double)

@@ -77,9 +77,13 @@ void walk(const SoftSw<float>&) {}
 
 template <class T>
 void solve_affine(const Head& head, double gamma) {
-  const int64_t cells = head.variant == 0 ? 1 : head.variant == 1 ? head.N * head.M : head.B * head.N * head.M, table = head.B * head.N * head.M;
+  const int64_t cells = head.variant == 0   ? 1
+                        : head.variant == 1 ? head.N * head.M
+                                            : head.B * head.N * head.M,
+                table = head.B * head.N * head.M;
   const auto lengths = read<int64_t>(head.has_lengths ? 2 * head.B : 0);
-  const auto s = read<T>(table), go = read<T>(cells), ge = read<T>(cells), grad_score = read<T>(head.B), grad_match = read<T>(table);
+  const auto s = read<T>(table), go = read<T>(cells), ge = read<T>(cells), grad_score = read<T>(head.B),
+             grad_match = read<T>(table);
   for (const auto& engine : engines<SoftSw<T>>()) {
     if (!engine.here) continue;
     for (const bool by_diagonals : {false, true}) {
@@ -139,8 +143,9 @@ void solve_warping(const Head& head, double gamma) {
   if constexpr (sizeof(T) == 8) {
     std::vector<double> value(size_t(head.B), 0);
     std::vector<int64_t> paths(size_t(head.B * (head.N + head.M - 1) * 2));
-    plain::path({head.B, head.N, head.M, head.limit, cost.data(), head.has_lengths ? lengths.data() : nullptr, value.data(), paths.data()},
-                one_by_one);
+    plain::path(
+        {head.B, head.N, head.M, head.limit, cost.data(), head.has_lengths ? lengths.data() : nullptr, value.data(), paths.data()},
+        one_by_one);
   }
 }
 

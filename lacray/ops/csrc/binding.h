@@ -37,7 +37,8 @@ struct Tiles {
 
 inline void check_table(const Tensor& t, const char* what) {
   STD_TORCH_CHECK(t.dim() == 3, what, " must be (B, N, M)");
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double, what, " must be float32 or float64");
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double, what,
+                  " must be float32 or float64");
 }
 
 inline std::optional<Tensor> checked_lengths(const std::optional<Tensor>& lengths, const Tensor& table) {
@@ -67,8 +68,9 @@ struct Gradients {
 };
 
 inline Tensor checked_state(const Tensor& saved, const Tensor& table, int64_t size) {
-  STD_TORCH_CHECK(saved.dim() == 2 && saved.size(0) == table.size(0) && saved.size(1) == size && saved.scalar_type() == table.scalar_type(),
-                  "state must be what the forward operator returned");
+  STD_TORCH_CHECK(
+      saved.dim() == 2 && saved.size(0) == table.size(0) && saved.size(1) == size && saved.scalar_type() == table.scalar_type(),
+      "state must be what the forward operator returned");
   return plain_layout(saved);
 }
 
@@ -138,7 +140,8 @@ std::tuple<Tensor, Tensor, Tensor> run_forward_op(const Inputs& in, double gamma
 
 template <class Device, class T>
 std::tuple<Tensor, Tensor, Tensor> run_backward_op(const std::optional<Tensor>& grad_score, const std::optional<Tensor>& grad_match,
-                                                   const Inputs& in, const Tensor& saved, double gamma, bool end_to_end, bool gaps) {
+                                                   const Inputs& in, const Tensor& saved, double gamma, bool end_to_end,
+                                                   bool gaps) {
   SoftSw<T> call = in.call<T>(gamma, end_to_end, Device::template tiles<T>());
   const Tensor state = checked_state(saved, in.similarity, call.state_size);
   const Gradients given(grad_score, grad_match, in.similarity);
@@ -180,9 +183,9 @@ std::tuple<Tensor, Tensor, Tensor> forward_op(Tensor similarity, Tensor gap_open
 }
 
 template <class Device>
-std::tuple<Tensor, Tensor, Tensor> backward_op(std::optional<Tensor> grad_score, std::optional<Tensor> grad_match, Tensor similarity,
-                                               Tensor gap_open, Tensor gap_extend, std::optional<Tensor> lengths, Tensor state,
-                                               double gamma, bool end_to_end, bool gaps) {
+std::tuple<Tensor, Tensor, Tensor> backward_op(std::optional<Tensor> grad_score, std::optional<Tensor> grad_match,
+                                               Tensor similarity, Tensor gap_open, Tensor gap_extend, std::optional<Tensor> lengths,
+                                               Tensor state, double gamma, bool end_to_end, bool gaps) {
   const Inputs in(similarity, gap_open, gap_extend, lengths);
   return similarity.scalar_type() == ScalarType::Float
              ? run_backward_op<Device, float>(grad_score, grad_match, in, state, gamma, end_to_end, gaps)
@@ -257,8 +260,8 @@ std::tuple<Tensor, Tensor, Tensor> dtw_op(Tensor cost, std::optional<Tensor> len
 }
 
 template <class Device>
-Tensor dtw_backward_op(std::optional<Tensor> grad_value, std::optional<Tensor> grad_table, Tensor cost, std::optional<Tensor> lengths,
-                       Tensor table, Tensor state, double gamma, int64_t band, bool smooth) {
+Tensor dtw_backward_op(std::optional<Tensor> grad_value, std::optional<Tensor> grad_table, Tensor cost,
+                       std::optional<Tensor> lengths, Tensor table, Tensor state, double gamma, int64_t band, bool smooth) {
   const DtwInputs in(cost, lengths);
   return cost.scalar_type() == ScalarType::Float
              ? run_dtw_backward_op<Device, float>(grad_value, grad_table, in, table, state, gamma, band, smooth)

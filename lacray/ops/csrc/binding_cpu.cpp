@@ -20,11 +20,9 @@ struct Isa {
   void (*dtw_backward64)(const Dtw<double>&, Parallel);
 };
 
-#define LACRAY_ISA_ENTRY(name, supported)                                                      \
-  {                                                                                            \
-    #name, supported, name::forward, name::forward, name::backward, name::backward,            \
-        name::forward, name::forward, name::backward, name::backward                           \
-  }
+#define LACRAY_ISA_ENTRY(name, supported)                                        \
+  {#name,          supported,     name::forward, name::forward,  name::backward, \
+   name::backward, name::forward, name::forward, name::backward, name::backward}
 
 // The widest instruction set of this machine, or the one asked for; null where the machine has it not.
 const Isa* find_isa(const char* wanted) {
@@ -88,8 +86,8 @@ struct Cpu {
 };
 
 // Score (B,) and paths (B, num_walks, min(N, M), 2) of the best alignment, or of num_walks drawn ones.
-std::tuple<Tensor, Tensor> walks_op(Tensor similarity, Tensor gap_open, Tensor gap_extend, std::optional<Tensor> lengths, double gamma,
-                                    bool end_to_end, bool best, int64_t num_walks, int64_t seed) {
+std::tuple<Tensor, Tensor> walks_op(Tensor similarity, Tensor gap_open, Tensor gap_extend, std::optional<Tensor> lengths,
+                                    double gamma, bool end_to_end, bool best, int64_t num_walks, int64_t seed) {
   STD_TORCH_CHECK(similarity.scalar_type() == ScalarType::Double, "similarity must be float64");
   const Inputs in(similarity, gap_open, gap_extend, lengths);
   Walks walks{in.call<double>(gamma, end_to_end, Cpu::tiles<double>()), best, num_walks, seed, 0, nullptr};

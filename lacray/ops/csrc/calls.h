@@ -37,12 +37,14 @@ struct SoftSw {
 using Parallel = void (*)(int64_t count, void (*task)(void*, int64_t), void* context);
 
 #if defined(__CUDACC__)
-__host__ __device__
+#define LACRAY_HOST_DEVICE __host__ __device__
+#else
+#define LACRAY_HOST_DEVICE
 #endif
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+LACRAY_HOST_DEVICE inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// What the forward pass keeps of a problem for the backward: two values (soft_sw: Z as mantissa and exponent; dtw: the value); the row before
-// each row of tiles but the first (`arrays` of M); the column before each column of tiles but the first (`arrays` of N,
+// What the forward pass keeps of a problem for the backward: two values (soft_sw: Z as mantissa and exponent; dtw: the value); the
+// row before each row of tiles but the first (`arrays` of M); the column before each column of tiles but the first (`arrays` of N,
 // rounded up to whole tiles).
 inline int64_t state_size(int64_t N, int64_t M, int64_t tile_rows, int64_t tile_columns, int64_t arrays) {
   const int64_t rows = ceil_div(N, tile_rows), columns = ceil_div(M, tile_columns);
@@ -50,7 +52,6 @@ inline int64_t state_size(int64_t N, int64_t M, int64_t tile_rows, int64_t tile_
 }
 constexpr int64_t kSoftSwArrays = 6;  // h, s, y below; h, d, x to the right: mantissa and exponent
 inline int64_t dtw_arrays(Minimum minimum) { return minimum == Minimum::soft ? 2 : 1; }
-
 
 // Dynamic time warping.
 template <class T>
@@ -91,16 +92,16 @@ struct DtwPath {
   int64_t* paths;            // (B, N + M - 1, 2), -1 beyond a path's end
 };
 
-#define LACRAY_DECLARE_ENGINE(isa)                                \
-  namespace isa {                                                 \
-  void forward(const SoftSw<float>& call, Parallel parallel);     \
-  void forward(const SoftSw<double>& call, Parallel parallel);    \
-  void backward(const SoftSw<float>& call, Parallel parallel);    \
-  void backward(const SoftSw<double>& call, Parallel parallel);   \
-  void forward(const Dtw<float>& call, Parallel parallel);        \
-  void forward(const Dtw<double>& call, Parallel parallel);       \
-  void backward(const Dtw<float>& call, Parallel parallel);       \
-  void backward(const Dtw<double>& call, Parallel parallel);      \
+#define LACRAY_DECLARE_ENGINE(isa)                              \
+  namespace isa {                                               \
+  void forward(const SoftSw<float>& call, Parallel parallel);   \
+  void forward(const SoftSw<double>& call, Parallel parallel);  \
+  void backward(const SoftSw<float>& call, Parallel parallel);  \
+  void backward(const SoftSw<double>& call, Parallel parallel); \
+  void forward(const Dtw<float>& call, Parallel parallel);      \
+  void forward(const Dtw<double>& call, Parallel parallel);     \
+  void backward(const Dtw<float>& call, Parallel parallel);     \
+  void backward(const Dtw<double>& call, Parallel parallel);    \
   }
 LACRAY_DECLARE_ENGINE(plain)
 LACRAY_DECLARE_ENGINE(avx2)

@@ -9,7 +9,8 @@
 //
 // A float holds exp(+-88) and scores range over thousands of gamma, so each value carries its own exponent: m * 2^e,
 // e an integer kept in a float, m in [1, 2) for h, x and y and within [0.7, 5) for d and s, which follow from them. That
-// covers every input: nothing has to fall back to log space, and a product costs no rounding beyond that of m. Zero is m = 1, e = kZero, so no mantissa is ever 0 and no quotient 0 / 0.
+// covers every input: nothing has to fall back to log space, and a product costs no rounding beyond that of m. Zero is m = 1, e =
+// kZero, so no mantissa is ever 0 and no quotient 0 / 0.
 //
 // Alignments from end to end (soft Needleman-Wunsch) are the same recursion without the 1: only the corner starts one, and
 // Z is h of the last cell. In the hard limit (V::kHard) an exponent is the value itself, every mantissa 1, and a sum the

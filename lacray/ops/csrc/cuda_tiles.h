@@ -224,7 +224,8 @@ struct Layout {
 // Copies `arrays` rows of a tile's columns between shared and device memory.
 template <class T>
 __device__ void copy_rows(T* to, int64_t to_stride, const T* from, int64_t from_stride, int arrays, int columns) {
-  for (int q = lane_id(); q < arrays * columns; q += 32) to[(q / columns) * to_stride + q % columns] = from[(q / columns) * from_stride + q % columns];
+  for (int q = lane_id(); q < arrays * columns; q += 32)
+    to[(q / columns) * to_stride + q % columns] = from[(q / columns) * from_stride + q % columns];
 }
 
 template <class T>

@@ -39,8 +39,8 @@ __device__ bool in_band(const Dtw<T>& call, const Tile<T>& k) {
 
 // Stages a tile's costs, infinite outside the band, and its borders.
 template <class T, class Minimum>
-__device__ DtwForwardChain<T, Minimum> stage_dtw(const Dtw<T>& call, const Layout<Dtw<T>, T>& layout, const Tile<T>& k, T* cells, T* row,
-                                                 T* edge) {
+__device__ DtwForwardChain<T, Minimum> stage_dtw(const Dtw<T>& call, const Layout<Dtw<T>, T>& layout, const Tile<T>& k, T* cells,
+                                                 T* row, T* edge) {
   constexpr int C = Tile<T>::kColumns, A = Minimum::kArrays;
   read_tile(cells, call.cost + k.b * call.N * call.M, call.M, k, T(INFINITY));
   __syncwarp();
@@ -157,7 +157,8 @@ __global__ void __launch_bounds__(32) dtw_backward_kernel(const Dtw<T> call, cud
         for (int q = lane_id(); q < Tile<T>::kCells; q += 32) cells[q] = T(0);
       }
       __syncwarp();
-      if (last_row && last_column && call.grad_value != nullptr && call.state[k.b * call.state_size] < T(INFINITY) && lane_id() == 0)
+      if (last_row && last_column && call.grad_value != nullptr && call.state[k.b * call.state_size] < T(INFINITY) &&
+          lane_id() == 0)
         cells[(k.n - 1 - k.i0) * Tile<T>::kStride + k.m - 1 - k.j0] += call.grad_value[k.b];
     } else {
       for (int q = lane_id(); q < Tile<T>::kCells; q += 32) cells[q] = T(0);

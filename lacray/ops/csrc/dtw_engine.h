@@ -26,7 +26,8 @@ class DtwEngine {
   void forward(int64_t b, Parallel parallel) const {
     const auto [n, m] = size_of(call_, b);
     blank(call_.table + b * call_.N * call_.M, call_.N, call_.M, n, m, kInfinity);
-    std::fill_n(call_.state + b * call_.state_size, call_.state_size, T(0));  // parts stay unused: they must not differ between runs
+    std::fill_n(call_.state + b * call_.state_size, call_.state_size,
+                T(0));  // parts stay unused: they must not differ between runs
     Buffer<T> row(A * m);
     start_row(row.get(), m);
     std::optional<ForwardScratch> own;
@@ -154,7 +155,8 @@ class DtwEngine {
     }
   }
 
-  void backward_tile(int64_t b, int64_t n, int64_t m, int64_t r, int64_t c, const Borders& borders, const BackwardScratch& scratch) const {
+  void backward_tile(int64_t b, int64_t n, int64_t m, int64_t r, int64_t c, const Borders& borders,
+                     const BackwardScratch& scratch) const {
     [[maybe_unused]] const typename V::Flush flush;
     const int64_t offset = b * call_.N * call_.M;
     T* const state = call_.state + b * call_.state_size;

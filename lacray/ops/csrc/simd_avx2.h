@@ -40,8 +40,8 @@ struct Avx2Float {
   LACRAY_INLINE static R select(K k, R a, R b) { return _mm256_blendv_ps(b, a, k); }
   LACRAY_INLINE static K lanes(int first, int last) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i outside = _mm256_or_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(first), lane),
-                                            _mm256_cmpgt_epi32(lane, _mm256_set1_epi32(last)));
+    const __m256i outside =
+        _mm256_or_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(first), lane), _mm256_cmpgt_epi32(lane, _mm256_set1_epi32(last)));
     return _mm256_castsi256_ps(_mm256_xor_si256(outside, _mm256_set1_epi32(-1)));
   }
   LACRAY_INLINE static R reciprocal(R a) { return _mm256_div_ps(set1(1), a); }
@@ -126,8 +126,8 @@ struct Avx2Double {
   LACRAY_INLINE static R select(K k, R a, R b) { return _mm256_blendv_pd(b, a, k); }
   LACRAY_INLINE static K lanes(int first, int last) {
     const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
-    const __m256i outside = _mm256_or_si256(_mm256_cmpgt_epi64(_mm256_set1_epi64x(first), lane),
-                                            _mm256_cmpgt_epi64(lane, _mm256_set1_epi64x(last)));
+    const __m256i outside =
+        _mm256_or_si256(_mm256_cmpgt_epi64(_mm256_set1_epi64x(first), lane), _mm256_cmpgt_epi64(lane, _mm256_set1_epi64x(last)));
     return _mm256_castsi256_pd(_mm256_xor_si256(outside, _mm256_set1_epi64x(-1)));
   }
   LACRAY_INLINE static R reciprocal(R a) { return _mm256_div_pd(set1(1), a); }

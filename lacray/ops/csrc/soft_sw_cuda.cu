@@ -200,9 +200,8 @@ __global__ void __launch_bounds__(32) forward_kernel(const SoftSw<T> call, cuda:
         const Ext<V> unit = normal<V>(total.m, total.e);
         state[0] = unit.m;
         state[1] = unit.e;
-        call.score[k.b] = unit.e < T(kForbidden)
-                              ? T(-INFINITY)
-                              : T(call.gamma * (0.693147180559945309417 * double(unit.e) + log(double(unit.m))));
+        call.score[k.b] = unit.e < T(kForbidden) ? T(-INFINITY)
+                                                 : T(call.gamma * (0.693147180559945309417 * double(unit.e) + log(double(unit.m))));
       }
     }
     __syncwarp();
@@ -281,8 +280,13 @@ __global__ void __launch_bounds__(32) backward_kernel(const SoftSw<T> call, cuda
     if (k.c > 0) s.left = {sides + int64_t(k.c) * 3 * layout.padded_rows + k.i0, long(layout.padded_rows)};
     __syncwarp();
     const bool own_cells = gaps && !scalar;
-    AdjointIo<T> adjoint{io, g, own_cells ? cells + Tile<T>::kCells : nullptr, own_cells ? cells + 2 * Tile<T>::kCells : nullptr,
-                         call.grad_match != nullptr, T(0), T(0)};
+    AdjointIo<T> adjoint{io,
+                         g,
+                         own_cells ? cells + Tile<T>::kCells : nullptr,
+                         own_cells ? cells + 2 * Tile<T>::kCells : nullptr,
+                         call.grad_match != nullptr,
+                         T(0),
+                         T(0)};
     backward_chain<V>(s, call.end_to_end ? T(0) : grad_score, adjoint);
     __syncwarp();
     if (k.r > 0) copy_rows(row_below + k.j0, call.M, row, C, 3, k.columns);

@@ -95,9 +95,7 @@ class Engine {
   }
 
   // Where many problems share (N, M) gaps, their weights are computed once. Up to the size of a cache.
-  bool shares_gap_table() const {
-    return call_.gap_kind == GapKind::shared && call_.B >= 4 && gap_table_size() <= (1 << 20);
-  }
+  bool shares_gap_table() const { return call_.gap_kind == GapKind::shared && call_.B >= 4 && gap_table_size() <= (1 << 20); }
   int64_t num_tile_rows() const { return tile_rows_; }
   int64_t gap_table_size() const { return tile_rows_ * tile_columns_ * 4 * tile_size(); }
   void use_gap_table(const T* table) { gap_table_ = table; }
@@ -147,7 +145,7 @@ class Engine {
     Buffer<double> parts(2 * rows * columns);  // Z of each tile
     std::optional<ForwardScratch> own;
     if (parallel == nullptr) own.emplace(*this);
-        sweep(parallel, rows, columns, false, [&](int64_t r, int64_t c) {
+    sweep(parallel, rows, columns, false, [&](int64_t r, int64_t c) {
       double* const part = parts.get() + 2 * (r * columns + c);
       if (parallel == nullptr) {
         forward_tile(b, n, m, r, c, row.get(), *own, part);
@@ -232,7 +230,8 @@ class Engine {
     for (int64_t i0 = at.i0; i0 < at.i1; i0 += at.step) {
       const int rows = int(std::min(at.step, at.i1 - i0));
       T* const s = scratch.s.get();
-      ForwardIo<V> io{s, load_cells(b, i0, at, rows, s, scratch.go.get(), scratch.ge.get()), scratch.chain_weights((i0 - at.i0) / W)};
+      ForwardIo<V> io{s, load_cells(b, i0, at, rows, s, scratch.go.get(), scratch.ge.get()),
+                      scratch.chain_weights((i0 - at.i0) / W)};
       Ext<V> unused = constant<V>(1, 0);
       forward_chain<V, true>(chain(state, top, at.columns, i0, rows, at), scale_, inverse_z, io, unused);
     }
@@ -249,7 +248,11 @@ class Engine {
   struct ForwardScratch {
     Buffer<T> s, go, ge, d, last;
     explicit ForwardScratch(const Engine& engine)
-        : s(engine.tile_size()), go(engine.tile_size()), ge(engine.tile_size()), d(engine.tile_size()), last(6 * engine.call_.tile_rows) {}
+        : s(engine.tile_size()),
+          go(engine.tile_size()),
+          ge(engine.tile_size()),
+          d(engine.tile_size()),
+          last(6 * engine.call_.tile_rows) {}
   };
 
   struct BackwardScratch {
@@ -349,7 +352,8 @@ class Engine {
       const T* grad = nullptr;
       if (call_.grad_match != nullptr) {
         // A cell that may not be matched (S = -inf) has D = -inf whatever S does: what arrives there, often NaN, is dropped.
-        chain_in<V, -1>(scratch.grad_match.get(), call_.grad_match + cell, call_.M, rows, at.columns, T(0), call_.similarity + cell);
+        chain_in<V, -1>(scratch.grad_match.get(), call_.grad_match + cell, call_.M, rows, at.columns, T(0),
+                        call_.similarity + cell);
         grad = scratch.grad_match.get();
       }
       T* open = nullptr;
@@ -361,7 +365,8 @@ class Engine {
         open = scratch.grad_open.get();
         extend = scratch.grad_extend.get();
       }
-      BackwardIo<V> io{scratch.tile.chain_weights(strip), grad, scratch.grad_similarity.get(), open, extend, add, V::set1(0), V::set1(0)};
+      BackwardIo<V> io{
+          scratch.tile.chain_weights(strip), grad, scratch.grad_similarity.get(), open, extend, add, V::set1(0), V::set1(0)};
       BackwardChain<T> k;
       k.columns = at.columns;
       k.strips = int(ceil_div(rows, W));
@@ -430,7 +435,8 @@ class Engine {
     chain_in<V>(s, call_.similarity + problem + cell, call_.M, rows, at.columns, -std::numeric_limits<T>::infinity());
     if (gap_table_ != nullptr && rows == std::min<int64_t>(at.step, call_.N - i0)) {
       const T* const tile_gaps = gap_table_ + (at.r * tile_columns_ + at.c) * 4 * tile_size();
-      return {nullptr, nullptr, tile_gaps + 4 * strip_start<V>((i0 - at.i0) / W, table_columns(at.c)), constant<V>(1, 0), constant<V>(1, 0)};
+      return {nullptr, nullptr, tile_gaps + 4 * strip_start<V>((i0 - at.i0) / W, table_columns(at.c)), constant<V>(1, 0),
+              constant<V>(1, 0)};
     }
     if (call_.gap_kind == GapKind::scalar)
       return {nullptr, nullptr, nullptr, power<V>(V::set1(*call_.gap_open), scale_.down, scale_.down_low),

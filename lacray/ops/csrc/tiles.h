@@ -53,7 +53,8 @@ void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride
 #pragma GCC unroll 16
         for (int l = 0; l < W; ++l) {
           r[V::lane(l)] = V::load(source + l * row_stride + (t - l));
-          if constexpr (kUnless != 0) r[V::lane(l)] = V::select(beyond(V::load(unless + l * row_stride + (t - l))), pad, r[V::lane(l)]);
+          if constexpr (kUnless != 0)
+            r[V::lane(l)] = V::select(beyond(V::load(unless + l * row_stride + (t - l))), pad, r[V::lane(l)]);
         }
         V::transpose(r);
 #pragma GCC unroll 16
@@ -153,15 +154,16 @@ void chain_in(typename V::T* out, const typename V::T* source, int64_t row_strid
               const typename V::T* unless = nullptr) {
   for (int i = 0; i < rows; i += V::W) {
     const int64_t skip = i * row_stride;
-    skew_in<V, kUnless>(out + strip_start<V>(i / V::W, columns), source + skip, row_stride, std::min(V::W, rows - i), columns, padding,
-                        i > 0 && chains<V>(columns), unless != nullptr ? unless + skip : nullptr);
+    skew_in<V, kUnless>(out + strip_start<V>(i / V::W, columns), source + skip, row_stride, std::min(V::W, rows - i), columns,
+                        padding, i > 0 && chains<V>(columns), unless != nullptr ? unless + skip : nullptr);
   }
 }
 
 template <class V, bool kAdd>
 void chain_out(typename V::T* target, int64_t row_stride, const typename V::T* in, int rows, int columns) {
   for (int i = 0; i < rows; i += V::W)
-    skew_out<V, kAdd>(target + i * row_stride, row_stride, in + strip_start<V>(i / V::W, columns), std::min(V::W, rows - i), columns);
+    skew_out<V, kAdd>(target + i * row_stride, row_stride, in + strip_start<V>(i / V::W, columns), std::min(V::W, rows - i),
+                      columns);
 }
 
 // f(k) for every k in [0, count), at the same time where there is a `parallel`.

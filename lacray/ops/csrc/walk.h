@@ -12,7 +12,8 @@ namespace LACRAY_ISA {
 // The k-th number in [0, 1) of a stream: splitmix64 of a counter, so a walk does not depend on the others or on threads.
 class Stream {
  public:
-  Stream(int64_t seed, int64_t problem, int64_t walk) : state_(mix(mix(mix(uint64_t(seed)) + uint64_t(problem)) + uint64_t(walk))) {}
+  Stream(int64_t seed, int64_t problem, int64_t walk)
+      : state_(mix(mix(mix(uint64_t(seed)) + uint64_t(problem)) + uint64_t(walk))) {}
   double next() { return double(mix(state_ += 0x9e3779b97f4a7c15ull) >> 11) * 0x1p-53; }
 
  private:
@@ -147,8 +148,7 @@ void run_walks(const Walks& walks, Parallel parallel) {
   } context{walks, Engine<V>(walks.call)};
   parallel(
       walks.call.B,
-      [](void* c, int64_t b) { walk_problem<V>(static_cast<Context*>(c)->walks, static_cast<Context*>(c)->engine, b); },
-      &context);
+      [](void* c, int64_t b) { walk_problem<V>(static_cast<Context*>(c)->walks, static_cast<Context*>(c)->engine, b); }, &context);
 }
 
 // The best warping path of each problem: a plain dynamic programme with one byte a cell to trace it back.
