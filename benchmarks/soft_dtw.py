@@ -101,7 +101,7 @@ def measure(B: int, T: int, others: dict[str, Callable[[Tensor], Tensor]], threa
     row["over_exp_log_floor"] = row["soft_dtw"]["min"] / row["floor"]["exp_log"]
     for name, f in others.items():
         if T <= 512:
-            check(name, f, small, False, -1, 1e-3)
+            check(name, f, small, False, -1, 2e-2)  # they keep R in float32, and differentiate through it
         row[name] = quartiles([seconds for *_, seconds in repeat(lambda f=f: timed(f, cost))])  # type: ignore[misc]
         row[f"times_faster_than_{name}"] = row[name]["min"] / row["soft_dtw"]["min"]
     return row
