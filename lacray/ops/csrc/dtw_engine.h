@@ -30,11 +30,8 @@ class DtwEngine {
                 T(0));  // parts stay unused: they must not differ between runs
     Buffer<T> row(A * m);
     start_row(row.get(), m);
-    std::optional<ForwardScratch> own;
-    if (parallel == nullptr) own.emplace(tile_size());
     sweep(parallel, ceil_div(n, call_.tile_rows), ceil_div(m, call_.tile_columns), false, [&](int64_t r, int64_t c) {
-      if (parallel == nullptr) forward_tile(b, n, m, r, c, row.get(), *own);
-      else forward_tile(b, n, m, r, c, row.get(), ForwardScratch(tile_size()));
+      forward_scratch_.with(*this, [&](const ForwardScratch& scratch) { forward_tile(b, n, m, r, c, row.get(), scratch); });
     });
     call_.value[b] = n == 0 ? kInfinity : call_.table[(b * call_.N + n - 1) * call_.M + m - 1];
     call_.state[b * call_.state_size] = call_.value[b];
@@ -48,18 +45,15 @@ class DtwEngine {
     std::fill_n(row.get(), 2 * m, T(0));
     std::fill_n(sides.get(), (columns + 1) * boundary, T(0));
     const Borders borders{row.get(), sides.get(), boundary};
-    std::optional<BackwardScratch> own;
-    if (parallel == nullptr) own.emplace(*this);
     sweep(parallel, ceil_div(n, call_.tile_rows), columns, true, [&](int64_t r, int64_t c) {
-      if (parallel == nullptr) backward_tile(b, n, m, r, c, borders, *own);
-      else backward_tile(b, n, m, r, c, borders, BackwardScratch(*this));
+      backward_scratch_.with(*this, [&](const BackwardScratch& scratch) { backward_tile(b, n, m, r, c, borders, scratch); });
     });
   }
 
  private:
   struct ForwardScratch {
     Buffer<T> cost, table;
-    explicit ForwardScratch(int64_t size) : cost(size), table(size) {}
+    explicit ForwardScratch(const DtwEngine& engine) : cost(engine.tile_size()), table(engine.tile_size()) {}
   };
 
   struct BackwardScratch {
@@ -256,6 +250,8 @@ class DtwEngine {
   }
 
   const Dtw<T>& call_;
+  mutable Pool<ForwardScratch> forward_scratch_;
+  mutable Pool<BackwardScratch> backward_scratch_;
   Scale<V> scale_;
   int64_t tile_rows_, padded_rows_;
   T unreached_[A * W], nothing_[2 * W];

@@ -143,15 +143,9 @@ class Engine {
     Buffer<T> row(6 * m);
     start_row(row.get(), m);
     Buffer<double> parts(2 * rows * columns);  // Z of each tile
-    std::optional<ForwardScratch> own;
-    if (parallel == nullptr) own.emplace(*this);
     sweep(parallel, rows, columns, false, [&](int64_t r, int64_t c) {
       double* const part = parts.get() + 2 * (r * columns + c);
-      if (parallel == nullptr) {
-        forward_tile(b, n, m, r, c, row.get(), *own, part);
-      } else {
-        forward_tile(b, n, m, r, c, row.get(), ForwardScratch(*this), part);
-      }
+      forward_scratch_.with(*this, [&](const ForwardScratch& scratch) { forward_tile(b, n, m, r, c, row.get(), scratch, part); });
     });
     double total_m = 1, total_e = kZero;
     for (int64_t k = 0; k < rows * columns; ++k) add_part(total_m, total_e, parts.get()[2 * k], parts.get()[2 * k + 1]);
@@ -183,15 +177,9 @@ class Engine {
     const BackwardTable table{b, n, m, columns, row.get(), sides.get(), boundary, grad_open, grad_extend, alone, sums};
     // From end to end, Z is h of the last cell; else its gradient arrives at every cell that an alignment may end with.
     if (call_.end_to_end && n > 0) sides.get()[columns * boundary + n] = grad_score(b);
-    std::optional<BackwardScratch> own;
-    if (parallel == nullptr) own.emplace(*this);
     sweep(parallel, rows, columns, true, [&](int64_t r, int64_t c) {
       double* const part = parts.get() + 2 * (r * columns + c);
-      if (parallel == nullptr) {
-        backward_tile(table, r, c, *own, part);
-      } else {
-        backward_tile(table, r, c, BackwardScratch(*this), part);
-      }
+      backward_scratch_.with(*this, [&](const BackwardScratch& scratch) { backward_tile(table, r, c, scratch, part); });
     });
     if (call_.gap_kind == GapKind::scalar && grad_open != nullptr) {
       double open = 0, extend = 0;
@@ -448,6 +436,8 @@ class Engine {
   }
 
   const SoftSw<T>& call_;
+  mutable Pool<ForwardScratch> forward_scratch_;
+  mutable Pool<BackwardScratch> backward_scratch_;
   const T* gap_table_ = nullptr;
   Scale<V> scale_;
   T start_;

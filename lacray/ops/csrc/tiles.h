@@ -7,9 +7,11 @@
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
+#include <memory>
+#include <mutex>
 #include <new>
-#include <optional>
 #include <type_traits>
+#include <vector>
 
 #include "calls.h"
 #include "cell.h"
@@ -165,6 +167,32 @@ void chain_out(typename V::T* target, int64_t row_stride, const typename V::T* i
     skew_out<V, kAdd>(target + i * row_stride, row_stride, in + strip_start<V>(i / V::W, columns), std::min(V::W, rows - i),
                       columns);
 }
+
+// Scratch memory that tiles hand on to each other: a new piece for each of them costs as much as a quarter of its sweep.
+template <class Scratch>
+class Pool {
+ public:
+  // use(scratch) with a piece that nobody else has; a new one is Scratch(argument).
+  template <class Argument, class F>
+  void with(const Argument& argument, F&& use) {
+    std::unique_ptr<Scratch> scratch;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!free_.empty()) {
+        scratch = std::move(free_.back());
+        free_.pop_back();
+      }
+    }
+    if (scratch == nullptr) scratch = std::make_unique<Scratch>(argument);
+    use(*scratch);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(scratch));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Scratch>> free_;
+};
 
 // f(k) for every k in [0, count), at the same time where there is a `parallel`.
 template <class F>
