@@ -58,6 +58,15 @@ def run(
     return [*(o.detach() for o in outputs), *gradients], middle - start, end - middle
 
 
+def engine(tensors: tuple[Tensor, ...], lengths: Tensor | None) -> float:
+    """Seconds of both passes without autograd: the operators' kernels, called directly."""
+    *given, grad_score, grad_match = tensors
+    start = now(given[0])
+    *_, state = torch.ops.lacray.soft_sw(*given, lengths, GAMMA, False)
+    torch.ops.lacray.soft_sw_backward(grad_score, grad_match, *given, lengths, state, GAMMA, False, True)
+    return now(given[0]) - start
+
+
 def check(B: int, T: int, device: str, lengths: Tensor | None) -> float:
     """Largest error against the reference in float64, relative to the largest value of each result."""
     tensors = inputs(B, T, device)
@@ -139,6 +148,7 @@ def measure(B: int, T: int, device: str, threads: int, ragged: bool, with_peers:
     row["forward"], row["backward"] = quartiles([p[0] for p in passes]), quartiles([p[1] for p in passes])
     total = row["forward"]["min"] + row["backward"]["min"]
     row["ns_per_cell"], row["us_per_pair"] = total / cells * 1e9, total / B * 1e6
+    row["engine_ns_per_cell"] = min(repeat(lambda: engine(tensors, lengths))) / cells * 1e9
     row["floor"] = floor(B * T * T, BYTES_PER_CELL, device)
     if with_peers and not ragged and B * T <= 4096:
         seconds = sum(run(reference.soft_sw, tensors, lengths)[1:])  # once: it takes seconds, and warming up is nothing
@@ -156,8 +166,8 @@ def show(row: dict[str, Any]) -> None:
     error = "unchecked" if row["error"] is None else f"error {row['error']:.0e}"
     print(
         f"{name:>15} {row['threads']} threads: forward {row['forward']['median'] * 1e6:9.1f} us, backward "
-        f"{row['backward']['median'] * 1e6:9.1f} us, {row['ns_per_cell']:6.2f} ns a cell, {error}{peers}, "
-        f"{row['over_exp_log_floor']:.2f} x floor",
+        f"{row['backward']['median'] * 1e6:9.1f} us, {row['ns_per_cell']:6.2f} ns a cell "
+        f"(engine {row['engine_ns_per_cell']:.2f}), {error}{peers}, {row['over_exp_log_floor']:.2f} x floor",
         flush=True,
     )
 

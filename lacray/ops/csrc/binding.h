@@ -120,7 +120,7 @@ T* data(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
-// Device: tiles<T>(), num_groups(call), forward(call, like), backward(call, like), the last two for either call.
+// Device: tiles<T>(), num_groups(call), num_tables(call), forward(call, like), backward(call, like), the last two for either call.
 template <class Device, class T>
 std::tuple<Tensor, Tensor, Tensor> run_forward_op(const Inputs& in, double gamma, bool end_to_end) {
   SoftSw<T> call = in.call<T>(gamma, end_to_end, Device::template tiles<T>());
@@ -152,7 +152,8 @@ std::tuple<Tensor, Tensor, Tensor> run_backward_op(const std::optional<Tensor>& 
   Tensor grad_similarity = empty(in.similarity, {call.B, call.N, call.M});
   call.grad_similarity = data<T>(grad_similarity);
   std::vector<int64_t> shape;
-  if (call.gap_kind != GapKind::own) shape.push_back(call.num_groups);
+  const int64_t tables = Device::num_tables(call);
+  if (tables > 1) shape.push_back(tables);
   for (int64_t k = 0; k < in.gap_open.dim(); ++k) shape.push_back(in.gap_open.size(k));
   if (!gaps) shape = {0};
   Tensor open = empty(in.similarity, shape), extend = empty(in.similarity, shape);
@@ -166,7 +167,7 @@ std::tuple<Tensor, Tensor, Tensor> run_backward_op(const std::optional<Tensor>& 
     torch::stable::fill_(open, 0.0);
     torch::stable::fill_(extend, 0.0);
   }
-  if (gaps && call.gap_kind != GapKind::own) {
+  if (gaps && tables > 1) {
     const std::vector<int64_t> first{0};
     open = torch::stable::sum(open, first);
     extend = torch::stable::sum(extend, first);

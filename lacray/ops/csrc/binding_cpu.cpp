@@ -62,11 +62,15 @@ struct Cpu {
   static constexpr Tiles tiles() {
     return {sizeof(T) == 4 ? 64 : 32, 256};
   }
-  // Each group has gap gradients of its own. For shared gaps these are tables: fewer groups write and add up fewer of them,
-  // and bound the threads of use. The number must not depend on the threads, or results would.
+  // Each group has gap gradients of its own: shared gaps want few groups, which bounds the threads of use. The number must not
+  // depend on the threads, or results would.
   template <class T>
   static int64_t num_groups(const SoftSw<T>& call) {
-    return call.gap_kind == GapKind::shared ? std::min<int64_t>(call.B, std::clamp<int64_t>(call.B / 4, 4, 64)) : call.B;
+    return call.gap_kind == GapKind::shared ? std::min<int64_t>(call.B, std::clamp<int64_t>(call.B / 4, 8, 64)) : call.B;
+  }
+  template <class T>
+  static int64_t num_tables(const SoftSw<T>& call) {
+    return call.gap_kind == GapKind::own || shares_gap_table(call) ? 1 : num_groups(call);
   }
   // A tile is 16384 cells, 40 us; a thread is worth waking for a few of them.
   template <class Call>

@@ -18,6 +18,12 @@ struct Cuda {
     return call.gap_kind == GapKind::scalar ? call.B * cuda::num_tiles(call) : call.B;
   }
 
+  // Of gap gradients, to be added up; own gaps have one.
+  template <class T>
+  static int64_t num_tables(const SoftSw<T>& call) {
+    return call.gap_kind == GapKind::own ? 1 : num_groups(call);
+  }
+
   template <template <class> class Call, class T>
   static void run(const char* (*engine)(const Call<T>&, cuda::Scratch<T>, void*), const Call<T>& call, const Tensor& like,
                   int64_t num_values) {

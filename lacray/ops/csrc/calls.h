@@ -28,7 +28,7 @@ struct SoftSw {
   const T* grad_score;       // (B,), or null: zero
   const T* grad_match;       // (B, N, M), or null: zero
   T* grad_similarity;        // (B, N, M)
-  T* grad_gap_open;          // (num_groups,) + shape of the gaps for scalar and shared, else (B, N, M); null: not wanted
+  T* grad_gap_open;          // (B, N, M) of own gaps, else (num_tables,) + their shape, to be added up; null: not wanted
   T* grad_gap_extend;
   int64_t num_groups;        // problems are summed within a group in order: bit-identical for any number of threads
 };
@@ -50,6 +50,13 @@ inline int64_t state_size(int64_t N, int64_t M, int64_t tile_rows, int64_t tile_
   const int64_t rows = ceil_div(N, tile_rows), columns = ceil_div(M, tile_columns);
   return 2 + (rows > 1 ? (rows - 1) * arrays * M : 0) + (columns > 1 ? (columns - 1) * arrays * rows * tile_rows : 0);
 }
+// CPU: where many problems share (N, M) gaps, their weights are computed once, and their gradients added up in the order of a
+// sweep. Up to the size of a cache.
+template <class T>
+bool shares_gap_table(const SoftSw<T>& call) {
+  return call.gap_kind == GapKind::shared && call.B >= 4 && call.N * call.M <= (1 << 17);
+}
+
 constexpr int64_t kSoftSwArrays = 6;  // h, s, y below; h, d, x to the right: mantissa and exponent
 inline int64_t dtw_arrays(Minimum minimum) { return minimum == Minimum::soft ? 2 : 1; }
 

@@ -94,8 +94,7 @@ class Engine {
       for (int l = 0; l < W; ++l) edge_[k * W + l] = k == 1 ? start_ : k % 2 == 0 ? T(1) : T(kZero);
   }
 
-  // Where many problems share (N, M) gaps, their weights are computed once. Up to the size of a cache.
-  bool shares_gap_table() const { return call_.gap_kind == GapKind::shared && call_.B >= 4 && gap_table_size() <= (1 << 20); }
+  const SoftSw<T>& call() const { return call_; }
   int64_t num_tile_rows() const { return tile_rows_; }
   int64_t gap_table_size() const { return tile_rows_ * tile_columns_ * 4 * tile_size(); }
   void use_gap_table(const T* table) { gap_table_ = table; }
@@ -121,14 +120,17 @@ class Engine {
   }
 
   int64_t sums_size() const { return tile_rows_ * tile_columns_ * 2 * tile_size(); }
-  void write_sums(T* sums, T* grad_open, T* grad_extend) const {
-    for (int64_t r = 0; r < tile_rows_; ++r) {
-      for (int64_t c = 0; c < tile_columns_; ++c) {
-        const int64_t at = r * call_.tile_rows * call_.M + c * call_.tile_columns;
-        T* const open = tile_sums(sums, r, c);
-        chain_out<V, false>(grad_open + at, call_.M, open, table_rows(r), table_columns(c));
-        chain_out<V, false>(grad_extend + at, call_.M, open + tile_size(), table_rows(r), table_columns(c));
+  // The gap gradients of row r of tiles: the sum over the groups, in their order.
+  void write_sums(T* sums, int64_t groups, int64_t r) const {
+    for (int64_t c = 0; c < tile_columns_; ++c) {
+      T* const open = tile_sums(sums, r, c);
+      for (int64_t g = 1; g < groups; ++g) {
+        const T* const other = tile_sums(sums + g * sums_size(), r, c);
+        for (int64_t k = 0; k < 2 * tile_size(); ++k) open[k] += other[k];
       }
+      const int64_t at = r * call_.tile_rows * call_.M + c * call_.tile_columns;
+      chain_out<V, false>(call_.grad_gap_open + at, call_.M, open, table_rows(r), table_columns(c));
+      chain_out<V, false>(call_.grad_gap_extend + at, call_.M, open + tile_size(), table_rows(r), table_columns(c));
     }
   }
 
@@ -159,8 +161,8 @@ class Engine {
     }
   }
 
-  // Gradients of gaps: added to (); (N, M) written where `alone` (a problem's own, or a group of one), else added to, or to
-  // the group's sums where these are not null, which stay skewed until its last problem is done.
+  // Gradients of gaps: added to (); (N, M) written where `alone` (a problem's own, or a group of one), else added to. Or added to
+  // `sums` where they are not null, in the order of the sweep.
   void backward(int64_t b, T* grad_open, T* grad_extend, bool alone, T* sums, Parallel parallel) const {
     const auto [n, m] = size_of(call_, b);
     const int64_t offset = b * call_.N * call_.M;
@@ -450,8 +452,8 @@ template <class V>
 class GapTable {
  public:
   GapTable(Engine<V>& engine, Parallel parallel)
-      : engine_(engine), table_(engine.shares_gap_table() ? engine.gap_table_size() : 0) {
-    if (!engine.shares_gap_table()) return;
+      : engine_(engine), table_(shares_gap_table(engine.call()) ? engine.gap_table_size() : 0) {
+    if (!shares_gap_table(engine.call())) return;
     parallel(
         engine.num_tile_rows(),
         [](void* self, int64_t r) {
@@ -477,13 +479,14 @@ void run_forward(const SoftSw<typename V::T>& call, Parallel parallel) {
   }
 }
 
-// The gradients of one group of problems.
+// The gradients of one group of problems; those of shared gaps into its own sums where there are some.
 template <class V>
-void backward_group(const Engine<V>& engine, const SoftSw<typename V::T>& call, int64_t group, Parallel parallel) {
+void backward_group(const Engine<V>& engine, int64_t group, typename V::T* sums, Parallel parallel) {
   using T = typename V::T;
+  const SoftSw<T>& call = engine.call();
   const int64_t cells = call.gap_kind == GapKind::scalar ? 1 : call.N * call.M;
-  T* const open = call.grad_gap_open != nullptr ? call.grad_gap_open + group * cells : nullptr;
-  T* const extend = call.grad_gap_extend != nullptr ? call.grad_gap_extend + group * cells : nullptr;
+  T* const open = call.grad_gap_open != nullptr && sums == nullptr ? call.grad_gap_open + group * cells : nullptr;
+  T* const extend = call.grad_gap_extend != nullptr && sums == nullptr ? call.grad_gap_extend + group * cells : nullptr;
   if (call.gap_kind == GapKind::own) {
     engine.backward(group, open, extend, true, nullptr, parallel);
     return;
@@ -494,32 +497,38 @@ void backward_group(const Engine<V>& engine, const SoftSw<typename V::T>& call, 
     std::fill_n(open, cells, T(0));
     std::fill_n(extend, cells, T(0));
   }
-  const bool sum = open != nullptr && engine.shares_gap_table() && !alone;
-  Buffer<T> sums(sum ? engine.sums_size() : 0);
-  if (sum) std::fill_n(sums.get(), engine.sums_size(), T(0));
-  for (int64_t b = first; b < last; ++b) engine.backward(b, open, extend, alone, sum ? sums.get() : nullptr, parallel);
-  if (sum) engine.write_sums(sums.get(), open, extend);
+  T* const own = sums != nullptr ? sums + group * engine.sums_size() : nullptr;
+  if (own != nullptr) std::fill_n(own, engine.sums_size(), T(0));
+  for (int64_t b = first; b < last; ++b) engine.backward(b, open, extend, alone && own == nullptr, own, parallel);
 }
 
 template <class V>
 void run_backward(const SoftSw<typename V::T>& call, Parallel parallel) {
+  using T = typename V::T;
   Engine<V> engine(call);
   const GapTable<V> table(engine, parallel);
   const int64_t groups = call.gap_kind == GapKind::own ? call.B : call.num_groups;
-  if (call.by_diagonals) {
-    for (int64_t group = 0; group < groups; ++group) backward_group(engine, call, group, parallel);
-    return;
-  }
+  const bool sum = call.grad_gap_open != nullptr && shares_gap_table(call);
+  Buffer<T> sums(sum ? groups * engine.sums_size() : 0);
   struct Context {
     const Engine<V>& engine;
-    const SoftSw<typename V::T>& call;
-  } context{engine, call};
-  parallel(
-      groups,
-      [](void* c, int64_t group) {
-        backward_group(static_cast<Context*>(c)->engine, static_cast<Context*>(c)->call, group, nullptr);
-      },
-      &context);
+    T* sums;
+    int64_t groups;
+  } context{engine, sum ? sums.get() : nullptr, groups};
+  if (call.by_diagonals) {
+    for (int64_t group = 0; group < groups; ++group) backward_group(engine, group, context.sums, parallel);
+  } else {
+    auto task = [](void* c, int64_t group) {
+      backward_group(static_cast<Context*>(c)->engine, group, static_cast<Context*>(c)->sums, nullptr);
+    };
+    parallel(groups, task, &context);
+  }
+  if (!sum) return;
+  auto write = [](void* c, int64_t r) {
+    const Context& context = *static_cast<Context*>(c);
+    context.engine.write_sums(context.sums, context.groups, r);
+  };
+  parallel(engine.num_tile_rows(), write, &context);
 }
 
 }  // namespace LACRAY_ISA
