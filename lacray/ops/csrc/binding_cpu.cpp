@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <vector>
 
 #include "binding.h"
 
@@ -42,17 +43,30 @@ const Isa* find_isa(const char* wanted) {
 std::atomic<const Isa*> chosen_isa{find_isa(nullptr)};
 const Isa& isa() { return *chosen_isa.load(); }
 
-// Threads take the next index when they are free: problems differ in length.
+// Each thread takes the indices of its own part, then what is left of the others': problems differ in length, and those of a
+// part stay in one core's cache from the forward pass to the backward.
 void parallel(int64_t count, void (*task)(void*, int64_t), void* context) {
   const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
   if (threads <= 1) {
     for (int64_t k = 0; k < count; ++k) task(context, k);
     return;
   }
-  std::atomic<int64_t> next{0};
+  struct alignas(64) Part {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  std::vector<Part> parts(static_cast<size_t>(threads));
+  for (int64_t part = 0; part < threads; ++part) {
+    parts[size_t(part)].next = count * part / threads;
+    parts[size_t(part)].end = count * (part + 1) / threads;
+  }
   torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t worker = begin; worker < end; ++worker)
-      for (int64_t k = next.fetch_add(1); k < count; k = next.fetch_add(1)) task(context, k);
+    for (int64_t worker = begin; worker < end; ++worker) {
+      for (int64_t turn = 0; turn < threads; ++turn) {
+        Part& part = parts[size_t((worker + turn) % threads)];
+        for (int64_t k = part.next.fetch_add(1); k < part.end; k = part.next.fetch_add(1)) task(context, k);
+      }
+    }
   });
 }
 

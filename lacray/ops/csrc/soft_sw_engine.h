@@ -176,7 +176,7 @@ class Engine {
     std::fill_n(row.get(), 3 * m, T(0));
     std::fill_n(sides.get(), (columns + 1) * boundary, T(0));
     Buffer<double> parts(2 * rows * columns);  // of the scalar gaps' gradients
-    const BackwardTable table{b, n, m, columns, row.get(), sides.get(), boundary, grad_open, grad_extend, alone, sums};
+    const BackwardTable table{b, n, m, row.get(), sides.get(), boundary, grad_open, grad_extend, alone, sums};
     // From end to end, Z is h of the last cell; else its gradient arrives at every cell that an alignment may end with.
     if (call_.end_to_end && n > 0) sides.get()[columns * boundary + n] = grad_score(b);
     sweep(parallel, rows, columns, true, [&](int64_t r, int64_t c) {
@@ -273,7 +273,7 @@ class Engine {
   }
 
   struct BackwardTable {
-    int64_t b, n, m, num_columns;
+    int64_t b, n, m;
     T *row, *sides;  // the adjoint's borders: the row below, and the column after each column of tiles
     int64_t boundary;
     T *grad_open, *grad_extend;
