@@ -10,7 +10,7 @@ from torch import Tensor
 from lacray.ops import reference
 from lacray.ops.arguments import check_gamma, check_gaps, check_lengths, check_table
 from lacray.ops.backends import select, use_reference
-from lacray.ops.registration import LIBRARY, define, reference_gradients, refuse_second_derivatives, state_size
+from lacray.ops.registration import LIBRARY, define, reference_gradients, second_derivatives, state_size
 
 _ARRAYS = 6  # csrc/calls.h
 
@@ -35,9 +35,10 @@ def soft_sw(
 
     Returns:
         score (B,): log-partition over all local alignments, -inf where there is none; match (B, N, M): over those that
-        end at (i, j). Both differentiable in all three tensors, once; float64 if similarity is, else float32. Gradients
-        that arrive at cells of match that are -inf (often NaN, after a softmax) are ignored. A NaN in similarity or in
-        the gaps of a pair makes that pair's score NaN.
+        end at (i, j). Both differentiable in all three tensors (a second derivative is as slow as plain torch, which
+        computes it); float64 if similarity is, else float32. Gradients that arrive at cells of match that are -inf
+        (often NaN, after a softmax) are ignored. A NaN in similarity or in the gaps of a pair makes that pair's score
+        NaN.
 
     Raises:
         ValueError: names the argument, what it must be, and what it was.
@@ -220,9 +221,27 @@ def _backward(
     return grad, open_ if gaps else None, extend if gaps else None, None, None, None
 
 
+def _set_up_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, _, ctx.gamma, ctx.end_to_end, ctx.gaps = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_of_backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+    grad_score, grad_match, *inputs, lengths = ctx.saved_tensors
+    followed = 3 if ctx.gaps else 1
+
+    def compute(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.soft_sw(
+            *tensors, *inputs[followed:], gamma=ctx.gamma, lengths=lengths, end_to_end=ctx.end_to_end
+        )
+
+    found = second_derivatives(compute, inputs[:followed], (grad_score, grad_match), given[:followed])
+    return (*found, *[None] * (10 - len(found)))
+
+
 torch.library.register_autograd("lacray::soft_sw", _backward, setup_context=_set_up, lib=LIBRARY)
 torch.library.register_autograd(
-    "lacray::soft_sw_backward", refuse_second_derivatives("soft_sw and soft_nw", "soft_sw"), lib=LIBRARY
+    "lacray::soft_sw_backward", _backward_of_backward, setup_context=_set_up_backward, lib=LIBRARY
 )
 for _device in ("cpu", "cuda"):
     torch.library.register_autocast("lacray::soft_sw", _device, torch.float32, lib=LIBRARY)

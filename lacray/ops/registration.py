@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,11 +46,44 @@ def reference_gradients(
         return other.submit(differentiate).result()
 
 
-def refuse_second_derivatives(names: str, stand_in: str) -> Callable[..., NoReturn]:
-    def refuse(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError(
-            f"lacray.ops.{names}: the compiled operator has no second derivatives. lacray.ops.reference.{stand_in} has "
-            "them: it is plain torch, and takes the same tensors."
-        )
+def second_derivatives(
+    function: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    upstream: Sequence[Tensor | None],
+    given: Sequence[Tensor],
+) -> list[Tensor | None]:
+    """The backward pass of a backward pass, in plain torch; it can be differentiated again.
 
-    return refuse
+    Args:
+        function: inputs -> outputs.
+        inputs: of the function.
+        upstream: gradients of its outputs, None for zero.
+        given: gradients of the gradients in the inputs.
+
+    Returns:
+        Gradients in upstream, then in the inputs; None where there was None.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views stay in the graph of what they show: cut off, third derivatives would silently be zero. And they do not
+        # depend on each other, as upstream and inputs may.
+        tensors = [
+            t if t is None else t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+            for t in (*upstream, *inputs)
+        ]
+        weights, leaves = tensors[: len(upstream)], [t for t in tensors[len(upstream) :] if t is not None]
+        outputs = function(*leaves)
+        weighted = [torch.zeros_like(o) if w is None else w for o, w in zip(outputs, weights, strict=True)]
+        first = torch.autograd.grad(outputs, leaves, weighted, create_graph=True, materialize_grads=True)
+        pairs = [(f, g) for f, g in zip(first, given, strict=True) if f.requires_grad]
+        wanted = [t for t in tensors if t is not None]
+        found = iter(
+            torch.autograd.grad(
+                [f for f, _ in pairs],
+                wanted,
+                [g for _, g in pairs],
+                create_graph=create_graph,
+                materialize_grads=True,
+            )
+        )
+    return [None if t is None else next(found) for t in tensors]

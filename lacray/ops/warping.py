@@ -10,7 +10,7 @@ from torch import Tensor
 from lacray.ops import reference
 from lacray.ops.arguments import check_band, check_gamma, check_lengths, check_table
 from lacray.ops.backends import select, use_reference
-from lacray.ops.registration import LIBRARY, define, reference_gradients, refuse_second_derivatives, state_size
+from lacray.ops.registration import LIBRARY, define, reference_gradients, second_derivatives, state_size
 
 
 def soft_dtw(
@@ -37,7 +37,7 @@ def soft_dtw(
 
     Returns:
         value (B,): R of the last cell, inf where no path exists; table (B, N, M): R. Both differentiable in cost (the
-        value in all three, with `normalize`), once; float64 if cost is, else float32. Gradients that arrive at cells
+        value in all three, with `normalize`); float64 if cost is, else float32. Gradients that arrive at cells
         that are inf are ignored.
 
     Raises:
@@ -179,9 +179,24 @@ def _backward(
     return grad, None, None, None, None
 
 
+def _set_up_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, _, _, ctx.gamma, ctx.band, ctx.smooth = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_of_backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
+    grad_value, grad_table, cost, lengths = ctx.saved_tensors
+
+    def compute(leaf: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.dtw(leaf, gamma=ctx.gamma, lengths=lengths, band=ctx.band, smooth=ctx.smooth)
+
+    found = second_derivatives(compute, [cost], (grad_value, grad_table), [given])
+    return (*found, *[None] * 6)
+
+
 torch.library.register_autograd("lacray::dtw", _backward, setup_context=_set_up, lib=LIBRARY)
 torch.library.register_autograd(
-    "lacray::dtw_backward", refuse_second_derivatives("soft_dtw and smooth_dtw", "dtw"), lib=LIBRARY
+    "lacray::dtw_backward", _backward_of_backward, setup_context=_set_up_backward, lib=LIBRARY
 )
 for _device in ("cpu", "cuda"):
     torch.library.register_autocast("lacray::dtw", _device, torch.float32, lib=LIBRARY)

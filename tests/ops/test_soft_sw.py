@@ -14,7 +14,7 @@ import torch
 from backends import GOLDEN, SoftSw, load, ragged, relative_error
 from torch import Tensor
 
-from lacray.ops import reference, soft_sw
+from lacray.ops import reference, soft_nw, soft_sw
 
 GOLDEN_CASES = sorted(p.stem for p in (GOLDEN / "ssw_bruteforce").glob("[ce]*.npz")) or ["absent"]
 # At 1.0 a missing "/ gamma" is invisible.
@@ -468,13 +468,31 @@ def test_compiles_without_a_graph_break(dynamic: bool) -> None:
             torch.testing.assert_close(a, b)
 
 
-def test_second_derivatives_are_refused_by_the_compiled_and_right_in_the_reference() -> None:
-    inputs = [x.requires_grad_() for x in problem(2, 3, 4, (3, 4))]
-    score, _ = soft_sw(*inputs, gamma=0.7)
-    (gradient,) = torch.autograd.grad(score.sum(), inputs[0], create_graph=True)
-    with pytest.raises(NotImplementedError, match=r"no second derivatives.*reference"):
-        gradient.square().sum().backward()
-    assert torch.autograd.gradgradcheck(lambda *a: reference.soft_sw(*a, gamma=0.7), inputs)
+@pytest.mark.parametrize("kind", ["scalar", "shared", "own"])
+@pytest.mark.parametrize("function", [soft_sw, soft_nw])
+def test_second_derivatives_of_both_outputs_are_those_of_finite_differences(function: SoftSw, kind: str) -> None:
+    shape = {"scalar": (), "shared": (3, 4), "own": (2, 3, 4)}[kind]
+    inputs = [x.requires_grad_() for x in problem(2, 3, 4, shape, seed=3)]
+
+    def f(*args: Tensor) -> tuple[Tensor, Tensor]:
+        score, match = function(*args, gamma=0.7, lengths=torch.tensor([[3, 4], [2, 3]]))
+        return score, torch.where(torch.isfinite(match), match, 0.0)
+
+    assert torch.autograd.gradgradcheck(f, inputs)
+    assert torch.autograd.gradgradcheck(lambda x: f(x, 1.0, 0.5)[0], inputs[:1])
+
+
+def test_third_derivatives_are_not_silently_zero() -> None:
+    found = []
+    for function in (soft_sw, reference.soft_sw):
+        leaf = problem(2, 3, 4, ())[0].requires_grad_()
+        value = function(leaf, torch.tensor(1.0).double(), torch.tensor(0.5).double(), gamma=0.7)[0].square().sum()
+        for _ in range(3):
+            (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
+            value = gradient.square().sum()
+        found.append(gradient.detach())
+    assert found[1].abs().max() > 0.01
+    torch.testing.assert_close(*found)
 
 
 GOOD = {
