@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -191,13 +192,23 @@ def _first_backward_call(
         )
         return result
 
-    def compute(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.soft_sw(*tensors, gamma=gamma, lengths=lengths, end_to_end=end_to_end)
+    compute, followed = _in_torch((similarity, gap_open, gap_extend), gaps, gamma, lengths, end_to_end)
+    gradients = reference_gradients(compute, followed, (grad_score, grad_match))
+    nothing = [similarity.new_empty(0), similarity.new_empty(0)]
+    first, second, third = gradients if gaps else [*gradients, *nothing]
+    return first, second, third
 
-    first, second, third = reference_gradients(compute, (similarity, gap_open, gap_extend), (grad_score, grad_match))
-    if not gaps:
-        second = third = similarity.new_empty(0)
-    return first, second, third.clone()
+
+def _in_torch(
+    inputs: Sequence[Tensor], gaps: bool, gamma: float, lengths: Tensor | None, end_to_end: bool
+) -> tuple[Callable[..., tuple[Tensor, Tensor]], Sequence[Tensor]]:
+    """The reference as a function of those inputs that get a gradient, and these."""
+    count = 3 if gaps else 1
+
+    def compute(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.soft_sw(*tensors, *inputs[count:], gamma=gamma, lengths=lengths, end_to_end=end_to_end)
+
+    return compute, inputs[:count]
 
 
 def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -228,14 +239,8 @@ def _set_up_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Te
 
 def _backward_of_backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
     grad_score, grad_match, *inputs, lengths = ctx.saved_tensors
-    followed = 3 if ctx.gaps else 1
-
-    def compute(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.soft_sw(
-            *tensors, *inputs[followed:], gamma=ctx.gamma, lengths=lengths, end_to_end=ctx.end_to_end
-        )
-
-    found = second_derivatives(compute, inputs[:followed], (grad_score, grad_match), given[:followed])
+    compute, followed = _in_torch(inputs, ctx.gaps, ctx.gamma, lengths, ctx.end_to_end)
+    found = second_derivatives(compute, followed, (grad_score, grad_match), given[: len(followed)])
     return (*found, *[None] * (10 - len(found)))
 
 
