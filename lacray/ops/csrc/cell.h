@@ -48,23 +48,27 @@ LACRAY_INLINE Ext<V> times(Ext<V> p, Ext<V> q) {
 }
 
 template <class V>
+LACRAY_INLINE Ext<V> times(typename V::R p, Ext<V> q) {
+  return {V::mul(p, q.m), q.e};
+}
+
+template <class V>
 LACRAY_INLINE Ext<V> normal(typename V::R m, typename V::R e) {
   return {V::mantissa(m), V::add(e, V::exponent(m))};
 }
 
-// 2^(value * scale) with scale given in two parts. The product's rounding error is carried along: at |value| / gamma = 1e6
-// it would otherwise be worth 5 % of the result in float32.
+// 2^(value * scale) with scale given in two parts. The whole part is taken off the product before it is rounded: at
+// |value| / gamma = 1e6 the rounding would otherwise be worth 5 % of the result in float32.
 template <class V>
 LACRAY_INLINE Ext<V> power(typename V::R value, typename V::R scale, typename V::R scale_low) {
   using R = typename V::R;
   const R t = V::mul(value, scale);
   if constexpr (V::kHard) return {V::set1(1), V::max(V::set1(kZero), t)};
-  const R low = V::fma(value, scale_low, V::mul_error(value, scale, t));
   // max(constant, t) is t where t is NaN, so a NaN survives; -inf becomes zero.
   const R k = V::round(V::max(V::set1(kZero), t));
-  // Where t was clamped, t - k is -inf: such a cell is zero whatever its mantissa, as long as that is finite.
-  const R f = V::select(V::less(k, V::set1(kForbidden)), V::set1(0), V::add(V::sub(t, k), low));
-  return {V::exp2(f), k};
+  const R f = V::fma(value, scale_low, V::mul_sub(value, scale, k));
+  // Of a zero f may be anything; its mantissa must be finite.
+  return {V::exp2(V::select(V::less(k, V::set1(kForbidden)), V::set1(0), f)), k};
 }
 
 template <class V>
@@ -103,21 +107,27 @@ struct Weights {
 };
 constexpr int kNumWeights = 7;
 
-// The cell at which `similarity` is read: left, above and diagonal are its neighbours, a and b its gap weights; 2^start is
+// exp(-gap_open / gamma) and exp(-gap_extend / gamma), as Ext or as plain numbers.
+template <class Number>
+struct GapWeights {
+  Number open, extend;
+};
+
+// The cell at which `similarity` is read: left, above and diagonal are its neighbours, `gap` its gap weights; 2^start is
 // the 1 of h, or zero where alignments start at the corner only.
-template <class V, bool kWeights>
-LACRAY_INLINE void step(Ext<V> w, Ext<V> a, Ext<V> b, const Cell<V>& left, Ext<V> above_s, Ext<V> above_y, Ext<V> diagonal_h,
-                        typename V::R start, Ext<V> inverse_z, Cell<V>& out, Weights<V>& p) {
+template <class V, bool kWeights, class Number>
+LACRAY_INLINE void step(Ext<V> w, const GapWeights<Number>& gap, const Cell<V>& left, Ext<V> above_s, Ext<V> above_y,
+                        Ext<V> diagonal_h, typename V::R start, Ext<V> inverse_z, Cell<V>& out, Weights<V>& p) {
   using R = typename V::R;
   out.d = times<V>(w, diagonal_h);
 
   R xe, x1, x2;
-  terms<V>(times<V>(a, left.d), times<V>(b, left.x), xe, x1, x2);
+  terms<V>(times<V>(gap.open, left.d), times<V>(gap.extend, left.x), xe, x1, x2);
   const R xm = V::add(x1, x2);
   out.x = normal<V>(xm, xe);
 
   R ye, y1, y2;
-  terms<V>(times<V>(a, above_s), times<V>(b, above_y), ye, y1, y2);
+  terms<V>(times<V>(gap.open, above_s), times<V>(gap.extend, above_y), ye, y1, y2);
   const R ym = V::add(y1, y2);
   out.y = normal<V>(ym, ye);
 

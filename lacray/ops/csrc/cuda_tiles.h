@@ -66,7 +66,7 @@ struct Warp {
   LACRAY_INLINE static R sub(R a, R b) { return a - b; }
   LACRAY_INLINE static R mul(R a, R b) { return a * b; }
   LACRAY_INLINE static R fma(R a, R b, R c) { return ::fma(a, b, c); }
-  LACRAY_INLINE static R mul_error(R a, R b, R product) { return ::fma(a, b, -product); }
+  LACRAY_INLINE static R mul_sub(R a, R b, R c) { return ::fma(a, b, -c); }
   // b where the two do not compare, as on the CPU.
   LACRAY_INLINE static R max(R a, R b) { return a > b ? a : b; }
   LACRAY_INLINE static R round(R a) { return ::rint(a); }

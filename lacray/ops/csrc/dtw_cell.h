@@ -36,16 +36,19 @@ struct SoftMinimum {
   template <bool kShares>
   LACRAY_INLINE static Value step(const Scale<V>& c, R cost, const Value& diagonal, const Value& above, const Value& left, R& table,
                                   Shares<V>& p) {
-    const R e = V::max(V::max(diagonal.a[1], above.a[1]), left.a[1]);
+    // What comes from above is there last, and what follows from it is what the next step waits for.
+    const R e = V::max(V::max(diagonal.a[1], left.a[1]), above.a[1]);
     const R d = V::scale(diagonal.a[0], V::sub(diagonal.a[1], e)), u = V::scale(above.a[0], V::sub(above.a[1], e)),
             l = V::scale(left.a[0], V::sub(left.a[1], e));
-    const R sum = V::add(V::add(d, u), l);
-    const Ext<V> before = normal<V>(sum, e), here = times<V>(power<V>(cost, c.down, c.down_low), before);
+    const R sum = V::add(V::add(d, l), u);
+    const Ext<V> w = power<V>(cost, c.down, c.down_low);
+    const R m = V::mantissa(sum), exponent = V::exponent(sum);
+    const Ext<V> here{V::mul(w.m, m), V::add(V::add(w.e, e), exponent)};
     if constexpr (kShares) {
       const R inverse = V::reciprocal(sum);
       p = {V::mul(d, inverse), V::mul(u, inverse), V::mul(l, inverse)};
     } else {
-      const R minimum = V::mul(c.gamma_log_2, V::add(before.e, V::log2(before.m)));
+      const R minimum = V::mul(c.gamma_log_2, V::add(V::add(e, exponent), V::log2(m)));
       table = V::select(V::less(here.e, V::set1(kForbidden)), V::set1(std::numeric_limits<T>::infinity()), V::sub(cost, minimum));
     }
     return {{here.m, here.e}};  // of a path of k forbidden cells, e is k times -1e30: far from a float's range

@@ -33,7 +33,7 @@ struct Avx2Float {
   LACRAY_INLINE static R sub(R a, R b) { return _mm256_sub_ps(a, b); }
   LACRAY_INLINE static R mul(R a, R b) { return _mm256_mul_ps(a, b); }
   LACRAY_INLINE static R fma(R a, R b, R c) { return _mm256_fmadd_ps(a, b, c); }
-  LACRAY_INLINE static R mul_error(R a, R b, R product) { return _mm256_fmsub_ps(a, b, product); }
+  LACRAY_INLINE static R mul_sub(R a, R b, R c) { return _mm256_fmsub_ps(a, b, c); }
   LACRAY_INLINE static R max(R a, R b) { return _mm256_max_ps(a, b); }
   LACRAY_INLINE static R round(R a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   LACRAY_INLINE static K less(R a, R b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
@@ -119,7 +119,7 @@ struct Avx2Double {
   LACRAY_INLINE static R sub(R a, R b) { return _mm256_sub_pd(a, b); }
   LACRAY_INLINE static R mul(R a, R b) { return _mm256_mul_pd(a, b); }
   LACRAY_INLINE static R fma(R a, R b, R c) { return _mm256_fmadd_pd(a, b, c); }
-  LACRAY_INLINE static R mul_error(R a, R b, R product) { return _mm256_fmsub_pd(a, b, product); }
+  LACRAY_INLINE static R mul_sub(R a, R b, R c) { return _mm256_fmsub_pd(a, b, c); }
   LACRAY_INLINE static R max(R a, R b) { return _mm256_max_pd(a, b); }
   LACRAY_INLINE static R round(R a) { return _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   LACRAY_INLINE static K less(R a, R b) { return _mm256_cmp_pd(a, b, _CMP_LT_OQ); }

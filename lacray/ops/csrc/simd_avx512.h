@@ -34,7 +34,7 @@ struct Avx512Float {
   LACRAY_INLINE static R sub(R a, R b) { return _mm512_sub_ps(a, b); }
   LACRAY_INLINE static R mul(R a, R b) { return _mm512_mul_ps(a, b); }
   LACRAY_INLINE static R fma(R a, R b, R c) { return _mm512_fmadd_ps(a, b, c); }
-  LACRAY_INLINE static R mul_error(R a, R b, R product) { return _mm512_fmsub_ps(a, b, product); }
+  LACRAY_INLINE static R mul_sub(R a, R b, R c) { return _mm512_fmsub_ps(a, b, c); }
   LACRAY_INLINE static R max(R a, R b) { return _mm512_max_ps(a, b); }
   LACRAY_INLINE static R round(R a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   LACRAY_INLINE static K less(R a, R b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
@@ -118,7 +118,7 @@ struct Avx512Double {
   LACRAY_INLINE static R sub(R a, R b) { return _mm512_sub_pd(a, b); }
   LACRAY_INLINE static R mul(R a, R b) { return _mm512_mul_pd(a, b); }
   LACRAY_INLINE static R fma(R a, R b, R c) { return _mm512_fmadd_pd(a, b, c); }
-  LACRAY_INLINE static R mul_error(R a, R b, R product) { return _mm512_fmsub_pd(a, b, product); }
+  LACRAY_INLINE static R mul_sub(R a, R b, R c) { return _mm512_fmsub_pd(a, b, c); }
   LACRAY_INLINE static R max(R a, R b) { return _mm512_max_pd(a, b); }
   LACRAY_INLINE static R round(R a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   LACRAY_INLINE static K less(R a, R b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }

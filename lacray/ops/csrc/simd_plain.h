@@ -44,10 +44,10 @@ struct Plain {
   LACRAY_INLINE static R sub(R a, R b) { return a - b; }
   LACRAY_INLINE static R mul(R a, R b) { return a * b; }
   LACRAY_INLINE static R fma(R a, R b, R c) { return a * b + c; }
-  // a * b - product, exactly.
-  LACRAY_INLINE static R mul_error(R a, R b, R product) {
-    if constexpr (sizeof(T) == 4) return T(double(a) * double(b) - double(product));
-    else return std::fma(a, b, -product);
+  // Rounded once.
+  LACRAY_INLINE static R mul_sub(R a, R b, R c) {
+    if constexpr (sizeof(T) == 4) return T(double(a) * double(b) - double(c));
+    else return std::fma(a, b, -c);
   }
   // b where the two do not compare, as the vector instructions have it.
   LACRAY_INLINE static R max(R a, R b) { return a > b ? a : b; }

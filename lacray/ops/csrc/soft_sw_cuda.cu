@@ -20,14 +20,9 @@ struct CellIo {
   __device__ __forceinline__ int at(int t) const { return lane_id() * (Tile<T>::kStride - 1) + t; }
   __device__ __forceinline__ bool real(int t) const { return t >= lane_id() && t - lane_id() < columns; }
   __device__ __forceinline__ T similarity(int t) const { return real(t) ? s[at(t)] : T(-INFINITY); }
-  __device__ __forceinline__ void gaps(int t, const Scale<V>& c, Ext<V>& open, Ext<V>& extend) const {
-    if (go == nullptr) {
-      open = a;
-      extend = b;
-    } else {
-      open = power<V>(real(t) ? go[at(t)] : T(0), c.down, c.down_low);
-      extend = power<V>(real(t) ? ge[at(t)] : T(0), c.down, c.down_low);
-    }
+  __device__ __forceinline__ GapWeights<Ext<V>> gaps(int t, const Scale<V>& c) const {
+    if (go == nullptr) return {a, b};
+    return {power<V>(real(t) ? go[at(t)] : T(0), c.down, c.down_low), power<V>(real(t) ? ge[at(t)] : T(0), c.down, c.down_low)};
   }
   __device__ __forceinline__ void put_match(int t, T d) {
     if (real(t)) s[at(t)] = d;

@@ -10,33 +10,41 @@
 namespace lacray {
 namespace LACRAY_ISA {
 
+// Gap weights of a strip's steps: from the penalties there; from a table of weights; the same everywhere.
 template <class V>
-struct Gaps {
-  const typename V::T *open, *extend;  // skewed cells, or null
-  const typename V::T* table;          // skewed gap weights (a and b as mantissa and exponent), or null
-  Ext<V> a, b;                         // the same everywhere, where there is neither
-  LACRAY_INLINE void operator()(int t, const Scale<V>& c, Ext<V>& at_open, Ext<V>& at_extend) const {
-    if (table != nullptr) {
-      const typename V::T* const p = table + int64_t(t) * 4 * V::W;
-      at_open = {V::load(p), V::load(p + V::W)};
-      at_extend = {V::load(p + 2 * V::W), V::load(p + 3 * V::W)};
-    } else if (open != nullptr) {
-      at_open = power<V>(V::load(open + t * V::W), c.down, c.down_low);
-      at_extend = power<V>(V::load(extend + t * V::W), c.down, c.down_low);
-    } else {
-      at_open = a;
-      at_extend = b;
-    }
+struct CellGaps {
+  const typename V::T *open, *extend;
+  LACRAY_INLINE GapWeights<Ext<V>> operator()(int t, const Scale<V>& c) const {
+    return {power<V>(V::load(open + t * V::W), c.down, c.down_low), power<V>(V::load(extend + t * V::W), c.down, c.down_low)};
   }
+};
+template <class V>
+struct TableGaps {
+  const typename V::T* weights;
+  LACRAY_INLINE GapWeights<typename V::R> operator()(int t, const Scale<V>&) const {
+    const typename V::T* const p = weights + int64_t(t) * 2 * V::W;
+    return {V::load(p), V::load(p + V::W)};
+  }
+};
+template <class V>
+struct SameGaps {
+  GapWeights<typename V::R> weights;
+  LACRAY_INLINE GapWeights<typename V::R> operator()(int, const Scale<V>&) const { return weights; }
 };
 
 template <class V>
+LACRAY_INLINE typename V::R plain_power(typename V::R value, const Scale<V>& c) {
+  const Ext<V> p = power<V>(value, c.down, c.down_low);
+  return V::scale(p.m, p.e);
+}
+
+template <class V, class Gaps>
 struct ForwardIo {
   const typename V::T* s;
-  Gaps<V> gap;
+  Gaps gap;
   typename V::T* out;  // D, or the weights
   LACRAY_INLINE typename V::R similarity(int t) const { return V::load(s + t * V::W); }
-  LACRAY_INLINE void gaps(int t, const Scale<V>& c, Ext<V>& a, Ext<V>& b) const { gap(t, c, a, b); }
+  LACRAY_INLINE auto gaps(int t, const Scale<V>& c) const { return gap(t, c); }
   LACRAY_INLINE void put_match(int t, typename V::R d) { V::store(out + t * V::W, d); }
   LACRAY_INLINE void put_weights(int t, const Weights<V>& p) {
     const typename V::R* const values = &p.pd;
@@ -90,13 +98,18 @@ class Engine {
     tile_rows_ = ceil_div(call.N, call_.tile_rows);
     tile_columns_ = ceil_div(call.M, call.tile_columns);
     padded_rows_ = tile_rows_ * call_.tile_rows;
+    shared_ = shares_gap_table(call);
+    if (call.gap_kind == GapKind::scalar) plain_gaps_ = are_plain(1);
+    if (shared_) plain_gaps_ = are_plain(call.N * call.M);
     for (int k = 0; k < 6; ++k)
       for (int l = 0; l < W; ++l) edge_[k * W + l] = k == 1 ? start_ : k % 2 == 0 ? T(1) : T(kZero);
   }
 
   const SoftSw<T>& call() const { return call_; }
   int64_t num_tile_rows() const { return tile_rows_; }
-  int64_t gap_table_size() const { return tile_rows_ * tile_columns_ * 4 * tile_size(); }
+  // Where problems share a table of gaps, their weights are computed once.
+  bool wants_gap_table() const { return shared_ && plain_gaps_; }
+  int64_t gap_table_size() const { return tile_rows_ * tile_columns_ * 2 * tile_size(); }
   void use_gap_table(const T* table) { gap_table_ = table; }
   void fill_gap_table(T* table, int64_t r) const {
     [[maybe_unused]] const typename V::Flush flush;
@@ -106,15 +119,11 @@ class Engine {
       const int rows = table_rows(r), columns = table_columns(c);
       chain_in<V>(go.get(), call_.gap_open + at, call_.M, rows, columns, T(0));
       chain_in<V>(ge.get(), call_.gap_extend + at, call_.M, rows, columns, T(0));
-      T* const out = table + (r * tile_columns_ + c) * 4 * tile_size();
+      T* const out = table + (r * tile_columns_ + c) * 2 * tile_size();
       const int64_t steps = (strip_start<V>((rows - 1) / W, columns) + skewed<V>(columns)) / W;
       for (int64_t t = 0; t < steps; ++t) {
-        const Ext<V> a = power<V>(V::load(go.get() + t * W), scale_.down, scale_.down_low);
-        const Ext<V> b = power<V>(V::load(ge.get() + t * W), scale_.down, scale_.down_low);
-        V::store(out + t * 4 * W, a.m);
-        V::store(out + (t * 4 + 1) * W, a.e);
-        V::store(out + (t * 4 + 2) * W, b.m);
-        V::store(out + (t * 4 + 3) * W, b.e);
+        V::store(out + t * 2 * W, plain_power<V>(V::load(go.get() + t * W), scale_));
+        V::store(out + (t * 2 + 1) * W, plain_power<V>(V::load(ge.get() + t * W), scale_));
       }
     }
   }
@@ -124,9 +133,10 @@ class Engine {
   void write_sums(T* sums, int64_t groups, int64_t r) const {
     for (int64_t c = 0; c < tile_columns_; ++c) {
       T* const open = tile_sums(sums, r, c);
-      for (int64_t g = 1; g < groups; ++g) {
-        const T* const other = tile_sums(sums + g * sums_size(), r, c);
-        for (int64_t k = 0; k < 2 * tile_size(); ++k) open[k] += other[k];
+      for (int64_t k = 0; k < 2 * tile_size(); k += W) {
+        typename V::R sum = V::load(open + k);
+        for (int64_t g = 1; g < groups; ++g) sum = V::add(sum, V::load(open + g * sums_size() + k));
+        V::store(open + k, sum);
       }
       const int64_t at = r * call_.tile_rows * call_.M + c * call_.tile_columns;
       chain_out<V, false>(call_.grad_gap_open + at, call_.M, open, table_rows(r), table_columns(c));
@@ -161,13 +171,13 @@ class Engine {
     }
   }
 
-  // Gradients of gaps: added to (); (N, M) written where `alone` (a problem's own, or a group of one), else added to. Or added to
-  // `sums` where they are not null, in the order of the sweep.
-  void backward(int64_t b, T* grad_open, T* grad_extend, bool alone, T* sums, Parallel parallel) const {
+  // Gradients of gaps: added to (); (N, M) written where `fresh`, else added to. Or the same with `sums`, in the order of the
+  // sweep, where they are not null.
+  void backward(int64_t b, T* grad_open, T* grad_extend, bool fresh, T* sums, Parallel parallel) const {
     const auto [n, m] = size_of(call_, b);
     const int64_t offset = b * call_.N * call_.M;
     blank(call_.grad_similarity + offset, call_.N, call_.M, n, m, T(0));
-    if (alone && call_.gap_kind != GapKind::scalar && grad_open != nullptr) {
+    if (fresh && grad_open != nullptr) {
       blank(grad_open, call_.N, call_.M, n, m, T(0));
       blank(grad_extend, call_.N, call_.M, n, m, T(0));
     }
@@ -176,7 +186,7 @@ class Engine {
     std::fill_n(row.get(), 3 * m, T(0));
     std::fill_n(sides.get(), (columns + 1) * boundary, T(0));
     Buffer<double> parts(2 * rows * columns);  // of the scalar gaps' gradients
-    const BackwardTable table{b, n, m, row.get(), sides.get(), boundary, grad_open, grad_extend, alone, sums};
+    const BackwardTable table{b, n, m, row.get(), sides.get(), boundary, grad_open, grad_extend, fresh, sums};
     // From end to end, Z is h of the last cell; else its gradient arrives at every cell that an alignment may end with.
     if (call_.end_to_end && n > 0) sides.get()[columns * boundary + n] = grad_score(b);
     sweep(parallel, rows, columns, true, [&](int64_t r, int64_t c) {
@@ -219,11 +229,12 @@ class Engine {
       for (int k = 0; k < 6; ++k) std::copy_n(row_checkpoint(state, r) + k * call_.M + at.j0, at.columns, top + k * at.columns);
     for (int64_t i0 = at.i0; i0 < at.i1; i0 += at.step) {
       const int rows = int(std::min(at.step, at.i1 - i0));
-      T* const s = scratch.s.get();
-      ForwardIo<V> io{s, load_cells(b, i0, at, rows, s, scratch.go.get(), scratch.ge.get()),
-                      scratch.chain_weights((i0 - at.i0) / W)};
-      Ext<V> unused = constant<V>(1, 0);
-      forward_chain<V, true>(chain(state, top, at.columns, i0, rows, at), scale_, inverse_z, io, unused);
+      load_similarity(b, i0, at, rows, scratch.s.get());
+      with_gaps(b, i0, at, rows, scratch.go.get(), scratch.ge.get(), [&](const auto& gaps) {
+        ForwardIo<V, std::decay_t<decltype(gaps)>> io{scratch.s.get(), gaps, scratch.chain_weights((i0 - at.i0) / W)};
+        Ext<V> unused = constant<V>(1, 0);
+        forward_chain<V, true>(chain(state, top, at.columns, i0, rows, at), scale_, inverse_z, io, unused);
+      });
     }
   }
 
@@ -266,9 +277,9 @@ class Engine {
     Tile at{r, c, r * call_.tile_rows, 0, c * call_.tile_columns, W, 0};
     at.i1 = std::min(at.i0 + call_.tile_rows, n);
     at.columns = int(std::min(call_.tile_columns, m - at.j0));
-    // Shared gap weights lie in the order of the whole table's chains: of a shorter problem, each strip is a chain.
+    // What shared gaps have lies in the order of the whole table's chains: of a shorter problem, each strip is a chain.
     const bool whole = at.columns == table_columns(c) && at.i1 - at.i0 == table_rows(r);
-    if (chains<V>(at.columns) && (gap_table_ == nullptr || whole)) at.step = call_.tile_rows;
+    if (chains<V>(at.columns) && (!shared_ || whole)) at.step = call_.tile_rows;
     return at;
   }
 
@@ -277,7 +288,7 @@ class Engine {
     T *row, *sides;  // the adjoint's borders: the row below, and the column after each column of tiles
     int64_t boundary;
     T *grad_open, *grad_extend;
-    bool alone;
+    bool fresh;
     T* sums;
   };
 
@@ -299,15 +310,17 @@ class Engine {
     const bool at_right = at.j0 + at.columns == m;
     for (int64_t i0 = at.i0; i0 < at.i1; i0 += at.step) {
       const int rows = int(std::min(at.step, at.i1 - i0));
-      T* const s = scratch.s.get();
-      ForwardIo<V> io{s, load_cells(b, i0, at, rows, s, scratch.go.get(), scratch.ge.get()), scratch.d.get()};
+      load_similarity(b, i0, at, rows, scratch.s.get());
       ForwardChain<T> k = chain(state, row + at.j0, m, i0, rows, at);
       if (!at_right) {
         k.right = {column_checkpoint(state, c + 1) + i0, padded_rows_};
       } else if (call_.end_to_end) {
         k.right = {scratch.last.get() + (i0 - at.i0), call_.tile_rows};
       }
-      forward_chain<V, false>(k, scale_, constant<V>(1, 0), io, total);
+      with_gaps(b, i0, at, rows, scratch.go.get(), scratch.ge.get(), [&](const auto& gaps) {
+        ForwardIo<V, std::decay_t<decltype(gaps)>> io{scratch.s.get(), gaps, scratch.d.get()};
+        forward_chain<V, false>(k, scale_, constant<V>(1, 0), io, total);
+      });
       chain_out<V, false>(match + i0 * call_.M + at.j0, call_.M, scratch.d.get(), rows, at.columns);
     }
     alignas(64) T ms[W], es[W];
@@ -334,7 +347,7 @@ class Engine {
     const Tile at = tile(table.n, table.m, r, c);
     const T grad_z = call_.end_to_end ? T(0) : grad_score(table.b);
     const bool scalar = call_.gap_kind == GapKind::scalar, wanted = table.grad_open != nullptr;
-    const bool add = table.sums != nullptr, local = wanted && !scalar && !add;
+    const bool sums = table.sums != nullptr, local = wanted && !scalar && !sums;
     part[0] = part[1] = 0;
     for (int64_t i0 = at.i0 + (at.i1 - at.i0 - 1) / at.step * at.step; i0 >= at.i0; i0 -= at.step) {
       const int rows = int(std::min(at.step, at.i1 - i0));
@@ -348,15 +361,21 @@ class Engine {
       }
       T* open = nullptr;
       T* extend = nullptr;
-      if (add) {
+      if (sums) {
         open = tile_sums(table.sums, r, c) + strip_start<V>(strip, table_columns(c));
         extend = open + tile_size();
       } else if (local) {
         open = scratch.grad_open.get();
         extend = scratch.grad_extend.get();
       }
-      BackwardIo<V> io{
-          scratch.tile.chain_weights(strip), grad, scratch.grad_similarity.get(), open, extend, add, V::set1(0), V::set1(0)};
+      BackwardIo<V> io{scratch.tile.chain_weights(strip),
+                       grad,
+                       scratch.grad_similarity.get(),
+                       open,
+                       extend,
+                       sums && !table.fresh,
+                       V::set1(0),
+                       V::set1(0)};
       BackwardChain<T> k;
       k.columns = at.columns;
       k.strips = int(ceil_div(rows, W));
@@ -366,13 +385,13 @@ class Engine {
       k.corner = k.right[0][k.strips * W];
       backward_chain<V>(k, V::set1(grad_z), io);
       chain_out<V, false>(call_.grad_similarity + cell, call_.M, scratch.grad_similarity.get(), rows, at.columns);
-      if (local && table.alone) {
+      if (local && table.fresh) {
         chain_out<V, false>(table.grad_open + gap_cell, call_.M, open, rows, at.columns);
         chain_out<V, false>(table.grad_extend + gap_cell, call_.M, extend, rows, at.columns);
       } else if (local) {
         chain_out<V, true>(table.grad_open + gap_cell, call_.M, open, rows, at.columns);
         chain_out<V, true>(table.grad_extend + gap_cell, call_.M, extend, rows, at.columns);
-      } else if (!add) {
+      } else if (!sums) {
         part[0] += V::sum(io.open);
         part[1] += V::sum(io.extend);
       }
@@ -420,26 +439,46 @@ class Engine {
     return k;
   }
 
-  Gaps<V> load_cells(int64_t b, int64_t i0, const Tile& at, int rows, T* s, T* go, T* ge) const {
-    const int64_t cell = i0 * call_.M + at.j0, problem = b * call_.N * call_.M;
-    chain_in<V>(s, call_.similarity + problem + cell, call_.M, rows, at.columns, -std::numeric_limits<T>::infinity());
+  void load_similarity(int64_t b, int64_t i0, const Tile& at, int rows, T* s) const {
+    chain_in<V>(s, call_.similarity + (b * call_.N + i0) * call_.M + at.j0, call_.M, rows, at.columns,
+                -std::numeric_limits<T>::infinity());
+  }
+
+  // Whether gap weights lie within 2^-20 and 2^20: they need no exponent of their own, and the results are the same.
+  bool are_plain(int64_t count) const {
+    if (V::kHard) return false;
+    const T limit = T(20 * 0.693147180559945309417 * call_.gamma);
+    int64_t beyond = 0;
+    for (int64_t k = 0; k < count; ++k)
+      beyond += !(std::abs(call_.gap_open[k]) <= limit) | !(std::abs(call_.gap_extend[k]) <= limit);
+    return beyond == 0;
+  }
+
+  // f(the gap weights of a chain); open and extend are memory for its penalties.
+  template <class F>
+  LACRAY_INLINE void with_gaps(int64_t b, int64_t i0, const Tile& at, int rows, T* open, T* extend, F&& f) const {
+    const bool scalar = call_.gap_kind == GapKind::scalar;
+    if (scalar && plain_gaps_)
+      return f(SameGaps<V>{{plain_power<V>(V::set1(*call_.gap_open), scale_), plain_power<V>(V::set1(*call_.gap_extend), scale_)}});
     if (gap_table_ != nullptr && rows == std::min<int64_t>(at.step, call_.N - i0)) {
-      const T* const tile_gaps = gap_table_ + (at.r * tile_columns_ + at.c) * 4 * tile_size();
-      return {nullptr, nullptr, tile_gaps + 4 * strip_start<V>((i0 - at.i0) / W, table_columns(at.c)), constant<V>(1, 0),
-              constant<V>(1, 0)};
+      const T* const tile_gaps = gap_table_ + (at.r * tile_columns_ + at.c) * 2 * tile_size();
+      return f(TableGaps<V>{tile_gaps + 2 * strip_start<V>((i0 - at.i0) / W, table_columns(at.c))});
     }
-    if (call_.gap_kind == GapKind::scalar)
-      return {nullptr, nullptr, nullptr, power<V>(V::set1(*call_.gap_open), scale_.down, scale_.down_low),
-              power<V>(V::set1(*call_.gap_extend), scale_.down, scale_.down_low)};
-    const int64_t gaps = cell + (call_.gap_kind == GapKind::own ? problem : 0);
-    chain_in<V>(go, call_.gap_open + gaps, call_.M, rows, at.columns, T(0));
-    chain_in<V>(ge, call_.gap_extend + gaps, call_.M, rows, at.columns, T(0));
-    return {go, ge, nullptr, constant<V>(1, 0), constant<V>(1, 0)};
+    if (scalar) {
+      std::fill_n(open, tile_size(), *call_.gap_open);
+      std::fill_n(extend, tile_size(), *call_.gap_extend);
+    } else {
+      const int64_t cell = ((call_.gap_kind == GapKind::own ? b * call_.N : 0) + i0) * call_.M + at.j0;
+      chain_in<V>(open, call_.gap_open + cell, call_.M, rows, at.columns, T(0));
+      chain_in<V>(extend, call_.gap_extend + cell, call_.M, rows, at.columns, T(0));
+    }
+    f(CellGaps<V>{open, extend});
   }
 
   const SoftSw<T>& call_;
   mutable Pool<ForwardScratch> forward_scratch_;
   mutable Pool<BackwardScratch> backward_scratch_;
+  bool shared_, plain_gaps_ = false;
   const T* gap_table_ = nullptr;
   Scale<V> scale_;
   T start_;
@@ -451,9 +490,8 @@ class Engine {
 template <class V>
 class GapTable {
  public:
-  GapTable(Engine<V>& engine, Parallel parallel)
-      : engine_(engine), table_(shares_gap_table(engine.call()) ? engine.gap_table_size() : 0) {
-    if (!shares_gap_table(engine.call())) return;
+  GapTable(Engine<V>& engine, Parallel parallel) : engine_(engine), table_(engine.wants_gap_table() ? engine.gap_table_size() : 0) {
+    if (!engine.wants_gap_table()) return;
     parallel(
         engine.num_tile_rows(),
         [](void* self, int64_t r) {
@@ -492,14 +530,12 @@ void backward_group(const Engine<V>& engine, int64_t group, typename V::T* sums,
     return;
   }
   const int64_t first = call.B * group / call.num_groups, last = call.B * (group + 1) / call.num_groups;
-  const bool alone = last - first == 1 && call.gap_kind == GapKind::shared;
-  if (open != nullptr && !alone) {
-    std::fill_n(open, cells, T(0));
-    std::fill_n(extend, cells, T(0));
-  }
   T* const own = sums != nullptr ? sums + group * engine.sums_size() : nullptr;
-  if (own != nullptr) std::fill_n(own, engine.sums_size(), T(0));
-  for (int64_t b = first; b < last; ++b) engine.backward(b, open, extend, alone && own == nullptr, own, parallel);
+  // The first problem writes what the others add to; of sums, only if it has all their cells.
+  const bool scalar = call.gap_kind == GapKind::scalar, filled = own != nullptr && call.lengths != nullptr;
+  if (scalar && open != nullptr) *open = *extend = T(0);
+  if (filled) std::fill_n(own, engine.sums_size(), T(0));
+  for (int64_t b = first; b < last; ++b) engine.backward(b, open, extend, b == first && !scalar && !filled, own, parallel);
 }
 
 template <class V>

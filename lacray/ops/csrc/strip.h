@@ -90,11 +90,10 @@ LACRAY_INLINE void forward_chain(const ForwardChain<typename V::T>& k, const Sca
       const Ext<V> above_s{V::up(cell.s.m, k.row[2] + column), V::up(cell.s.e, k.row[3] + column)};
       const Ext<V> above_y{V::up(cell.y.m, k.row[4] + column), V::up(cell.y.e, k.row[5] + column)};
       const R similarity = io.similarity(t);
-      Ext<V> a, b;
-      io.gaps(t, c, a, b);
       const Cell<V> left = cell;
       Weights<V> p;
-      step<V, kWeights>(power<V>(similarity, c.up, c.up_low), a, b, left, above_s, above_y, diagonal, start, inverse_z, cell, p);
+      step<V, kWeights>(power<V>(similarity, c.up, c.up_low), io.gaps(t, c), left, above_s, above_y, diagonal, start, inverse_z,
+                        cell, p);
       if constexpr (kWeights) {
         int first, last;
         real_lanes<V>(s, u, k.strips, k.columns, first, last);

@@ -19,20 +19,65 @@
 namespace lacray {
 namespace LACRAY_ISA {
 
+// Memory that calls hand on to each other: the system takes as long to give it as a small problem takes to align.
+class Blocks {
+ public:
+  struct Block {
+    void* data = nullptr;
+    size_t size = 0;
+  };
+  // At least `size` bytes, aligned to a cache line, uninitialised.
+  static Block take(size_t size) {
+    size = (size + 63) / 64 * 64;
+    {
+      Blocks& all = instance();
+      const std::lock_guard<std::mutex> lock(all.mutex_);
+      for (size_t k = all.free_.size(); k-- > 0;) {
+        const Block block = all.free_[k];
+        if (block.size < size || block.size > 2 * size) continue;
+        all.free_.erase(all.free_.begin() + int64_t(k));
+        all.held_ -= block.size;
+        return block;
+      }
+    }
+    void* const data = std::aligned_alloc(64, size);
+    if (data == nullptr) throw std::bad_alloc();
+    return {data, size};
+  }
+  static void give(Block block) {
+    Blocks& all = instance();
+    std::unique_lock<std::mutex> lock(all.mutex_);
+    all.free_.push_back(block);
+    all.held_ += block.size;
+    while (all.held_ > kMost) {
+      all.held_ -= all.free_.front().size;
+      std::free(all.free_.front().data);
+      all.free_.erase(all.free_.begin());
+    }
+  }
+
+ private:
+  static constexpr size_t kMost = size_t(8) << 20;
+  static Blocks& instance() {
+    static Blocks* const blocks = new Blocks;  // never destroyed: threads may outlive static objects
+    return *blocks;
+  }
+  std::mutex mutex_;
+  std::vector<Block> free_;
+  size_t held_ = 0;
+};
+
 template <class T>
 class Buffer {  // uninitialised, aligned to a cache line
  public:
-  explicit Buffer(int64_t size)
-      : data_(static_cast<T*>(std::aligned_alloc(64, size_t(ceil_div(std::max<int64_t>(size, 1) * sizeof(T), 64) * 64)))) {
-    if (data_ == nullptr) throw std::bad_alloc();
-  }
-  ~Buffer() { std::free(data_); }
+  explicit Buffer(int64_t size) : block_(Blocks::take(size_t(std::max<int64_t>(size, 1)) * sizeof(T))) {}
+  ~Buffer() { Blocks::give(block_); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  T* get() const { return data_; }
+  T* get() const { return static_cast<T*>(block_.data); }
 
  private:
-  T* data_;
+  Blocks::Block block_;
 };
 
 // Step t of a strip: its row l at column t - l of the table, or `padding` outside rows x columns. W rows are read W columns at
