@@ -99,8 +99,7 @@ class Engine {
     tile_columns_ = ceil_div(call.M, call.tile_columns);
     padded_rows_ = tile_rows_ * call_.tile_rows;
     shared_ = shares_gap_table(call);
-    if (call.gap_kind == GapKind::scalar) plain_gaps_ = are_plain(1);
-    if (shared_) plain_gaps_ = are_plain(call.N * call.M);
+    plain_gaps_ = (call.gap_kind == GapKind::scalar || shared_) && are_plain();
     for (int k = 0; k < 6; ++k)
       for (int l = 0; l < W; ++l) edge_[k * W + l] = k == 1 ? start_ : k % 2 == 0 ? T(1) : T(kZero);
   }
@@ -444,13 +443,22 @@ class Engine {
                 -std::numeric_limits<T>::infinity());
   }
 
-  // Whether gap weights lie within 2^-20 and 2^20: they need no exponent of their own, and the results are the same.
-  bool are_plain(int64_t count) const {
+  // Whether the gap weights of all pairs lie within 2^-20 and 2^20: they need no exponent of their own. Beyond lengths nothing
+  // counts.
+  bool are_plain() const {
     if (V::kHard) return false;
+    const bool scalar = call_.gap_kind == GapKind::scalar;
+    std::vector<int64_t> columns(size_t(scalar ? 1 : call_.N), scalar ? 1 : call_.lengths == nullptr ? call_.M : 0);
+    for (int64_t b = 0; b < call_.B && !scalar && call_.lengths != nullptr; ++b) {
+      const auto [n, m] = size_of(call_, b);
+      for (int64_t i = 0; i < n; ++i) columns[size_t(i)] = std::max(columns[size_t(i)], m);
+    }
     const T limit = T(20 * 0.693147180559945309417 * call_.gamma);
     int64_t beyond = 0;
-    for (int64_t k = 0; k < count; ++k)
-      beyond += !(std::abs(call_.gap_open[k]) <= limit) | !(std::abs(call_.gap_extend[k]) <= limit);
+    for (size_t i = 0; i < columns.size(); ++i) {
+      const T *const open = call_.gap_open + int64_t(i) * call_.M, *const extend = call_.gap_extend + int64_t(i) * call_.M;
+      for (int64_t j = 0; j < columns[i]; ++j) beyond += !(std::abs(open[j]) <= limit) | !(std::abs(extend[j]) <= limit);
+    }
     return beyond == 0;
   }
 
@@ -478,7 +486,7 @@ class Engine {
   const SoftSw<T>& call_;
   mutable Pool<ForwardScratch> forward_scratch_;
   mutable Pool<BackwardScratch> backward_scratch_;
-  bool shared_, plain_gaps_ = false;
+  bool shared_, plain_gaps_;
   const T* gap_table_ = nullptr;
   Scale<V> scale_;
   T start_;
