@@ -11,7 +11,7 @@ from torch import Tensor
 from lacray.ops import reference
 from lacray.ops.arguments import check_gamma, check_gaps, check_lengths, check_table
 from lacray.ops.backends import select, use_reference
-from lacray.ops.registration import LIBRARY, define, reference_gradients, second_derivatives, state_size
+from lacray.ops.registration import LIBRARY, define, differentiable, reference_gradients, second_derivatives, state_size
 
 _ARRAYS = 6  # csrc/calls.h
 
@@ -52,7 +52,7 @@ def soft_sw(
     check_lengths(lengths, "similarity", similarity)
     if use_reference(similarity.device.type):
         return reference.soft_sw(similarity, gap_open, gap_extend, gamma=gamma, lengths=lengths)
-    score, match, _ = torch.ops.lacray.soft_sw(similarity, gap_open, gap_extend, lengths, gamma, False)
+    score, match, _ = _soft_sw(similarity, gap_open, gap_extend, lengths, gamma, False)
     return score, match
 
 
@@ -90,7 +90,7 @@ def soft_nw(
     if use_reference(similarity.device.type):
         score, match = reference.soft_sw(*framed, gamma=gamma, lengths=lengths, end_to_end=True)
     else:
-        score, match, _ = torch.ops.lacray.soft_sw(*framed, lengths, gamma, True)
+        score, match, _ = _soft_sw(*framed, lengths, gamma, True)
     match = match[:, 1:, 1:]
     # The engines' zero is 2^-1e30: a match that no alignment reaches, as gaps forbid it, is as far below.
     return score, torch.where(match < -1e28 * gamma, -torch.inf, match)
@@ -244,7 +244,7 @@ def _backward_of_backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]
     return (*found, *[None] * (10 - len(found)))
 
 
-torch.library.register_autograd("lacray::soft_sw", _backward, setup_context=_set_up, lib=LIBRARY)
+_soft_sw = differentiable("soft_sw", _set_up, _backward)
 torch.library.register_autograd(
     "lacray::soft_sw_backward", _backward_of_backward, setup_context=_set_up_backward, lib=LIBRARY
 )

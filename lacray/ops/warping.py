@@ -10,7 +10,7 @@ from torch import Tensor
 from lacray.ops import reference
 from lacray.ops.arguments import check_band, check_gamma, check_lengths, check_table
 from lacray.ops.backends import select, use_reference
-from lacray.ops.registration import LIBRARY, define, reference_gradients, second_derivatives, state_size
+from lacray.ops.registration import LIBRARY, define, differentiable, reference_gradients, second_derivatives, state_size
 
 
 def soft_dtw(
@@ -90,14 +90,28 @@ def _warp(
     limit = check_band(band)
     if use_reference(cost.device.type):
         return reference.dtw(cost, gamma=gamma, lengths=lengths, band=limit, smooth=smooth)
-    value, table, _ = torch.ops.lacray.dtw(cost, lengths, gamma, limit, smooth)
+    value, table, *_ = _dtw(cost, lengths, gamma, limit, smooth, _with_gradient(cost))
     return value, table
 
 
-define("dtw(Tensor cost, Tensor? lengths, float gamma, int band, bool smooth) -> (Tensor, Tensor, Tensor)")
+def _with_gradient(cost: Tensor) -> bool:
+    """Whether the forward pass is to give the value's gradient in the cost as well, for backward to scale.
+
+    Where a pair's derivatives stay in a core's cache, that takes a quarter off both passes; it is in vain for who only
+    differentiates the table.
+    """
+    _, N, M = cost.shape
+    fits = N * M * cost.element_size() <= 1 << 18
+    return torch.is_grad_enabled() and cost.requires_grad and cost.device.type == "cpu" and fits
+
+
+define(
+    "dtw(Tensor cost, Tensor? lengths, float gamma, int band, bool smooth, bool with_gradient) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
+)
 define(
     "dtw_backward(Tensor? grad_value, Tensor? grad_table, Tensor cost, Tensor? lengths, Tensor table, Tensor state, "
-    "float gamma, int band, bool smooth) -> Tensor"
+    "Tensor gradient, float gamma, int band, bool smooth) -> Tensor"
 )
 
 
@@ -106,9 +120,12 @@ def _arrays(smooth: bool) -> int:  # csrc/calls.h
 
 
 @torch.library.register_fake("lacray::dtw", lib=LIBRARY)
-def _fake(cost: Tensor, lengths: Tensor | None, gamma: float, band: int, smooth: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(
+    cost: Tensor, lengths: Tensor | None, gamma: float, band: int, smooth: bool, with_gradient: bool
+) -> tuple[Tensor, ...]:
     B, N, M = cost.shape
-    return cost.new_empty(B), cost.new_empty(B, N, M), cost.new_empty(B, state_size(cost, _arrays(smooth)))
+    state = cost.new_empty(B, state_size(cost, _arrays(smooth)))
+    return cost.new_empty(B), cost.new_empty(B, N, M), state, cost.new_empty((B, N, M) if with_gradient else (0,))
 
 
 @torch.library.register_fake("lacray::dtw_backward", lib=LIBRARY)
@@ -119,6 +136,7 @@ def _fake_backward(
     lengths: Tensor | None,
     table: Tensor,
     state: Tensor,
+    gradient: Tensor,
     gamma: float,
     band: int,
     smooth: bool,
@@ -129,13 +147,20 @@ def _fake_backward(
 # As for soft_sw: until a library is loaded, and where there is none, these run.
 @torch.library.impl("lacray::dtw", "CompositeExplicitAutograd", lib=LIBRARY)
 def _first_call(
-    cost: Tensor, lengths: Tensor | None, gamma: float, band: int, smooth: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    cost: Tensor, lengths: Tensor | None, gamma: float, band: int, smooth: bool, with_gradient: bool
+) -> tuple[Tensor, ...]:
     if select(cost.device.type) != "reference":
-        result: tuple[Tensor, Tensor, Tensor] = torch.ops.lacray.dtw(cost, lengths, gamma, band, smooth)
+        result: tuple[Tensor, ...] = torch.ops.lacray.dtw(cost, lengths, gamma, band, smooth, with_gradient)
         return result
     value, table = reference.dtw(cost, gamma=gamma, lengths=lengths, band=band, smooth=smooth)
-    return value, table.clone(), cost.new_zeros(len(cost), state_size(cost, _arrays(smooth)))
+    gradient = cost.new_empty(0)
+    if with_gradient:
+
+        def compute(leaf: Tensor) -> tuple[Tensor, Tensor]:
+            return reference.dtw(leaf, gamma=gamma, lengths=lengths, band=band, smooth=smooth)
+
+        (gradient,) = reference_gradients(compute, [cost], (torch.ones_like(value), None))
+    return value, table.clone(), cost.new_zeros(len(cost), state_size(cost, _arrays(smooth))), gradient
 
 
 @torch.library.impl("lacray::dtw_backward", "CompositeExplicitAutograd", lib=LIBRARY)
@@ -146,13 +171,14 @@ def _first_backward_call(
     lengths: Tensor | None,
     table: Tensor,
     state: Tensor,
+    gradient: Tensor,
     gamma: float,
     band: int,
     smooth: bool,
 ) -> Tensor:
     if select(cost.device.type) != "reference":
         result: Tensor = torch.ops.lacray.dtw_backward(
-            grad_value, grad_table, cost, lengths, table, state, gamma, band, smooth
+            grad_value, grad_table, cost, lengths, table, state, gradient, gamma, band, smooth
         )
         return result
 
@@ -162,25 +188,24 @@ def _first_backward_call(
     return reference_gradients(compute, [cost], (grad_value, grad_table))[0]
 
 
-def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    cost, lengths, *ctx.settings = inputs
+def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    cost, lengths, *ctx.settings, _ = inputs
     ctx.save_for_backward(cost, lengths, *output[1:])
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(output[2])
+    ctx.mark_non_differentiable(*output[2:])
 
 
 def _backward(
-    ctx: Any, grad_value: Tensor | None, grad_table: Tensor | None, _: Tensor | None
+    ctx: Any, grad_value: Tensor | None, grad_table: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    cost, lengths, table, state = ctx.saved_tensors
+    nothing = [None] * 5
     if grad_value is None and grad_table is None:
-        return None, None, None, None, None
-    grad = torch.ops.lacray.dtw_backward(grad_value, grad_table, cost, lengths, table, state, *ctx.settings)
-    return grad, None, None, None, None
+        return None, *nothing
+    return torch.ops.lacray.dtw_backward(grad_value, grad_table, *ctx.saved_tensors, *ctx.settings), *nothing
 
 
 def _set_up_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, _, _, ctx.gamma, ctx.band, ctx.smooth = inputs
+    *tensors, _, _, _, ctx.gamma, ctx.band, ctx.smooth = inputs
     ctx.save_for_backward(*tensors)
 
 
@@ -191,10 +216,10 @@ def _backward_of_backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
         return reference.dtw(leaf, gamma=ctx.gamma, lengths=lengths, band=ctx.band, smooth=ctx.smooth)
 
     found = second_derivatives(compute, [cost], (grad_value, grad_table), [given])
-    return (*found, *[None] * 6)
+    return (*found, *[None] * 7)
 
 
-torch.library.register_autograd("lacray::dtw", _backward, setup_context=_set_up, lib=LIBRARY)
+_dtw = differentiable("dtw", _set_up, _backward)
 torch.library.register_autograd(
     "lacray::dtw_backward", _backward_of_backward, setup_context=_set_up_backward, lib=LIBRARY
 )

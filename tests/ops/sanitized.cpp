@@ -128,7 +128,8 @@ void solve_warping(const Head& head, double gamma) {
       call.by_diagonals = by_diagonals;
       call.cost = cost.data();
       call.state_size = state_size(head.N, head.M, kTileRows, kTileColumns, dtw_arrays(call.minimum));
-      std::vector<T> value(size_t(head.B), 0), r(size_t(table), 0), state(size_t(head.B * call.state_size), 0), grad_cost(r);
+      std::vector<T> value(size_t(head.B), 0), r(size_t(table), 0), state(size_t(head.B * call.state_size), 0), grad_cost(r),
+          gradient(r);
       call.value = value.data();
       call.table = r.data();
       call.state = state.data();
@@ -138,6 +139,11 @@ void solve_warping(const Head& head, double gamma) {
       engine.forward(call, one_by_one);
       engine.backward(call, one_by_one);
       for (const auto* v : {&value, &r, &grad_cost}) write(*v);
+      call.gradient = gradient.data();
+      call.grad_table = nullptr;
+      engine.forward(call, one_by_one);
+      engine.backward(call, one_by_one);
+      write(grad_cost);
     }
   }
   if constexpr (sizeof(T) == 8) {

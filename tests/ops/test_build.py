@@ -166,7 +166,7 @@ assert all(torch.allclose(x, y) for x, y in zip(a, b))
 for end_to_end in (False, True):
     torch.library.opcheck(torch.ops.lacray.soft_sw.default, (*inputs, lengths, 0.7, end_to_end))
 for smooth in (False, True):
-    torch.library.opcheck(torch.ops.lacray.dtw.default, (inputs[0], lengths, 0.7, 3, smooth))
+    torch.library.opcheck(torch.ops.lacray.dtw.default, (inputs[0], lengths, 0.7, 3, smooth, True))
 print("same")
 """
     out, err = python(code, sandbox | {"LACRAY_OPS_BACKEND": "reference"}).communicate(timeout=120)

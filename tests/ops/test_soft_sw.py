@@ -276,7 +276,10 @@ def test_what_lies_beyond_lengths_changes_nothing(kind: str, backend: SoftSw) ->
         B, N, M, {"scalar": (), "shared": (N, M), "own": (B, N, M)}[kind], seed=2
     )
     lengths = torch.tensor([[6, 10], [4, 7], [5, 11], [1, 1], [6, 3]])
-    upstream = torch.tensor([1.0, 2.0, -1.0, 0.5, 1.5]), torch.randn(B, N, M, generator=torch.Generator().manual_seed(4)).double()
+    upstream = (
+        torch.tensor([1.0, 2.0, -1.0, 0.5, 1.5]),
+        torch.randn(B, N, M, generator=torch.Generator().manual_seed(4)).double(),
+    )
     clean = values_and_gradients(backend, (similarity, gap_open, gap_extend), 0.6, lengths, *upstream)
     beyond = ~reference.valid_cells(similarity, lengths)
     garbage = torch.tensor([math.nan, math.inf, -math.inf, 1e30], dtype=torch.float64).repeat(B * N * M)[: B * N * M]

@@ -221,25 +221,29 @@ struct DtwInputs {
 };
 
 template <class Device, class T>
-std::tuple<Tensor, Tensor, Tensor> run_dtw_op(const DtwInputs& in, double gamma, int64_t band, bool smooth) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> run_dtw_op(const DtwInputs& in, double gamma, int64_t band, bool smooth,
+                                                      bool with_gradient) {
   Dtw<T> call = in.call<T>(gamma, band, smooth, Device::template tiles<T>());
   Tensor value = empty(in.cost, {call.B}), table = empty(in.cost, {call.B, call.N, call.M});
   Tensor state = new_state(in.cost, in.lengths.has_value() || band >= 0, call.state_size);
+  Tensor gradient = empty(in.cost, with_gradient ? std::vector<int64_t>{call.B, call.N, call.M} : std::vector<int64_t>{0});
   call.value = data<T>(value);
   call.table = data<T>(table);
   call.state = data<T>(state);
+  if (with_gradient) call.gradient = data<T>(gradient);
   if (in.cost.numel() > 0) {
     Device::forward(call, in.cost);
   } else {
     torch::stable::fill_(value, std::numeric_limits<double>::infinity());
     torch::stable::fill_(state, 0.0);
   }
-  return {value, table, state};
+  return {value, table, state, gradient};
 }
 
 template <class Device, class T>
 Tensor run_dtw_backward_op(const std::optional<Tensor>& grad_value, const std::optional<Tensor>& grad_table, const DtwInputs& in,
-                           const Tensor& saved_table, const Tensor& saved, double gamma, int64_t band, bool smooth) {
+                           const Tensor& saved_table, const Tensor& saved, const Tensor& gradient, double gamma, int64_t band,
+                           bool smooth) {
   Dtw<T> call = in.call<T>(gamma, band, smooth, Device::template tiles<T>());
   const Tensor state = checked_state(saved, in.cost, call.state_size);
   const Gradients given(grad_value, grad_table, in.cost), forward(std::nullopt, saved_table, in.cost);
@@ -249,24 +253,29 @@ Tensor run_dtw_backward_op(const std::optional<Tensor>& grad_value, const std::o
   call.grad_table = Gradients::pointer<T>(given.table);
   call.table = data<T>(*forward.table);
   call.grad_cost = data<T>(grad_cost);
+  const Gradients found(std::nullopt, gradient.numel() > 0 ? std::optional<Tensor>(gradient) : std::nullopt, in.cost);
+  if (found.table.has_value()) call.gradient = data<T>(*found.table);
   if (in.cost.numel() > 0) Device::backward(call, in.cost);
   return grad_cost;
 }
 
 template <class Device>
-std::tuple<Tensor, Tensor, Tensor> dtw_op(Tensor cost, std::optional<Tensor> lengths, double gamma, int64_t band, bool smooth) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> dtw_op(Tensor cost, std::optional<Tensor> lengths, double gamma, int64_t band,
+                                                  bool smooth, bool with_gradient) {
   const DtwInputs in(cost, lengths);
-  return cost.scalar_type() == ScalarType::Float ? run_dtw_op<Device, float>(in, gamma, band, smooth)
-                                                 : run_dtw_op<Device, double>(in, gamma, band, smooth);
+  STD_TORCH_CHECK(!with_gradient || Device::kGradientOfDtw, "with_gradient is for the CPU");
+  return cost.scalar_type() == ScalarType::Float ? run_dtw_op<Device, float>(in, gamma, band, smooth, with_gradient)
+                                                 : run_dtw_op<Device, double>(in, gamma, band, smooth, with_gradient);
 }
 
 template <class Device>
 Tensor dtw_backward_op(std::optional<Tensor> grad_value, std::optional<Tensor> grad_table, Tensor cost,
-                       std::optional<Tensor> lengths, Tensor table, Tensor state, double gamma, int64_t band, bool smooth) {
+                       std::optional<Tensor> lengths, Tensor table, Tensor state, Tensor gradient, double gamma, int64_t band,
+                       bool smooth) {
   const DtwInputs in(cost, lengths);
   return cost.scalar_type() == ScalarType::Float
-             ? run_dtw_backward_op<Device, float>(grad_value, grad_table, in, table, state, gamma, band, smooth)
-             : run_dtw_backward_op<Device, double>(grad_value, grad_table, in, table, state, gamma, band, smooth);
+             ? run_dtw_backward_op<Device, float>(grad_value, grad_table, in, table, state, gradient, gamma, band, smooth)
+             : run_dtw_backward_op<Device, double>(grad_value, grad_table, in, table, state, gradient, gamma, band, smooth);
 }
 
 }  // namespace lacray

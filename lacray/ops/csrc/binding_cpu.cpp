@@ -71,6 +71,7 @@ void parallel(int64_t count, void (*task)(void*, int64_t), void* context) {
 }
 
 struct Cpu {
+  static constexpr bool kGradientOfDtw = true;
   // What a tile's backward pass keeps stays in a core's cache.
   template <class T>
   static constexpr Tiles tiles() {

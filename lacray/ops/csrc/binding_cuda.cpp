@@ -8,6 +8,7 @@ namespace {
 void check(AOTITorchError status, const char* what) { STD_TORCH_CHECK(status == 0, "lacray: ", what); }
 
 struct Cuda {
+  static constexpr bool kGradientOfDtw = false;
   template <class T>
   static constexpr Tiles tiles() {
     return {cuda::kTileRows, cuda::tile_columns<T>()};

@@ -75,6 +75,7 @@ struct Dtw {
   T* table;                  // (B, N, M), R; the backward pass reads it
   T* state;                  // (B, state_size)
   int64_t state_size;
+  T* gradient;               // (B, N, M) of the value in C, or null: the forward pass may find it on its way
   // Backward only.
   const T* grad_value;       // (B,), or null: zero
   const T* grad_table;       // (B, N, M), or null: zero

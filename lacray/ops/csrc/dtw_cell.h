@@ -33,7 +33,7 @@ struct SoftMinimum {
   LACRAY_INLINE static T unreached(int array) { return array == 0 ? T(1) : T(kZero); }
   LACRAY_INLINE static T origin(int array) { return array == 0 ? T(1) : T(0); }
 
-  template <bool kShares>
+  template <bool kTable, bool kShares>
   LACRAY_INLINE static Value step(const Scale<V>& c, R cost, const Value& diagonal, const Value& above, const Value& left, R& table,
                                   Shares<V>& p) {
     // What comes from above is there last, and what follows from it is what the next step waits for.
@@ -47,7 +47,8 @@ struct SoftMinimum {
     if constexpr (kShares) {
       const R inverse = V::reciprocal(sum);
       p = {V::mul(d, inverse), V::mul(u, inverse), V::mul(l, inverse)};
-    } else {
+    }
+    if constexpr (kTable) {
       const R minimum = V::mul(c.gamma_log_2, V::add(V::add(e, exponent), V::log2(m)));
       table = V::select(V::less(here.e, V::set1(kForbidden)), V::set1(std::numeric_limits<T>::infinity()), V::sub(cost, minimum));
     }
@@ -67,7 +68,7 @@ struct SmoothMinimum {
   LACRAY_INLINE static T unreached(int) { return T(kZero); }
   LACRAY_INLINE static T origin(int) { return T(0); }
 
-  template <bool kShares>
+  template <bool kTable, bool kShares>
   LACRAY_INLINE static Value step(const Scale<V>& c, R cost, const Value& diagonal, const Value& above, const Value& left, R& table,
                                   Shares<V>& p) {
     const R top = V::max(V::max(diagonal.a[0], above.a[0]), left.a[0]);
@@ -83,7 +84,8 @@ struct SmoothMinimum {
       const R one = V::set1(1), log_2 = V::set1(T(0.693147180559945309417));
       auto share = [&](R w, R x) { return V::mul(V::mul(w, inverse), V::fma(V::sub(x, mean), log_2, one)); };
       p = {share(wd, d), share(wu, u), share(wl, l)};
-    } else {
+    }
+    if constexpr (kTable) {
       table = V::select(V::less(here, V::set1(kForbidden)), V::set1(std::numeric_limits<T>::infinity()), V::sub(V::set1(0), here));
     }
     return {{V::max(V::set1(kZero), here)}};

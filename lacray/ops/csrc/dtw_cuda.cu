@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(32) dtw_forward_kernel(const Dtw<T> call, cuda
       DtwForwardChain<T, Minimum> f = stage_dtw<T, Minimum>(call, layout, k, cells, row, edge);
       f.right = {right, long(layout.padded_rows)};
       CostIo<T> io{cells, nullptr, k.columns};
-      dtw_forward_chain<V, Minimum, false>(f, c, io);
+      dtw_forward_chain<V, Minimum, true, false>(f, c, io);
       __syncwarp();
     } else {
       for (int q = lane_id(); q < Tile<T>::kCells; q += 32) cells[q] = T(INFINITY);
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(32) dtw_backward_kernel(const Dtw<T> call, cud
     CostIo<T> io{cells, shares, k.columns};
     if (inside) {
       const DtwForwardChain<T, Minimum> f = stage_dtw<T, Minimum>(call, layout, k, cells, row, edge);
-      dtw_forward_chain<V, Minimum, true>(f, c, io);
+      dtw_forward_chain<V, Minimum, false, true>(f, c, io);
       __syncwarp();
       if (call.grad_table != nullptr) {
         read_tile(cells, call.grad_table + problem, call.M, k, T(0));

@@ -23,51 +23,85 @@ class DtwEngine {
     std::fill_n(nothing_, 2 * W, T(0));
   }
 
+  // Where the gradient of the value is wanted too, the derivatives are kept until it is known, and nothing is computed twice.
   void forward(int64_t b, Parallel parallel) const {
     const auto [n, m] = size_of(call_, b);
     blank(call_.table + b * call_.N * call_.M, call_.N, call_.M, n, m, kInfinity);
     std::fill_n(call_.state + b * call_.state_size, call_.state_size,
                 T(0));  // parts stay unused: they must not differ between runs
-    Buffer<T> row(A * m);
-    start_row(row.get(), m);
-    sweep(parallel, ceil_div(n, call_.tile_rows), ceil_div(m, call_.tile_columns), false, [&](int64_t r, int64_t c) {
-      forward_scratch_.with(*this, [&](const ForwardScratch& scratch) { forward_tile(b, n, m, r, c, row.get(), scratch); });
+    const int64_t rows = ceil_div(n, call_.tile_rows), columns = ceil_div(m, call_.tile_columns), size = kNumShares * tile_size();
+    const bool keep = call_.gradient != nullptr;
+    Buffer<T> memory((keep ? rows * columns * size : 0) + A * m);
+    T *const shares = memory.get(), *const row = keep ? shares + rows * columns * size : shares;
+    start_row(row, m);
+    sweep(parallel, rows, columns, false, [&](int64_t r, int64_t c) {
+      forward_scratch_.with(*this, [&](const ForwardScratch& scratch) {
+        forward_tile(b, n, m, r, c, row, scratch, keep ? shares + (r * columns + c) * size : nullptr);
+      });
     });
     call_.value[b] = n == 0 ? kInfinity : call_.table[(b * call_.N + n - 1) * call_.M + m - 1];
     call_.state[b * call_.state_size] = call_.value[b];
+    if (keep) backward(b, n, m, {call_.gradient, T(1), nullptr, shares}, parallel);
   }
 
   void backward(int64_t b, Parallel parallel) const {
     const auto [n, m] = size_of(call_, b);
-    blank(call_.grad_cost + b * call_.N * call_.M, call_.N, call_.M, n, m, T(0));
-    const int64_t columns = ceil_div(m, call_.tile_columns), boundary = 2 * (padded_rows_ + 1);
-    Buffer<T> row(2 * m), sides((columns + 1) * boundary);
-    std::fill_n(row.get(), 2 * m, T(0));
-    std::fill_n(sides.get(), (columns + 1) * boundary, T(0));
-    const Borders borders{row.get(), sides.get(), boundary};
-    sweep(parallel, ceil_div(n, call_.tile_rows), columns, true, [&](int64_t r, int64_t c) {
-      backward_scratch_.with(*this, [&](const BackwardScratch& scratch) { backward_tile(b, n, m, r, c, borders, scratch); });
-    });
+    const T grad_value = call_.grad_value != nullptr ? call_.grad_value[b] : T(0);
+    if (call_.gradient == nullptr || call_.grad_table != nullptr)
+      return backward(b, n, m, {call_.grad_cost, grad_value, call_.grad_table, nullptr}, parallel);
+    const int64_t first = b * call_.N * call_.M;
+    blank(call_.grad_cost + first, call_.N, call_.M, n, m, T(0));
+    const T factor = reached(b) ? grad_value : T(0);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t k = first + i * call_.M; k < first + i * call_.M + m; ++k) call_.grad_cost[k] = factor * call_.gradient[k];
   }
 
  private:
+  struct Backward {
+    T* grad_cost;
+    T grad_value;
+    const T* grad_table;  // or null: zero
+    const T* shares;      // of all tiles, or null: computed anew
+  };
+
+  // Whether there is a path: else what arrives at the value, often NaN, is dropped.
+  bool reached(int64_t b) const { return call_.state[b * call_.state_size] < kInfinity; }
+
+  void backward(int64_t b, int64_t n, int64_t m, const Backward& given, Parallel parallel) const {
+    blank(given.grad_cost + b * call_.N * call_.M, call_.N, call_.M, n, m, T(0));
+    const int64_t columns = ceil_div(m, call_.tile_columns), boundary = 2 * (padded_rows_ + 1);
+    const int64_t numbers = 2 * m + (columns + 1) * boundary;
+    Buffer<T> memory(numbers);
+    std::fill_n(memory.get(), numbers, T(0));
+    const Borders borders{memory.get(), memory.get() + 2 * m, boundary};
+    // The value's gradient comes to the last cell from beyond the corner.
+    if (n > 0 && reached(b)) borders.sides[columns * boundary + padded_rows_ + 1 + n] = given.grad_value;
+    sweep(parallel, ceil_div(n, call_.tile_rows), columns, true, [&](int64_t r, int64_t c) {
+      backward_scratch_.with(*this, [&](const BackwardScratch& scratch) {
+        const T* shares = scratch.shares.get();
+        if (given.shares != nullptr) shares = given.shares + (r * columns + c) * kNumShares * tile_size();
+        else recompute_tile(b, n, m, r, c, scratch);
+        backward_tile(b, n, m, r, c, borders, given, shares, scratch);
+      });
+    });
+  }
+
   struct ForwardScratch {
     Buffer<T> cost, table;
     explicit ForwardScratch(const DtwEngine& engine) : cost(engine.tile_size()), table(engine.tile_size()) {}
   };
 
   struct BackwardScratch {
-    int64_t strip_size;
     Buffer<T> cost, top, shares, grad_table, grad_cost;
     explicit BackwardScratch(const DtwEngine& engine)
-        : strip_size(engine.strip_size()),
-          cost(engine.tile_size()),
+        : cost(engine.tile_size()),
           top(A * engine.strip_size() / W),
           shares(kNumShares * engine.tile_size()),
           grad_table(engine.tile_size()),
           grad_cost(engine.tile_size()) {}
-    T* chain_shares(int64_t strip) const { return shares.get() + strip * kNumShares * strip_size; }
   };
+  // Where the derivatives of a chain begin within a tile's.
+  int64_t chain_shares(int64_t row) const { return row / W * kNumShares * strip_size(); }
 
   struct Borders {
     T *row, *sides;  // what the row below, and the column after each column of tiles, pass on
@@ -76,12 +110,12 @@ class DtwEngine {
 
   struct ForwardIo {
     const T* cost;
-    T* out;  // R, or the shares
+    T *out, *shares;  // R and the derivatives, as far as wanted
     LACRAY_INLINE typename V::R cost_at(int t) const { return V::load(cost + t * W); }
     LACRAY_INLINE void put_table(int t, typename V::R table) { V::store(out + t * W, table); }
     LACRAY_INLINE void put_shares(int t, const Shares<V>& p) {
       const typename V::R* const values = &p.diagonal;
-      for (int q = 0; q < kNumShares; ++q) V::store(out + (int64_t(t) * kNumShares + q) * W, values[q]);
+      for (int q = 0; q < kNumShares; ++q) V::store(shares + (int64_t(t) * kNumShares + q) * W, values[q]);
     }
   };
 
@@ -120,7 +154,7 @@ class DtwEngine {
     return call_.band < 0 && chains<V>(columns) ? call_.tile_rows : W;
   }
 
-  void forward_tile(int64_t b, int64_t n, int64_t m, int64_t r, int64_t c, T* row, const ForwardScratch& scratch) const {
+  void forward_tile(int64_t b, int64_t n, int64_t m, int64_t r, int64_t c, T* row, const ForwardScratch& scratch, T* shares) const {
     [[maybe_unused]] const typename V::Flush flush;
     T* const table = call_.table + b * call_.N * call_.M;
     T* const state = call_.state + b * call_.state_size;
@@ -141,18 +175,19 @@ class DtwEngine {
       }
       if (at.j0 == at.j1) continue;
       load_cost(b, at, scratch.cost.get());
-      ForwardIo io{scratch.cost.get(), scratch.table.get()};
+      ForwardIo io{scratch.cost.get(), scratch.table.get(), nullptr};
+      if (shares != nullptr) io.shares = shares + chain_shares(i0 - r * call_.tile_rows);
       DtwForwardChain<T, Minimum> k = chain(state, row, m, 0, at, c);
       if (at.j1 == j1) k.right = right;
-      dtw_forward_chain<V, Minimum, false>(k, scale_, io);
+      if (shares != nullptr) dtw_forward_chain<V, Minimum, true, true>(k, scale_, io);
+      else dtw_forward_chain<V, Minimum, true, false>(k, scale_, io);
       chain_out<V, false>(table + i0 * call_.M + at.j0, call_.M, scratch.table.get(), at.rows, at.columns());
     }
   }
 
-  void backward_tile(int64_t b, int64_t n, int64_t m, int64_t r, int64_t c, const Borders& borders,
-                     const BackwardScratch& scratch) const {
+  // The derivatives of a tile, from its borders.
+  void recompute_tile(int64_t b, int64_t n, int64_t m, int64_t r, int64_t c, const BackwardScratch& scratch) const {
     [[maybe_unused]] const typename V::Flush flush;
-    const int64_t offset = b * call_.N * call_.M;
     T* const state = call_.state + b * call_.state_size;
     const int64_t first = r * call_.tile_rows, last = std::min(first + call_.tile_rows, n), rows = step(m, c);
     const int64_t j0 = c * call_.tile_columns, j1 = std::min(j0 + call_.tile_columns, m);
@@ -164,32 +199,32 @@ class DtwEngine {
       const Place at = place(i0, n, m, c);
       if (at.j0 == at.j1) continue;
       load_cost(b, at, scratch.cost.get());
-      ForwardIo io{scratch.cost.get(), scratch.chain_shares((i0 - first) / W)};
-      dtw_forward_chain<V, Minimum, true>(chain(state, top, j1 - j0, j0, at, c), scale_, io);
+      ForwardIo io{scratch.cost.get(), nullptr, scratch.shares.get() + chain_shares(i0 - first)};
+      dtw_forward_chain<V, Minimum, false, true>(chain(state, top, j1 - j0, j0, at, c), scale_, io);
     }
+  }
 
+  void backward_tile(int64_t b, int64_t n, int64_t m, int64_t r, int64_t c, const Borders& borders, const Backward& given,
+                     const T* shares, const BackwardScratch& scratch) const {
+    [[maybe_unused]] const typename V::Flush flush;
+    const int64_t offset = b * call_.N * call_.M;
+    const int64_t first = r * call_.tile_rows, last = std::min(first + call_.tile_rows, n), rows = step(m, c);
+    const int64_t j0 = c * call_.tile_columns, j1 = std::min(j0 + call_.tile_columns, m);
     for (int64_t i0 = first + (last - first - 1) / rows * rows; i0 >= first; i0 -= rows) {
       const Place at = place(i0, n, m, c);
-      T* const grad_cost = call_.grad_cost + offset;
+      T* const grad_cost = given.grad_cost + offset;
       for (int64_t i = i0; i < i0 + at.rows; ++i) {
         std::fill(grad_cost + i * call_.M + j0, grad_cost + i * call_.M + at.j0, T(0));
         std::fill(grad_cost + i * call_.M + at.j1, grad_cost + i * call_.M + j1, T(0));
       }
       if (at.j0 == at.j1) continue;
-      const bool is_last = i0 + at.rows == n && at.j1 == m && call_.grad_value != nullptr && state[0] < kInfinity;
-      T* const grad = call_.grad_table != nullptr || is_last ? scratch.grad_table.get() : nullptr;
-      if (call_.grad_table != nullptr) {
+      T* const grad = given.grad_table != nullptr ? scratch.grad_table.get() : nullptr;
+      if (grad != nullptr) {
         // A cell that cannot be reached has R = inf whatever C does: what arrives there, often NaN, is dropped.
         const int64_t first_cell = offset + i0 * call_.M + at.j0;
-        chain_in<V, 1>(grad, call_.grad_table + first_cell, call_.M, at.rows, at.columns(), T(0), call_.table + first_cell);
-      } else if (is_last) {
-        std::fill_n(grad, tile_size(), T(0));
+        chain_in<V, 1>(grad, given.grad_table + first_cell, call_.M, at.rows, at.columns(), T(0), call_.table + first_cell);
       }
-      if (is_last) {
-        const int64_t row = n - 1 - i0, lane = row % W;
-        grad[strip_start<V>(row / W, at.columns()) + (m - 1 - at.j0 + lane) * W + V::lane(int(lane))] += call_.grad_value[b];
-      }
-      BackwardIo io{scratch.chain_shares((i0 - first) / W), grad, scratch.grad_cost.get()};
+      BackwardIo io{shares + chain_shares(i0 - first), grad, scratch.grad_cost.get()};
       DtwBackwardChain<T> k;
       k.columns = at.columns();
       k.strips = int(ceil_div(at.rows, W));

@@ -27,8 +27,8 @@ struct DtwBackwardChain {
   T corner;               // to the diagonal, from below the right border
 };
 
-// Io supplies C, and takes R (kShares false) or the derivatives (true).
-template <class V, class Minimum, bool kShares, class Io>
+// Io supplies C, and takes R (kTable) and the derivatives (kShares).
+template <class V, class Minimum, bool kTable, bool kShares, class Io>
 LACRAY_INLINE void dtw_forward_chain(const DtwForwardChain<typename V::T, Minimum>& k, const Scale<V>& c, Io& io) {
   using R = typename V::R;
   using Value = typename Minimum::Value;
@@ -56,7 +56,7 @@ LACRAY_INLINE void dtw_forward_chain(const DtwForwardChain<typename V::T, Minimu
       }
       R table;
       Shares<V> p;
-      cell = Minimum::template step<kShares>(c, io.cost_at(t), diagonal, above, left, table, p);
+      cell = Minimum::template step<kTable, kShares>(c, io.cost_at(t), diagonal, above, left, table, p);
       if constexpr (kShares) {
         int first, last;
         real_lanes<V>(s, u, k.strips, k.columns, first, last);
@@ -66,9 +66,8 @@ LACRAY_INLINE void dtw_forward_chain(const DtwForwardChain<typename V::T, Minimu
           p = {V::select(real, p.diagonal, none), V::select(real, p.above, none), V::select(real, p.left, none)};
         }
         io.put_shares(t, p);
-      } else {
-        io.put_table(t, table);
       }
+      if constexpr (kTable) io.put_table(t, table);
       const int done = u >= W - 1 ? u - (W - 1) : u - (W - 1) + k.columns;
       if (u >= W - 1 || s > 0)
         for (int a = 0; a < A; ++a) V::store_last(k.row[a] + done, cell.a[a]);
