@@ -256,6 +256,18 @@ def test_extreme_ranges_stay_exact(
         assert relative_error(got, expected) < tolerance
 
 
+@pytest.mark.parametrize("kind", ["scalar", "shared"])
+@pytest.mark.parametrize(("opening", "extending"), [(1.0, 200.0), (200.0, 1.0), (-200.0, 401.0), (401.0, -200.0)])
+def test_a_gap_beyond_a_floats_range_may_be_worth_it(
+    kind: str, opening: float, extending: float, ops: SimpleNamespace
+) -> None:
+    similarity = torch.full((5, 2, 4), -torch.inf)
+    similarity[:, 0, 0] = similarity[:, 1, 3] = 300  # joined by a gap of two frames, which costs 201
+    gaps = [torch.full(() if kind == "scalar" else (2, 4), gap) for gap in (opening, extending)]
+    score, _ = ops.soft_sw(similarity, *gaps, gamma=1.0)
+    torch.testing.assert_close(score, torch.full((5,), 399.0))
+
+
 def test_large_similarities_keep_their_small_differences_in_float32(ops: SimpleNamespace) -> None:
     if ops.name == "reference":
         pytest.skip("float32 log space cannot: this is what the exponents carried apart are for")

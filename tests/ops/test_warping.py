@@ -265,9 +265,11 @@ def test_a_pair_without_frames_or_outside_the_band_has_no_path(minimum: str, ops
     leaf = cost.requires_grad_()
     value, table = warp(ops, minimum)(leaf, gamma=0.5, lengths=lengths, band=2)
     assert torch.isfinite(value).tolist() == [False, False, False, True]
-    (gradient,) = torch.autograd.grad(value.sum(), leaf)
-    assert (gradient[:3] == 0).all()
-    assert torch.isfinite(gradient).all()
+    for outputs in ((value,), (value, table)):  # what comes back for no path is often NaN
+        given = torch.tensor([math.nan, math.inf, -math.inf, 1.0]).to(value), torch.zeros_like(table)
+        (gradient,) = torch.autograd.grad(outputs, leaf, given[: len(outputs)], retain_graph=True)
+        assert (gradient[:3] == 0).all()
+        assert torch.isfinite(gradient).all()
     for shape in ((0, 4, 5), (2, 0, 5), (2, 4, 0)):
         empty = torch.zeros(shape).requires_grad_()
         value, table = warp(ops, minimum)(empty, gamma=0.5)

@@ -57,24 +57,24 @@ LACRAY_INLINE Ext<V> normal(typename V::R m, typename V::R e) {
   return {V::mantissa(m), V::add(e, V::exponent(m))};
 }
 
-// 2^(value * scale) with scale given in two parts. The whole part is taken off the product before it is rounded: at
-// |value| / gamma = 1e6 the rounding would otherwise be worth 5 % of the result in float32.
+// 2^(value * scale). The whole part is taken off the product before it is rounded: at |value| / gamma = 1e6 the rounding would
+// otherwise be worth 5 % of the result in float32. That of `scale` is another gamma, by half a unit in the last place.
 template <class V>
-LACRAY_INLINE Ext<V> power(typename V::R value, typename V::R scale, typename V::R scale_low) {
+LACRAY_INLINE Ext<V> power(typename V::R value, typename V::R scale) {
   using R = typename V::R;
   const R t = V::mul(value, scale);
   if constexpr (V::kHard) return {V::set1(1), V::max(V::set1(kZero), t)};
   // max(constant, t) is t where t is NaN, so a NaN survives; -inf becomes zero.
   const R k = V::round(V::max(V::set1(kZero), t));
-  const R f = V::fma(value, scale_low, V::mul_sub(value, scale, k));
+  const R f = V::mul_sub(value, scale, k);
   // Of a zero f may be anything; its mantissa must be finite.
   return {V::exp2(V::select(V::less(k, V::set1(kForbidden)), V::set1(0), f)), k};
 }
 
 template <class V>
 struct Scale {
-  typename V::R up, up_low;      // log2(e) / gamma
-  typename V::R down, down_low;  // its negative
+  typename V::R up;    // log2(e) / gamma
+  typename V::R down;  // its negative
   typename V::R gamma_log_2;     // gamma log(2)
 };
 

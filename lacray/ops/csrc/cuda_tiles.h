@@ -187,17 +187,22 @@ __device__ bool take(const Call& call, int* ticket, bool backward, Tile<T>& k) {
   return true;
 }
 
+// One lane speaks for its warp: what the others wrote comes before its fence by the barrier, and what they read after. That is
+// the order of a grid-wide barrier in CUDA's cooperative groups.
 __device__ __forceinline__ void wait_for(const int* flag) {
-  if (lane_id() == 0)
+  if (lane_id() == 0) {
     while (*static_cast<const volatile int*>(flag) == 0) __nanosleep(64);
+    __threadfence();
+  }
   __syncwarp();
-  __threadfence();  // what the flag's owner wrote before it is read after it
 }
 
 __device__ __forceinline__ void announce(int* flag) {
-  __threadfence();  // every lane's writes before the flag
   __syncwarp();
-  if (lane_id() == 0) *static_cast<volatile int*>(flag) = 1;
+  if (lane_id() == 0) {
+    __threadfence();
+    *static_cast<volatile int*>(flag) = 1;
+  }
 }
 
 // Where a problem's checkpoints are (calls.h).
@@ -233,9 +238,7 @@ __device__ Scale<Warp<T>> scale_of(double gamma) {
   const double up = 1.4426950408889634074 / gamma;
   Scale<Warp<T>> c;
   c.up = T(up);
-  c.up_low = T(up - double(T(up)));
   c.down = -c.up;
-  c.down_low = -c.up_low;
   c.gamma_log_2 = T(gamma * 0.693147180559945309417);
   return c;
 }

@@ -41,7 +41,7 @@ struct SoftMinimum {
     const R d = V::scale(diagonal.a[0], V::sub(diagonal.a[1], e)), u = V::scale(above.a[0], V::sub(above.a[1], e)),
             l = V::scale(left.a[0], V::sub(left.a[1], e));
     const R sum = V::add(V::add(d, l), u);
-    const Ext<V> w = power<V>(cost, c.down, c.down_low);
+    const Ext<V> w = power<V>(cost, c.down);
     const R m = V::mantissa(sum), exponent = V::exponent(sum);
     const Ext<V> here{V::mul(w.m, m), V::add(V::add(w.e, e), exponent)};
     if constexpr (kShares) {

@@ -22,7 +22,7 @@ struct CellIo {
   __device__ __forceinline__ T similarity(int t) const { return real(t) ? s[at(t)] : T(-INFINITY); }
   __device__ __forceinline__ GapWeights<Ext<V>> gaps(int t, const Scale<V>& c) const {
     if (go == nullptr) return {a, b};
-    return {power<V>(real(t) ? go[at(t)] : T(0), c.down, c.down_low), power<V>(real(t) ? ge[at(t)] : T(0), c.down, c.down_low)};
+    return {power<V>(real(t) ? go[at(t)] : T(0), c.down), power<V>(real(t) ? ge[at(t)] : T(0), c.down)};
   }
   __device__ __forceinline__ void put_match(int t, T d) {
     if (real(t)) s[at(t)] = d;
@@ -83,8 +83,8 @@ __device__ CellIo<T> stage(const SoftSw<T>& call, const Scale<Warp<T>>& c, const
   read_tile(s, call.similarity + problem, call.M, k, T(-INFINITY));
   CellIo<T> io{s, nullptr, nullptr, constant<V>(1, 0), constant<V>(1, 0), weights, k.columns};
   if (call.gap_kind == GapKind::scalar) {
-    io.a = power<V>(*call.gap_open, c.down, c.down_low);
-    io.b = power<V>(*call.gap_extend, c.down, c.down_low);
+    io.a = power<V>(*call.gap_open, c.down);
+    io.b = power<V>(*call.gap_extend, c.down);
   } else {
     const int64_t offset = call.gap_kind == GapKind::own ? problem : 0;
     read_tile(go, call.gap_open + offset, call.M, k, T(0));

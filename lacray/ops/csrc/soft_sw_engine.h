@@ -15,7 +15,7 @@ template <class V>
 struct CellGaps {
   const typename V::T *open, *extend;
   LACRAY_INLINE GapWeights<Ext<V>> operator()(int t, const Scale<V>& c) const {
-    return {power<V>(V::load(open + t * V::W), c.down, c.down_low), power<V>(V::load(extend + t * V::W), c.down, c.down_low)};
+    return {power<V>(V::load(open + t * V::W), c.down), power<V>(V::load(extend + t * V::W), c.down)};
   }
 };
 template <class V>
@@ -34,7 +34,7 @@ struct SameGaps {
 
 template <class V>
 LACRAY_INLINE typename V::R plain_power(typename V::R value, const Scale<V>& c) {
-  const Ext<V> p = power<V>(value, c.down, c.down_low);
+  const Ext<V> p = power<V>(value, c.down);
   return V::scale(p.m, p.e);
 }
 

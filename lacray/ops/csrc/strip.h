@@ -92,8 +92,7 @@ LACRAY_INLINE void forward_chain(const ForwardChain<typename V::T>& k, const Sca
       const R similarity = io.similarity(t);
       const Cell<V> left = cell;
       Weights<V> p;
-      step<V, kWeights>(power<V>(similarity, c.up, c.up_low), io.gaps(t, c), left, above_s, above_y, diagonal, start, inverse_z,
-                        cell, p);
+      step<V, kWeights>(power<V>(similarity, c.up), io.gaps(t, c), left, above_s, above_y, diagonal, start, inverse_z, cell, p);
       if constexpr (kWeights) {
         int first, last;
         real_lanes<V>(s, u, k.strips, k.columns, first, last);

@@ -286,9 +286,7 @@ Scale<V> scale_of(double gamma) {
   const double up = V::kHard ? 1 : 1.4426950408889634074 / gamma;
   Scale<V> scale;
   scale.up = V::set1(T(up));
-  scale.up_low = V::set1(T(up - double(T(up))));
   scale.down = V::set1(-T(up));
-  scale.down_low = V::set1(-T(up - double(T(up))));
   scale.gamma_log_2 = V::set1(V::kHard ? T(1) : T(gamma * 0.693147180559945309417));
   return scale;
 }
