@@ -95,14 +95,14 @@ def measure(B: int, T: int, others: dict[str, Callable[[Tensor], Tensor]], threa
     }
     for name, (f, smooth, band, tolerance) in variants.items():
         error = check(name, f, small, smooth, band, tolerance) if T <= 512 else None
-        times = quartiles([seconds for *_, seconds in repeat(lambda f=f: timed(f, cost))])  # type: ignore[misc]
+        times = quartiles(repeat(lambda f=f: timed(f, cost)[-1]))  # type: ignore[misc]
         row[name] = {**times, "error": error, "ns_per_cell": times["min"] / cost.numel() * 1e9}
     row["floor"] = floor(cost.numel(), BYTES_PER_CELL, "cpu")
     row["over_exp_log_floor"] = row["soft_dtw"]["min"] / row["floor"]["exp_log"]
     for name, f in others.items():
         if T <= 512:
             check(name, f, small, False, -1, 2e-2)  # they keep R in float32, and differentiate through it
-        row[name] = quartiles([seconds for *_, seconds in repeat(lambda f=f: timed(f, cost))])  # type: ignore[misc]
+        row[name] = quartiles(repeat(lambda f=f: timed(f, cost)[-1]))  # type: ignore[misc]
         row[f"times_faster_than_{name}"] = row[name]["min"] / row["soft_dtw"]["min"]
     return row
 

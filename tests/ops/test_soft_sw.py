@@ -190,7 +190,7 @@ def test_tiles_join_without_a_seam(shape: tuple[int, int], kind: str, ops: Simpl
     if ops.name == "reference":
         pytest.skip("the oracle of this test")
     N, M = shape
-    B = 5 if M < 100 else 2  # from 4 on, gap weights are computed once for all
+    B = 5 if M < 100 else 2  # which share a table of gaps
     inputs = problem(B, N, M, {"scalar": (), "shared": shape, "own": (B, *shape)}[kind], seed=7)
     lengths = torch.tensor([[N, M]] * (B - 1) + [[max(1, N - 17), max(1, M - 33)]])
     upstream = torch.linspace(1.0, -0.4, B), torch.randn(B, N, M, generator=torch.Generator().manual_seed(1)).double()
@@ -207,8 +207,8 @@ def test_tiles_join_without_a_seam(shape: tuple[int, int], kind: str, ops: Simpl
         assert relative_error(actual, target) < 1e-5
 
 
-# In groups of several pairs, which add to one table; of the larger size it is not kept in a sweep's order.
-@pytest.mark.parametrize("shape", [(20, 64, 64), (9, 370, 360)])
+# In groups of several pairs, which add to one table.
+@pytest.mark.parametrize("shape", [(20, 64, 64), (2, 90, 300), (9, 370, 360)])
 @pytest.mark.parametrize("with_lengths", [False, True])
 def test_gradients_of_shared_gaps_are_the_sums_over_the_pairs(
     shape: tuple[int, int, int], with_lengths: bool, ops: SimpleNamespace
@@ -235,7 +235,7 @@ def test_gradients_of_shared_gaps_are_the_sums_over_the_pairs(
 def test_extreme_ranges_stay_exact(
     gamma: float, size: float, dtype: torch.dtype, kind: str, ops: SimpleNamespace
 ) -> None:
-    B = 5  # of 4 on, shared gaps have their weights computed once
+    B = 5
     similarity, gap_open, gap_extend = problem(B, 20, 37, (20, 37) if kind == "shared" else (), seed=11, spread=size)
     inputs = (similarity.clamp(-size, size).to(dtype), (gap_open * size).to(dtype), (gap_extend * size).to(dtype))
     upstream = torch.ones(B, dtype=dtype), torch.rand(B, 20, 37, generator=torch.Generator().manual_seed(2)).to(dtype)

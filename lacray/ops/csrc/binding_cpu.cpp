@@ -85,7 +85,7 @@ struct Cpu {
   }
   template <class T>
   static int64_t num_tables(const SoftSw<T>& call) {
-    return call.gap_kind == GapKind::own || shares_gap_table(call) ? 1 : num_groups(call);
+    return call.gap_kind == GapKind::scalar ? num_groups(call) : 1;
   }
   // A tile is 16384 cells, 40 us; a thread is worth waking for a few of them.
   template <class Call>

@@ -50,11 +50,10 @@ inline int64_t state_size(int64_t N, int64_t M, int64_t tile_rows, int64_t tile_
   const int64_t rows = ceil_div(N, tile_rows), columns = ceil_div(M, tile_columns);
   return 2 + (rows > 1 ? (rows - 1) * arrays * M : 0) + (columns > 1 ? (columns - 1) * arrays * rows * tile_rows : 0);
 }
-// CPU: where many problems share (N, M) gaps, their weights are computed once, and their gradients added up in the order of a
-// sweep. Up to the size of a cache.
+// CPU: where problems share (N, M) gaps, their weights are computed once, and their gradients added up in the order of a sweep.
 template <class T>
 bool shares_gap_table(const SoftSw<T>& call) {
-  return call.gap_kind == GapKind::shared && call.B >= 4 && call.N * call.M <= (1 << 17);
+  return call.gap_kind == GapKind::shared && call.B > 1;
 }
 
 constexpr int64_t kSoftSwArrays = 6;  // h, s, y below; h, d, x to the right: mantissa and exponent

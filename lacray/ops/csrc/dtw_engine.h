@@ -181,7 +181,7 @@ class DtwEngine {
       if (at.j1 == j1) k.right = right;
       if (shares != nullptr) dtw_forward_chain<V, Minimum, true, true>(k, scale_, io);
       else dtw_forward_chain<V, Minimum, true, false>(k, scale_, io);
-      chain_out<V, false>(table + i0 * call_.M + at.j0, call_.M, scratch.table.get(), at.rows, at.columns());
+      chain_out<V>(table + i0 * call_.M + at.j0, call_.M, scratch.table.get(), at.rows, at.columns());
     }
   }
 
@@ -238,7 +238,7 @@ class DtwEngine {
       }
       k.left = {at.j0 == j0 && c > 0 ? borders.sides + c * borders.boundary + i0 : nullptr, padded_rows_ + 1};
       dtw_backward_chain<V>(k, io);
-      chain_out<V, false>(grad_cost + i0 * call_.M + at.j0, call_.M, scratch.grad_cost.get(), at.rows, at.columns());
+      chain_out<V>(grad_cost + i0 * call_.M + at.j0, call_.M, scratch.grad_cost.get(), at.rows, at.columns());
     }
   }
 

@@ -138,8 +138,8 @@ class Engine {
         V::store(open + k, sum);
       }
       const int64_t at = r * call_.tile_rows * call_.M + c * call_.tile_columns;
-      chain_out<V, false>(call_.grad_gap_open + at, call_.M, open, table_rows(r), table_columns(c));
-      chain_out<V, false>(call_.grad_gap_extend + at, call_.M, open + tile_size(), table_rows(r), table_columns(c));
+      chain_out<V>(call_.grad_gap_open + at, call_.M, open, table_rows(r), table_columns(c));
+      chain_out<V>(call_.grad_gap_extend + at, call_.M, open + tile_size(), table_rows(r), table_columns(c));
     }
   }
 
@@ -170,13 +170,13 @@ class Engine {
     }
   }
 
-  // Gradients of gaps: added to (); (N, M) written where `fresh`, else added to. Or the same with `sums`, in the order of the
-  // sweep, where they are not null.
-  void backward(int64_t b, T* grad_open, T* grad_extend, bool fresh, T* sums, Parallel parallel) const {
+  // Gradients of gaps: added to (), or written to (N, M). Or, where `sums` is not null, added or written to these in the order of
+  // the sweep.
+  void backward(int64_t b, T* grad_open, T* grad_extend, T* sums, bool add, Parallel parallel) const {
     const auto [n, m] = size_of(call_, b);
     const int64_t offset = b * call_.N * call_.M;
     blank(call_.grad_similarity + offset, call_.N, call_.M, n, m, T(0));
-    if (fresh && grad_open != nullptr) {
+    if (call_.gap_kind != GapKind::scalar && grad_open != nullptr) {
       blank(grad_open, call_.N, call_.M, n, m, T(0));
       blank(grad_extend, call_.N, call_.M, n, m, T(0));
     }
@@ -185,7 +185,7 @@ class Engine {
     std::fill_n(row.get(), 3 * m, T(0));
     std::fill_n(sides.get(), (columns + 1) * boundary, T(0));
     Buffer<double> parts(2 * rows * columns);  // of the scalar gaps' gradients
-    const BackwardTable table{b, n, m, row.get(), sides.get(), boundary, grad_open, grad_extend, fresh, sums};
+    const BackwardTable table{b, n, m, row.get(), sides.get(), boundary, grad_open, grad_extend, sums, add};
     // From end to end, Z is h of the last cell; else its gradient arrives at every cell that an alignment may end with.
     if (call_.end_to_end && n > 0) sides.get()[columns * boundary + n] = grad_score(b);
     sweep(parallel, rows, columns, true, [&](int64_t r, int64_t c) {
@@ -287,8 +287,8 @@ class Engine {
     T *row, *sides;  // the adjoint's borders: the row below, and the column after each column of tiles
     int64_t boundary;
     T *grad_open, *grad_extend;
-    bool fresh;
     T* sums;
+    bool add;
   };
 
   static void add_part(double& total_m, double& total_e, double m, double e) {
@@ -320,7 +320,7 @@ class Engine {
         ForwardIo<V, std::decay_t<decltype(gaps)>> io{scratch.s.get(), gaps, scratch.d.get()};
         forward_chain<V, false>(k, scale_, constant<V>(1, 0), io, total);
       });
-      chain_out<V, false>(match + i0 * call_.M + at.j0, call_.M, scratch.d.get(), rows, at.columns);
+      chain_out<V>(match + i0 * call_.M + at.j0, call_.M, scratch.d.get(), rows, at.columns);
     }
     alignas(64) T ms[W], es[W];
     V::store(ms, total.m);
@@ -372,7 +372,7 @@ class Engine {
                        scratch.grad_similarity.get(),
                        open,
                        extend,
-                       sums && !table.fresh,
+                       sums && table.add,
                        V::set1(0),
                        V::set1(0)};
       BackwardChain<T> k;
@@ -383,13 +383,10 @@ class Engine {
       k.left = {c > 0 ? table.sides + c * table.boundary + i0 : nullptr, padded_rows_ + 1};
       k.corner = k.right[0][k.strips * W];
       backward_chain<V>(k, V::set1(grad_z), io);
-      chain_out<V, false>(call_.grad_similarity + cell, call_.M, scratch.grad_similarity.get(), rows, at.columns);
-      if (local && table.fresh) {
-        chain_out<V, false>(table.grad_open + gap_cell, call_.M, open, rows, at.columns);
-        chain_out<V, false>(table.grad_extend + gap_cell, call_.M, extend, rows, at.columns);
-      } else if (local) {
-        chain_out<V, true>(table.grad_open + gap_cell, call_.M, open, rows, at.columns);
-        chain_out<V, true>(table.grad_extend + gap_cell, call_.M, extend, rows, at.columns);
+      chain_out<V>(call_.grad_similarity + cell, call_.M, scratch.grad_similarity.get(), rows, at.columns);
+      if (local) {
+        chain_out<V>(table.grad_open + gap_cell, call_.M, open, rows, at.columns);
+        chain_out<V>(table.grad_extend + gap_cell, call_.M, extend, rows, at.columns);
       } else if (!sums) {
         part[0] += V::sum(io.open);
         part[1] += V::sum(io.extend);
@@ -525,7 +522,7 @@ void run_forward(const SoftSw<typename V::T>& call, Parallel parallel) {
   }
 }
 
-// The gradients of one group of problems; those of shared gaps into its own sums where there are some.
+// The gradients of one group of problems; those of gaps that they share into the group's `sums`, if these are not null.
 template <class V>
 void backward_group(const Engine<V>& engine, int64_t group, typename V::T* sums, Parallel parallel) {
   using T = typename V::T;
@@ -533,17 +530,12 @@ void backward_group(const Engine<V>& engine, int64_t group, typename V::T* sums,
   const int64_t cells = call.gap_kind == GapKind::scalar ? 1 : call.N * call.M;
   T* const open = call.grad_gap_open != nullptr && sums == nullptr ? call.grad_gap_open + group * cells : nullptr;
   T* const extend = call.grad_gap_extend != nullptr && sums == nullptr ? call.grad_gap_extend + group * cells : nullptr;
-  if (call.gap_kind == GapKind::own) {
-    engine.backward(group, open, extend, true, nullptr, parallel);
-    return;
-  }
-  const int64_t first = call.B * group / call.num_groups, last = call.B * (group + 1) / call.num_groups;
-  T* const own = sums != nullptr ? sums + group * engine.sums_size() : nullptr;
-  // The first problem writes what the others add to; of sums, only if it has all their cells.
-  const bool scalar = call.gap_kind == GapKind::scalar, filled = own != nullptr && call.lengths != nullptr;
-  if (scalar && open != nullptr) *open = *extend = T(0);
-  if (filled) std::fill_n(own, engine.sums_size(), T(0));
-  for (int64_t b = first; b < last; ++b) engine.backward(b, open, extend, b == first && !scalar && !filled, own, parallel);
+  const int64_t groups = call.gap_kind == GapKind::own ? call.B : call.num_groups;
+  const int64_t first = call.B * group / groups, last = call.B * (group + 1) / groups;
+  if (call.gap_kind == GapKind::scalar && open != nullptr) *open = *extend = T(0);
+  // The first problem writes the sums, unless it may be without some of their cells.
+  if (sums != nullptr && call.lengths != nullptr) std::fill_n(sums, engine.sums_size(), T(0));
+  for (int64_t b = first; b < last; ++b) engine.backward(b, open, extend, sums, b > first || call.lengths != nullptr, parallel);
 }
 
 template <class V>
@@ -558,15 +550,16 @@ void run_backward(const SoftSw<typename V::T>& call, Parallel parallel) {
     const Engine<V>& engine;
     T* sums;
     int64_t groups;
-  } context{engine, sum ? sums.get() : nullptr, groups};
-  if (call.by_diagonals) {
-    for (int64_t group = 0; group < groups; ++group) backward_group(engine, group, context.sums, parallel);
-  } else {
-    auto task = [](void* c, int64_t group) {
-      backward_group(static_cast<Context*>(c)->engine, group, static_cast<Context*>(c)->sums, nullptr);
-    };
-    parallel(groups, task, &context);
-  }
+    Parallel inside;
+  } context{engine, sum ? sums.get() : nullptr, groups, call.by_diagonals ? parallel : nullptr};
+  auto task = [](void* c, int64_t group) {
+    const Context& context = *static_cast<Context*>(c);
+    T* const sums = context.sums != nullptr ? context.sums + group * context.engine.sums_size() : nullptr;
+    backward_group(context.engine, group, sums, context.inside);
+  };
+  if (call.by_diagonals)
+    for (int64_t group = 0; group < groups; ++group) task(&context, group);
+  else parallel(groups, task, &context);
   if (!sum) return;
   auto write = [](void* c, int64_t r) {
     const Context& context = *static_cast<Context*>(c);

@@ -143,7 +143,7 @@ void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride
   }
 }
 
-template <class V, bool kAdd>
+template <class V>
 void skew_out(typename V::T* target, int64_t row_stride, const typename V::T* in, int rows, int columns) {
   constexpr int W = V::W;
   if constexpr (V::kTransposes) {
@@ -154,19 +154,13 @@ void skew_out(typename V::T* target, int64_t row_stride, const typename V::T* in
       V::transpose(r);
       if (rows == W && t >= W - 1 && t + W <= columns) {  // all within
 #pragma GCC unroll 16
-        for (int l = 0; l < W; ++l) {
-          typename V::T* const o = target + l * row_stride + (t - l);
-          V::store(o, kAdd ? V::add(r[V::lane(l)], V::load(o)) : r[V::lane(l)]);
-        }
+        for (int l = 0; l < W; ++l) V::store(target + l * row_stride + (t - l), r[V::lane(l)]);
         continue;
       }
 #pragma GCC unroll 16
       for (int l = 0; l < W; ++l) {
-        const typename V::R pad = V::set1(0);
         if (l >= rows) continue;
-        typename V::T* const o = target + l * row_stride + (t - l);
-        const auto real = V::lanes(l - t, columns - 1 - t + l);
-        V::store(o, real, kAdd ? V::add(r[V::lane(l)], V::load(o, real, pad)) : r[V::lane(l)]);
+        V::store(target + l * row_stride + (t - l), V::lanes(l - t, columns - 1 - t + l), r[V::lane(l)]);
       }
     }
     return;
@@ -174,7 +168,7 @@ void skew_out(typename V::T* target, int64_t row_stride, const typename V::T* in
   for (int l = 0; l < rows; ++l) {
     const typename V::T* s = in + l * W + V::lane(l);
     typename V::T* o = target + l * row_stride;
-    for (int c = 0; c < columns; ++c) o[c] = kAdd ? o[c] + s[c * W] : s[c * W];
+    for (int c = 0; c < columns; ++c) o[c] = s[c * W];
   }
 }
 
@@ -206,11 +200,10 @@ void chain_in(typename V::T* out, const typename V::T* source, int64_t row_strid
   }
 }
 
-template <class V, bool kAdd>
+template <class V>
 void chain_out(typename V::T* target, int64_t row_stride, const typename V::T* in, int rows, int columns) {
   for (int i = 0; i < rows; i += V::W)
-    skew_out<V, kAdd>(target + i * row_stride, row_stride, in + strip_start<V>(i / V::W, columns), std::min(V::W, rows - i),
-                      columns);
+    skew_out<V>(target + i * row_stride, row_stride, in + strip_start<V>(i / V::W, columns), std::min(V::W, rows - i), columns);
 }
 
 // Scratch memory that tiles hand on to each other: a new piece for each of them costs as much as a quarter of its sweep.
