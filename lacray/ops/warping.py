@@ -97,8 +97,8 @@ def _warp(
 def _with_gradient(cost: Tensor) -> bool:
     """Whether the forward pass is to give the value's gradient in the cost as well, for backward to scale.
 
-    Where a pair's derivatives stay in a core's cache, that takes a quarter off both passes; it is in vain for who only
-    differentiates the table.
+    Where a pair's derivatives stay in a core's cache, that takes a fifth to a third off both passes; it is in vain
+    where only the table is differentiated.
     """
     _, N, M = cost.shape
     fits = N * M * cost.element_size() <= 1 << 18
