@@ -99,23 +99,36 @@ class Engine {
     tile_columns_ = ceil_div(call.M, call.tile_columns);
     padded_rows_ = tile_rows_ * call_.tile_rows;
     shared_ = shares_gap_table(call);
-    plain_gaps_ = (call.gap_kind == GapKind::scalar || shared_) && are_plain();
+    plain_scalars_ = call.gap_kind == GapKind::scalar && !V::kHard && is_plain(*call.gap_open) && is_plain(*call.gap_extend);
     for (int k = 0; k < 6; ++k)
       for (int l = 0; l < W; ++l) edge_[k * W + l] = k == 1 ? start_ : k % 2 == 0 ? T(1) : T(kZero);
   }
 
   const SoftSw<T>& call() const { return call_; }
   int64_t num_tile_rows() const { return tile_rows_; }
-  // Where problems share a table of gaps, their weights are computed once.
-  bool wants_gap_table() const { return shared_ && plain_gaps_; }
+  // Where problems share a table of gaps, their weights are computed once, if they need no exponents.
+  bool wants_gap_table() const { return shared_ && !V::kHard; }
   int64_t gap_table_size() const { return tile_rows_ * tile_columns_ * 2 * tile_size(); }
   void use_gap_table(const T* table) { gap_table_ = table; }
-  void fill_gap_table(T* table, int64_t r) const {
+  // Row r of tiles; false where a weight needs an exponent, of the cells that any problem has.
+  bool fill_gap_table(T* table, int64_t r) const {
     [[maybe_unused]] const typename V::Flush flush;
+    const int64_t first = r * call_.tile_rows;
+    const int rows = table_rows(r);
+    for (int64_t i = first; i < first + rows; ++i) {
+      int64_t columns = call_.lengths == nullptr ? call_.M : 0, beyond = 0;
+      for (int64_t b = 0; b < call_.B && call_.lengths != nullptr; ++b) {
+        const auto [n, m] = size_of(call_, b);
+        if (i < n) columns = std::max(columns, m);
+      }
+      const T *const open = call_.gap_open + i * call_.M, *const extend = call_.gap_extend + i * call_.M;
+      for (int64_t j = 0; j < columns; ++j) beyond += !is_plain(open[j]) | !is_plain(extend[j]);
+      if (beyond > 0) return false;
+    }
     Buffer<T> go(tile_size()), ge(tile_size());
     for (int64_t c = 0; c < tile_columns_; ++c) {
-      const int64_t at = r * call_.tile_rows * call_.M + c * call_.tile_columns;
-      const int rows = table_rows(r), columns = table_columns(c);
+      const int64_t at = first * call_.M + c * call_.tile_columns;
+      const int columns = table_columns(c);
       chain_in<V>(go.get(), call_.gap_open + at, call_.M, rows, columns, T(0));
       chain_in<V>(ge.get(), call_.gap_extend + at, call_.M, rows, columns, T(0));
       T* const out = table + (r * tile_columns_ + c) * 2 * tile_size();
@@ -125,11 +138,13 @@ class Engine {
         V::store(out + (t * 2 + 1) * W, plain_power<V>(V::load(ge.get() + t * W), scale_));
       }
     }
+    return true;
   }
 
   int64_t sums_size() const { return tile_rows_ * tile_columns_ * 2 * tile_size(); }
   // The gap gradients of row r of tiles: the sum over the groups, in their order.
   void write_sums(T* sums, int64_t groups, int64_t r) const {
+    [[maybe_unused]] const typename V::Flush flush;
     for (int64_t c = 0; c < tile_columns_; ++c) {
       T* const open = tile_sums(sums, r, c);
       for (int64_t k = 0; k < 2 * tile_size(); k += W) {
@@ -440,30 +455,14 @@ class Engine {
                 -std::numeric_limits<T>::infinity());
   }
 
-  // Whether the gap weights of all pairs lie within 2^-20 and 2^20: they need no exponent of their own. Beyond lengths nothing
-  // counts.
-  bool are_plain() const {
-    if (V::kHard) return false;
-    const bool scalar = call_.gap_kind == GapKind::scalar;
-    std::vector<int64_t> columns(size_t(scalar ? 1 : call_.N), scalar ? 1 : call_.lengths == nullptr ? call_.M : 0);
-    for (int64_t b = 0; b < call_.B && !scalar && call_.lengths != nullptr; ++b) {
-      const auto [n, m] = size_of(call_, b);
-      for (int64_t i = 0; i < n; ++i) columns[size_t(i)] = std::max(columns[size_t(i)], m);
-    }
-    const T limit = T(20 * 0.693147180559945309417 * call_.gamma);
-    int64_t beyond = 0;
-    for (size_t i = 0; i < columns.size(); ++i) {
-      const T *const open = call_.gap_open + int64_t(i) * call_.M, *const extend = call_.gap_extend + int64_t(i) * call_.M;
-      for (int64_t j = 0; j < columns[i]; ++j) beyond += !(std::abs(open[j]) <= limit) | !(std::abs(extend[j]) <= limit);
-    }
-    return beyond == 0;
-  }
+  // Whether a gap weight lies within 2^-20 and 2^20: it needs no exponent of its own, and the results are the same.
+  bool is_plain(T gap) const { return std::abs(gap) <= T(20 * 0.693147180559945309417 * call_.gamma); }
 
   // f(the gap weights of a chain); open and extend are memory for its penalties.
   template <class F>
   LACRAY_INLINE void with_gaps(int64_t b, int64_t i0, const Tile& at, int rows, T* open, T* extend, F&& f) const {
     const bool scalar = call_.gap_kind == GapKind::scalar;
-    if (scalar && plain_gaps_)
+    if (plain_scalars_)
       return f(SameGaps<V>{{plain_power<V>(V::set1(*call_.gap_open), scale_), plain_power<V>(V::set1(*call_.gap_extend), scale_)}});
     if (gap_table_ != nullptr && rows == std::min<int64_t>(at.step, call_.N - i0)) {
       const T* const tile_gaps = gap_table_ + (at.r * tile_columns_ + at.c) * 2 * tile_size();
@@ -483,7 +482,7 @@ class Engine {
   const SoftSw<T>& call_;
   mutable Pool<ForwardScratch> forward_scratch_;
   mutable Pool<BackwardScratch> backward_scratch_;
-  bool shared_, plain_gaps_;
+  bool shared_, plain_scalars_;
   const T* gap_table_ = nullptr;
   Scale<V> scale_;
   T start_;
@@ -497,18 +496,19 @@ class GapTable {
  public:
   GapTable(Engine<V>& engine, Parallel parallel) : engine_(engine), table_(engine.wants_gap_table() ? engine.gap_table_size() : 0) {
     if (!engine.wants_gap_table()) return;
-    parallel(
-        engine.num_tile_rows(),
-        [](void* self, int64_t r) {
-          static_cast<GapTable*>(self)->engine_.fill_gap_table(static_cast<GapTable*>(self)->table_.get(), r);
-        },
-        this);
-    engine.use_gap_table(table_.get());
+    auto fill = [](void* self, int64_t r) { static_cast<GapTable*>(self)->fill(r); };
+    parallel(engine.num_tile_rows(), fill, this);
+    if (plain_) engine.use_gap_table(table_.get());
   }
 
  private:
+  void fill(int64_t r) {
+    if (!engine_.fill_gap_table(table_.get(), r)) plain_ = false;
+  }
+
   Engine<V>& engine_;
   Buffer<typename V::T> table_;
+  std::atomic<bool> plain_{true};
 };
 
 template <class V>

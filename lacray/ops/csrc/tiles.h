@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -46,10 +47,10 @@ class Blocks {
   }
   static void give(Block block) {
     Blocks& all = instance();
-    std::unique_lock<std::mutex> lock(all.mutex_);
+    const std::lock_guard<std::mutex> lock(all.mutex_);
     all.free_.push_back(block);
     all.held_ += block.size;
-    while (all.held_ > kMost) {
+    while (all.held_ > all.most_) {
       all.held_ -= all.free_.front().size;
       std::free(all.free_.front().data);
       all.free_.erase(all.free_.begin());
@@ -57,7 +58,6 @@ class Blocks {
   }
 
  private:
-  static constexpr size_t kMost = size_t(8) << 20;
   static Blocks& instance() {
     static Blocks* const blocks = new Blocks;  // never destroyed: threads may outlive static objects
     return *blocks;
@@ -65,6 +65,7 @@ class Blocks {
   std::mutex mutex_;
   std::vector<Block> free_;
   size_t held_ = 0;
+  const size_t most_ = (size_t(4) << 20) * std::max(2u, std::thread::hardware_concurrency());
 };
 
 template <class T>
