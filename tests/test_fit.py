@@ -315,11 +315,12 @@ def test_bf16_trains_with_weights_in_float32(features, tmp_path):
 
 def test_training_lowers_the_loss_on_videos(pouring, tmp_path):
     config = pouring_config(
-        pouring, fit__epochs=6, fit__steps_per_epoch=12, fit__evaluate_every=6, fit__learning_rate=3e-3
+        pouring, fit__epochs=12, fit__steps_per_epoch=12, fit__evaluate_every=12, fit__learning_rate=3e-3
     )
     events = trained(config, tmp_path)
     contrastive = [event.parts["L_c"] for event in events]
-    assert sum(contrastive[-2:]) < 0.94 * sum(contrastive[:2])
+    # 0.74 to 0.87 with twelve seeds; after half the epochs rounding alone moved it from 0.88 to 0.95.
+    assert sum(contrastive[-4:]) / 4 < 0.94 * sum(contrastive[:2]) / 2
     assert events[-1].frames_per_second > 0
     assert events[-1].seconds > events[0].seconds > 0
 
