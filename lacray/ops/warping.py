@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -155,10 +156,7 @@ def _first_call(
     value, table = reference.dtw(cost, gamma=gamma, lengths=lengths, band=band, smooth=smooth)
     gradient = cost.new_empty(0)
     if with_gradient:
-
-        def compute(leaf: Tensor) -> tuple[Tensor, Tensor]:
-            return reference.dtw(leaf, gamma=gamma, lengths=lengths, band=band, smooth=smooth)
-
+        compute = _in_torch(lengths, gamma, band, smooth)
         (gradient,) = reference_gradients(compute, [cost], (torch.ones_like(value), None))
     return value, table.clone(), cost.new_zeros(len(cost), state_size(cost, _arrays(smooth))), gradient
 
@@ -182,10 +180,19 @@ def _first_backward_call(
         )
         return result
 
-    def compute(leaf: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.dtw(leaf, gamma=gamma, lengths=lengths, band=band, smooth=smooth)
-
+    compute = _in_torch(lengths, gamma, band, smooth)
     return reference_gradients(compute, [cost], (grad_value, grad_table))[0]
+
+
+def _in_torch(
+    lengths: Tensor | None, gamma: float, band: int, smooth: bool
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The reference as a function of the cost."""
+
+    def compute(cost: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.dtw(cost, gamma=gamma, lengths=lengths, band=band, smooth=smooth)
+
+    return compute
 
 
 def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -211,10 +218,7 @@ def _set_up_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward_of_backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
     grad_value, grad_table, cost, lengths = ctx.saved_tensors
-
-    def compute(leaf: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.dtw(leaf, gamma=ctx.gamma, lengths=lengths, band=ctx.band, smooth=ctx.smooth)
-
+    compute = _in_torch(lengths, ctx.gamma, ctx.band, ctx.smooth)
     found = second_derivatives(compute, [cost], (grad_value, grad_table), [given])
     return (*found, *[None] * 7)
 
