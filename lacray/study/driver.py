@@ -184,6 +184,10 @@ class Driver:
             self.study.returned(number, result.get("ended"), result.get("error"))
             self._advise()
 
+    def on_retry(self, number: int) -> None:
+        """A trial's process was lost; Tune starts it again."""
+        self.view.say(f"trial {number}: its process was lost; it goes on from its checkpoint", "yellow")
+
     def on_loss(self, number: int, reason: str) -> None:
         """A trial's processes were lost too often."""
         times = self._hung.get(number)
