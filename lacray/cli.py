@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
+import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +21,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lacray.config import Config, UserError
 from lacray.data import DataError, VideoSet, open_videos
-from lacray.results import ResultsError
+from lacray.watch import ClusterLostError
+
+# Between a signal and the end of the process, at most.
+LAST_WORDS_S = 25.0
+
+# What Ray reads from the environment, once, when it is imported.
+RAY_SETTINGS = {
+    "RAY_AUTH_MODE": "token",  # who has no token can neither submit work nor look
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # report() waits for the controller's next look, every 2 s else
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # most epochs are not evaluated
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interruption is ours to handle
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nothing is ever restored from what Tune keeps
+}
+# Ray's word for the address of a machine that talks to no other: its ports listen to this machine alone.
+ONLY_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
 
 console = Console(soft_wrap=True, highlight=False)
 if not console.is_terminal:
@@ -25,20 +50,70 @@ if not console.is_terminal:
     console.width = 160
 
 
+def warn(line: str) -> None:
+    """A line that the user should see; never read as markup."""
+    console.print(line, style="yellow", markup=False)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, SIGTERM or SIGHUP."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 def guarded(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
-    """Run an entry point: what the user can mend ends with one line a problem and exit code 2."""
+    """Run an entry point and exit as it ended.
+
+    2: something that the user can mend, one line a problem; 3: Ray is gone; 128 + n: signal n, whose second ends the
+    process at once. What was stored is safe in each case.
+    """
+    catch_signals()
     try:
         main(argv)
     except UserError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         raise SystemExit(2) from None
-    except ResultsError as error:
+    except ClusterLostError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted; the same command with --resume goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(3) from None
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        print(f"interrupted by {signal.Signals(number).name}; {advice.text}", file=sys.stderr, flush=True)
+        # Not by SystemExit: threads of libraries that wait for the network would be waited for.
+        os._exit(128 + number)
+
+
+class _Advice:
+    """How to go on with what was interrupted; the entry points keep it up to date."""
+
+    text = "nothing had begun"
+
+
+advice = _Advice()
+
+
+def catch_signals() -> None:
+    """Turn signals into `Interrupted` in the main thread; called again after libraries that set their own handlers."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _on_signal)
+
+
+_signals_seen: list[int] = []
+
+
+def _on_signal(number: int, frame: Any) -> None:
+    _signals_seen.append(number)
+    if len(_signals_seen) > 1:
+        os.write(2, b"\nended at once\n")
+        os._exit(128 + number)
+    # A library that holds on to the interrupted call must not hold the user.
+    timer = threading.Timer(LAST_WORDS_S, lambda: os._exit(128 + number))
+    timer.daemon = True
+    timer.start()
+    raise Interrupted(number)
 
 
 def positive(text: str) -> int:
@@ -54,6 +129,14 @@ def not_negative(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number >= 0, got {text}")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """An argparse type: a number > 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number > 0, got {text}")
     return value
 
 
@@ -77,21 +160,47 @@ def commit() -> str | None:
 
 
 def start_ray() -> None:
-    """Join the cluster that this machine is part of, else start one here."""
+    """Join the cluster that this machine is part of, else start one here, for this machine alone, and say which.
+
+    Ray must not have been imported before: it reads its environment then.
+
+    Raises:
+        UserError: RAY_ADDRESS names a cluster that does not answer.
+    """
+    address = os.environ.get("RAY_ADDRESS") or ("auto" if CURRENT_CLUSTER.exists() else "local")
+    _check_answers(address)
+    for name, value in {**RAY_SETTINGS, **(ONLY_HERE if address == "local" else {})}.items():
+        os.environ.setdefault(name, value)
     import ray
 
-    # The dashboard stays on: Train inside Tune asks its State API.
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    # What Ray and Tune log of a lost process are pages; the entry points tell it in a line.
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    try:
+        if address == "local":
+            raise ConnectionError
+        ray.init(address=address, **options)
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        console.print(f"Ray: joined {ray.get_runtime_context().gcs_address}, {nodes} node{'s' * (nodes != 1)}")
+    except ConnectionError:
+        # The dashboard stays on: Train inside Tune asks its State API.
+        ray.init(address="local", dashboard_host="127.0.0.1", **options)
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Ray sets its own.
+    catch_signals()
 
 
-def cluster_capacity() -> dict[str, float]:
-    """What the cluster has, or can grow to where it has an autoscaler."""
-    import ray
-    from ray._private.state import state
-
-    now = ray.cluster_resources()
-    limits = state.get_max_resources_from_cluster_config() or {}
-    return {name: max(now.get(name, 0.0), float(limits.get(name, 0.0))) for name in {*now, *limits}}
+def _check_answers(address: str) -> None:
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(
+            f"RAY_ADDRESS: must name a Ray cluster that answers, got {address} ({error}); start it, correct it, or unset "
+            "RAY_ADDRESS to compute on this machine"
+        ) from error
 
 
 def absolute(results: str) -> str:
@@ -123,25 +232,50 @@ def progress_bar(what: str) -> Any:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def prepare_videos(config: Config, *, need_labels: bool) -> VideoSet:
+def prepare_videos(config: Config, *, for_study: bool) -> VideoSet:
     """Open (and, the first time, render) the videos before anything starts, and say what they are.
 
     Raises:
-        DataError: as `open_videos`; or nothing to select on.
+        DataError: as `open_videos`; or a study has nothing to select by.
     """
     with progress_bar("rendering SimPouring") as progress:
         videos = open_videos(config.data, progress=progress)
     for line in videos.unreadable:
-        console.print(f"left out, {line}", style="yellow")
+        warn(f"left out, {line}")
     left_out = f", {len(videos.unreadable)} unreadable left out" if videos.unreadable else ""
     console.print(
         f"videos: {len(videos.train)} train, {len(videos.validation)} validation, {len(videos.val)} val, "
-        f"{len(videos.phases)} phases ({videos.root}){left_out}"
+        f"{len(videos.phases)} phases ({videos.root}){left_out}",
+        markup=False,
     )
-    if need_labels and not (videos.held and videos.has_labels):
-        raise DataError(
-            f"{videos.root}: a study selects by labels on a validation share of the training videos, got "
-            f"{'no labels' if videos.held else 'data.validation_share 0'}; label a few training videos in "
-            "segments.csv, or train without a study: python -m lacray.train data.root=..."
-        )
+    if for_study:
+        problems = _unselectable(videos)
+        if problems:
+            raise DataError(problems)
     return videos
+
+
+def _unselectable(videos: VideoSet) -> list[str]:
+    """Why a study could not select on these videos: known now, not after its trials."""
+    remedy = "or train without a study: python -m lacray.train data.root=..."
+    if not videos.held:
+        return [
+            f"{videos.root}: a study selects on a validation share of the training videos, got data.validation_share 0; "
+            f"raise it, {remedy}"
+        ]
+    problems = []
+    for share, chosen in (("training", videos.train), ("validation", videos.validation)):
+        labels = [video.labels[video.labels >= 0] for video in chosen if video.labels is not None]
+        phases = {int(label) for own in labels for label in set(own.tolist())}
+        if len(phases) < 2:
+            got = f"{sum(map(len, labels))} labelled frames of {len(phases)} phase{'s' * (len(phases) != 1)}"
+            problems.append(
+                f"{videos.root}: a study selects by labels of two phases at least in the training and in the validation "
+                f"share, got {got} in the {len(chosen)} {share} videos; label more of them in segments.csv, {remedy}"
+            )
+    return problems
+
+
+def shell(*words: str) -> str:
+    """A command that can be pasted."""
+    return shlex.join(words)

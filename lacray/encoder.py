@@ -167,10 +167,10 @@ class _SumOverProcesses(torch.autograd.Function):
         return summed
 
 
-class SharedBatchNorm2d(nn.BatchNorm2d):
+class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm over the batches of all processes, on any device: n of them normalise as one with the joined batch.
 
-    torch's SyncBatchNorm does that on GPUs only; `fit` puts it in this one's place there.
+    torch's SyncBatchNorm does that on GPUs only; `shared_batch_norms` puts it in this one's place there.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -178,11 +178,13 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         # Half precision could not even count the pixels.
         dtype, input = input.dtype, input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        sums = torch.cat([input.sum(dim=(0, 2, 3)), input.new_tensor([input.numel() / input.shape[1]])])
+        over = [dim for dim in range(input.dim()) if dim != 1]
+        shape = [-1] + [1] * (input.dim() - 2)
+        sums = torch.cat([input.sum(dim=over), input.new_tensor([input.numel() / input.shape[1]])])
         sums = _SumOverProcesses.apply(sums)
         count, mean = sums[-1], sums[:-1] / sums[-1]
-        centred = input - mean[:, None, None]
-        variance = _SumOverProcesses.apply(centred.square().sum(dim=(0, 2, 3))) / count
+        centred = input - mean.view(shape)
+        variance = _SumOverProcesses.apply(centred.square().sum(dim=over)) / count
         with torch.no_grad():
             assert self.momentum is not None
             assert self.running_mean is not None
@@ -191,7 +193,27 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(dtype)
+
+
+class SharedBatchNorm2d(_SharedBatchNorm, nn.BatchNorm2d):
+    """Of pictures."""
+
+
+class SharedBatchNorm3d(_SharedBatchNorm, nn.BatchNorm3d):
+    """Of pictures with their contexts."""
+
+
+def shared_batch_norms(module: Any, device: torch.device) -> Any:
+    """A module whose batch norms take their statistics over the batches of all processes, where they are trained."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for child in module.modules():
+        for plain, shared in ((nn.BatchNorm2d, SharedBatchNorm2d), (nn.BatchNorm3d, SharedBatchNorm3d)):
+            if type(child) is plain:
+                # The same parameters, buffers and place; only what forward does is another.
+                child.__class__ = shared
+    return module
 
 
 class SmallBackbone(nn.Module):

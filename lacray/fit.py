@@ -1,42 +1,33 @@
-"""The training loop: one process per device, torch.distributed between them, no Ray.
+"""The training loop: one process per device, torch.distributed between them, no Ray, no files.
 
-`fit` is a generator: it trains, and hands out what happened after every epoch. The caller writes rows, reports, stops.
+`fit` is a generator: it trains, and hands out what happened after every epoch. The caller writes, reports, stops.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
 import resource
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from lacray import evaluation
-from lacray.config import Config, UserError, build
-from lacray.data import Batch, FrameStore, PairLoader, Video, VideoSet
+from lacray import checkpoint, distributed
+from lacray.config import Config, UserError
+from lacray.data import Batch, FrameStore, PairLoader, VideoSet
 from lacray.data.augment import apply_to_clips
-from lacray.encoder import Encoder, build_encoder, position_code
+from lacray.embedding import Evaluation, evaluate
+from lacray.encoder import Encoder, build_encoder, shared_batch_norms
 from lacray.losses import LacLoss, build_loss
-
-CHECKPOINT_FORMAT = 1
 
 
 class NonFiniteError(UserError):
     """The loss or its gradient is no longer a number; the message says where and for which videos."""
-
-
-class CheckpointError(UserError):
-    """A checkpoint that is no checkpoint, or one of another architecture."""
 
 
 class TrainStep(nn.Module):
@@ -57,19 +48,8 @@ class TrainStep(nn.Module):
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Metrics of one split, with what was left out and why."""
-
-    split: str
-    """`validation` (selection) or `val` (report)."""
-    metrics: dict[str, float]
-    """`full.class_10`, ..., `cropped.progress`, ..., and `objective` where there are labels."""
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class EpochEnd:
-    """State after an epoch."""
+    """State after an epoch, the same on every rank but for `state`."""
 
     epoch: int
     """Epochs done."""
@@ -79,8 +59,8 @@ class EpochEnd:
     """What the loss has learned, by column name."""
     evaluations: list[Evaluation]
     """Empty for epochs that are not evaluated."""
-    checkpoint: Path
-    """`last.pt`, which holds this state; `best.pt` beside it holds the best so far."""
+    state: dict[str, Any] | None
+    """The checkpoint, at rank 0; it refers to what is trained on, so write it before you ask for the next epoch."""
     seconds: float
     """Spent training so far, evaluation apart."""
     frames_per_second: float
@@ -88,32 +68,48 @@ class EpochEnd:
     peak_memory_bytes: int
 
 
+def check_batch(config: Config, workers: int) -> None:
+    """That a step's pairs can be split over the workers.
+
+    Raises:
+        UserError: they cannot.
+    """
+    size, parts = config.data.batch_size, workers * config.fit.accumulate
+    if size % parts:
+        of = f"workers ({workers})" + (f" times fit.accumulate ({config.fit.accumulate})" if config.fit.accumulate > 1 else "")
+        near = sorted({max(parts, size // parts * parts), (size // parts + 1) * parts})
+        raise UserError(
+            f"data.batch_size: the pairs of a step must be a multiple of {of}, got {size}; make it "
+            f"{' or '.join(map(str, near))}, or change the number of workers"
+        )
+
+
 def fit(
     config: Config,
     videos: VideoSet,
-    directory: Path,
     *,
     device: torch.device | str = "cpu",
-    resume: Path | None = None,
+    state: dict[str, Any] | None = None,
     store: FrameStore | None = None,
 ) -> Iterator[EpochEnd]:
-    """Train a setting; yields after every epoch, when `last.pt` (and `best.pt`) are on disk.
+    """Train a setting; yields after every epoch.
 
-    Under torch.distributed every rank runs it and gets the same events; rank 0 writes the checkpoints.
+    Under torch.distributed every rank runs it: they take the steps that one would take alone.
 
     Args:
         config: the setting.
         videos: from `open_videos`.
-        directory: of `last.pt` and `best.pt`; made if it does not exist.
         device: where the encoder lives.
-        resume: a checkpoint to go on from, bit for bit on a CPU; None starts anew.
+        state: of `read_checkpoint`, to go on from, bit for bit on a CPU; None starts anew.
         store: decoded frames to share with other runs in this process.
 
     Raises:
-        NonFiniteError: with the step, the batch's videos and the parts of the loss; the last good checkpoint stays.
-        CheckpointError: `resume` does not fit this setting.
+        NonFiniteError: with the step, the batch's videos and the parts of the loss.
+        CheckpointError: `state` does not fit this setting.
+        UserError: the batch cannot be split over the ranks, or a video cannot be read; on every rank.
     """
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world_size = distributed.rank(), distributed.world_size()
+    check_batch(config, world_size)
     device = torch.device(device)
     store = store or FrameStore(config.data)
     torch.manual_seed(config.seed)
@@ -121,6 +117,8 @@ def fit(
         build_encoder(config.encoder, config.data, num_features=videos.num_features),
         build_loss(config.loss, num_frames=config.data.num_frames),
     ).to(device)
+    if world_size > 1:
+        step.encoder = shared_batch_norms(step.encoder, device)
     loader = PairLoader(
         videos.train,
         config.data,
@@ -136,43 +134,35 @@ def fit(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(config, loader.steps_per_epoch))
     # Dropout differs between ranks, initial weights do not.
     torch.manual_seed(config.seed * 1_000_003 + rank)
-    first_epoch, seconds, best = 0, 0.0, -math.inf
-    if resume is not None:
-        state = read_checkpoint(resume)
-        _restore(state, resume, step, optimizer, scheduler, rank)
-        first_epoch, seconds, best = state["epoch"], state["seconds"], state["best"]
+    first_epoch, seconds = 0, 0.0
+    if state is not None:
+        checkpoint.load(state, step.encoder, step.loss, optimizer)
+        scheduler.last_epoch = state["scheduler"]["last_epoch"]
+        _set_random_states(state, rank, device)
+        first_epoch, seconds = state["epoch"], state["seconds"]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
-    wrapped: nn.Module = step
-    if world_size > 1:
-        if device.type == "cuda":
-            step.encoder = nn.SyncBatchNorm.convert_sync_batchnorm(step.encoder)
-        wrapped = nn.parallel.DistributedDataParallel(step)
+    wrapped: nn.Module = nn.parallel.DistributedDataParallel(step) if world_size > 1 else step
     for epoch in range(first_epoch, config.fit.epochs):
         started = time.perf_counter()
         parts, num_frames = _train_epoch(config, wrapped, step, loader, optimizer, scheduler, device, epoch)
         elapsed = time.perf_counter() - started
         seconds += elapsed
         done = epoch + 1
-        is_last = done == config.fit.epochs
-        evaluations = []
-        if is_last or done % config.fit.evaluate_every == 0:
-            splits = ["validation"] if videos.held else []
-            # Without a validation share nothing is selected, and the val split may be looked at all along.
-            if (is_last and config.evaluation.report_split) or not splits:
-                splits.append("val")
-            evaluations = [
-                evaluate(config, step.encoder, videos, split, device=device, store=store) for split in splits
-            ]
-        objective = evaluations[0].metrics.get("objective", -parts["total"]) if evaluations else -math.inf
-        is_best = bool(evaluations) and objective >= best
-        best = max(best, objective)
-        random_states = _gather(torch.get_rng_state())
-        checkpoint = directory / "last.pt"
-        if rank == 0:
-            state = {
-                "format": CHECKPOINT_FORMAT,
+        evaluations = [
+            evaluate(config, step.encoder, videos, split, device=device, store=store)
+            for split in _splits(config, videos, done)
+        ]
+        random_states = distributed.gather(torch.get_rng_state())
+        cuda_states = distributed.gather(torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
+        yield EpochEnd(
+            epoch=done,
+            parts=parts,
+            diagnostics=step.loss.diagnostics(),
+            evaluations=evaluations,
+            state={
+                "format": checkpoint.FORMAT,
                 "config": config.flat(),
                 "num_features": videos.num_features,
                 "encoder": step.encoder.state_dict(),
@@ -181,24 +171,53 @@ def fit(
                 "scheduler": {"last_epoch": scheduler.last_epoch},
                 "epoch": done,
                 "seconds": seconds,
-                "best": best,
+                "world_size": world_size,
                 "random_states": random_states,
-                "cuda_random_state": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                "cuda_random_states": cuda_states,
             }
-            directory.mkdir(parents=True, exist_ok=True)
-            _save(state, checkpoint)
-            if is_best:
-                _save(state, directory / "best.pt")
-        yield EpochEnd(
-            epoch=done,
-            parts=parts,
-            diagnostics=step.loss.diagnostics(),
-            evaluations=evaluations,
-            checkpoint=checkpoint,
+            if rank == 0
+            else None,
             seconds=seconds,
             frames_per_second=num_frames / elapsed,
             peak_memory_bytes=_peak_memory(device),
         )
+
+
+def _splits(config: Config, videos: VideoSet, epoch: int) -> list[str]:
+    """The splits that an epoch is evaluated on."""
+    is_last = epoch == config.fit.epochs
+    if not is_last and epoch % config.fit.evaluate_every:
+        return []
+    splits = ["validation"] if videos.held else []
+    # Without a validation share nothing is selected, and the val split may be looked at all along.
+    if (is_last and config.evaluation.report_split) or not splits:
+        splits.append("val")
+    return splits
+
+
+def _set_random_states(state: dict[str, Any], rank: int, device: torch.device) -> None:
+    """Each rank's own generators; a rank that was not there before keeps its seed's."""
+    if rank >= len(state["random_states"]):
+        return
+    torch.set_rng_state(state["random_states"][rank])
+    on_device = state["cuda_random_states"][rank]
+    if on_device is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(on_device, device)
+
+
+def _next_batch(batches: Iterator[Batch]) -> Batch:
+    """The next batch.
+
+    Raises:
+        UserError: on every rank, whichever could not read a video.
+    """
+    error: UserError | None = None
+    try:
+        batch = next(batches)
+    except UserError as found:
+        error = found
+    distributed.agree(error)
+    return batch
 
 
 def _train_epoch(
@@ -219,7 +238,9 @@ def _train_epoch(
     num_frames = 0
     optimizer.zero_grad(set_to_none=True)
     told: list[tuple[dict[str, Tensor], list[str]]] = []
-    for number, loaded in enumerate(loader.epoch(epoch)):
+    batches = loader.epoch(epoch)
+    for number in range(loader.batches_per_epoch):
+        loaded = _next_batch(batches)
         batch = loaded.to(device)
         is_step = (number + 1) % accumulate == 0
         # Gradients of accumulated batches cross the network once.
@@ -247,16 +268,16 @@ def _train_epoch(
     keys = sorted(sums)
     means = torch.stack([sums[key].double() for key in keys]) / loader.batches_per_epoch
     total = torch.tensor(num_frames, dtype=torch.float64, device=device)
-    if dist.is_initialized():
+    if distributed.world_size() > 1:
         dist.all_reduce(means)
         dist.all_reduce(total)
-        means = means / dist.get_world_size()
+        means = means / distributed.world_size()
     return dict(zip(keys, means.tolist(), strict=True)), int(total.item())
 
 
 def _non_finite(config: Config, position: int, batches: list[tuple[dict[str, Tensor], list[str]]]) -> NonFiniteError:
     own = [({name: round(part.item(), 6) for name, part in parts.items()}, names) for parts, names in batches]
-    told = [batch for batches in _gather(own) for batch in batches]
+    told = [batch for batches in distributed.all_gather(own) for batch in batches]
     guilty = [(values, videos) for values, videos in told if not all(map(math.isfinite, values.values()))]
     where = "loss" if guilty else "gradient"
     values, videos = (guilty or told)[0]
@@ -286,188 +307,6 @@ def _schedule(config: Config, steps_per_epoch: int) -> Any:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
 
     return factor
-
-
-@torch.no_grad()
-def evaluate(
-    config: Config,
-    encoder: Encoder | None,
-    videos: VideoSet,
-    split: str,
-    *,
-    device: torch.device | str = "cpu",
-    store: FrameStore | None = None,
-) -> Evaluation:
-    """Every metric of a split under both protocols; videos are shared out over the ranks.
-
-    Args:
-        encoder: None scores the control "positions only": the sine-cosine code of each frame's place in its video.
-        split: `validation` learns from `videos.train`, `val` from the whole train split.
-
-    Returns:
-        The same on every rank.
-    """
-    device = torch.device(device)
-    store = store or FrameStore(config.data)
-    learned_from, scored = (videos.train, videos.validation) if split == "validation" else (videos.training, videos.val)
-    everything = learned_from + scored
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    mine = [_embed(config, encoder, video, device, store) for video in everything[rank::world_size]]
-    shared = _gather(mine)
-    embedded = [shared[number % world_size][number // world_size] for number in range(len(everything))]
-
-    metrics: dict[str, float] = {}
-    notes: list[str] = []
-    if rank == 0:
-        for number, protocol in enumerate(("full", "cropped")):
-            sequences = [pair[number] for pair in embedded]
-            # Small matrices: BLAS threads gain nothing, and beyond the free cores they spin against each other.
-            with threadpool_limits(1):
-                found = evaluation.evaluate(
-                    sequences[: len(learned_from)],
-                    sequences[len(learned_from) :],
-                    stride=config.evaluation.stride,
-                    phases=videos.phases,
-                    notes=notes,
-                )
-            metrics |= {f"{protocol}.{name}": value for name, value in found.items()}
-            if protocol == "cropped" and all(name in found for name in evaluation.OBJECTIVE_METRICS):
-                metrics["objective"] = evaluation.objective(found)
-    if world_size > 1:
-        box: list[Any] = [metrics, notes]
-        dist.broadcast_object_list(box, src=0)
-        metrics, notes = box
-    return Evaluation(split, metrics, list(dict.fromkeys(notes)))
-
-
-def _embed(
-    config: Config, encoder: Encoder | None, video: Video, device: torch.device, store: FrameStore
-) -> tuple[evaluation.Sequence, evaluation.Sequence]:
-    """A video's sequence under each protocol: whole, and cut to its window BEFORE it is embedded."""
-    start, stop = evaluation.crop_window(video.labels, video.num_frames, config.evaluation.crop_seed, video.name)
-    windows = [np.arange(video.num_frames), np.arange(start, stop)]
-    if encoder is None:
-        empty = torch.zeros(())
-        mode = config.encoder.positions if config.encoder.positions != "none" else "absolute"
-        codes = [position_code(len(steps), config.encoder.hidden, mode, None, empty)[0] for steps in windows]
-    else:
-        encoder.eval()
-        hidden = encoder.per_frame(_frames(video, windows[0], device, store))
-        crop_hidden = hidden[:, start:stop]
-        if config.data.num_contexts > 1 and config.data.input == "videos":
-            # The cut video has no frames before its first one to be its context.
-            cut = torch.from_numpy(store.read(video, windows[1], first=start)).to(device)[None]
-            crop_hidden = encoder.per_frame(cut)
-        codes = [encoder.over_time(h)[0].float().cpu() for h in (hidden, crop_hidden)]
-    whole, cropped = (
-        evaluation.Sequence.from_video(
-            video.name,
-            code.numpy(),
-            steps,
-            num_frames=video.num_frames,
-            labels=video.labels,
-            progress=video.progress,
-        )
-        for code, steps in zip(codes, windows, strict=True)
-    )
-    return whole, cropped
-
-
-def _frames(video: Video, steps: np.ndarray, device: torch.device, store: FrameStore) -> Tensor:
-    return torch.from_numpy(store.read(video, steps)).to(device)[None]
-
-
-def control(
-    config: Config,
-    videos: VideoSet,
-    name: str,
-    split: str,
-    *,
-    device: torch.device | str = "cpu",
-    store: FrameStore | None = None,
-) -> Evaluation:
-    """A control of every table: `untrained` (the encoder as initialised) or `positions` (the code of places alone)."""
-    encoder = None
-    if name == "untrained":
-        torch.manual_seed(config.seed)
-        encoder = build_encoder(config.encoder, config.data, num_features=videos.num_features).to(device)
-    return evaluate(config, encoder, videos, split, device=device, store=store)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint of `fit`, with weights_only: a file from a stranger cannot run code.
-
-    Raises:
-        CheckpointError: it does not exist, or is no checkpoint of lacray.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint: {path} does not exist")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"checkpoint: {path} is no checkpoint of lacray ({type(error).__name__})") from error
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise CheckpointError(f"checkpoint: {path} must have format {CHECKPOINT_FORMAT}, got {found!r}")
-    return state
-
-
-def load_encoder(path: Path | str) -> tuple[Encoder, Config]:
-    """The trained encoder of a checkpoint, in eval mode, and its setting.
-
-    Raises:
-        CheckpointError: as `read_checkpoint`.
-    """
-    state = read_checkpoint(Path(path))
-    config = build(state["config"])
-    # The checkpoint brings all weights: nothing is fetched.
-    bare = config.encoder.model_copy(update={"weights": "none"})
-    encoder = build_encoder(bare, config.data, num_features=state["num_features"])
-    encoder.load_state_dict(state["encoder"])
-    return encoder.eval(), config
-
-
-def _restore(
-    state: dict[str, Any],
-    path: Path,
-    step: TrainStep,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    rank: int,
-) -> None:
-    try:
-        step.encoder.load_state_dict(state["encoder"])
-        step.loss.load_state_dict(state["loss"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        had = {key: value for key, value in state["config"].items() if key.startswith(("encoder.", "loss.gap"))}
-        raise CheckpointError(
-            f"checkpoint: {path} is of another architecture than this setting ({str(error).splitlines()[0].strip()}); "
-            f"it was trained with {had}"
-        ) from error
-    scheduler.last_epoch = state["scheduler"]["last_epoch"]
-    if rank < len(state["random_states"]):
-        torch.set_rng_state(state["random_states"][rank])
-    if state["cuda_random_state"] is not None and torch.cuda.is_available() and rank == 0:
-        torch.cuda.set_rng_state(state["cuda_random_state"])
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _gather(value: Any) -> list[Any]:
-    """Every rank's value, in order of rank."""
-    if not dist.is_initialized():
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
 
 
 def _peak_memory(device: torch.device) -> int:

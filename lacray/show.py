@@ -17,10 +17,10 @@ from lacray.config import Config, UserError
 from lacray.data import FrameStore, Video, open_videos
 from lacray.data.video import decode
 from lacray.encoder import Encoder
-from lacray.fit import load_encoder
+from lacray.checkpoint import load_encoder
 from lacray.losses.lac import similarity
 from lacray.ops import soft_sw
-from lacray.results import fetch_checkpoint
+from lacray.results import open_checkpoint
 
 NUM_SHOWN = 7
 
@@ -28,7 +28,7 @@ NUM_SHOWN = 7
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_intermixed_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
-        encoder, config = load_encoder(fetch_checkpoint(arguments.checkpoint, Path(scratch)))
+        encoder, config = load_encoder(open_checkpoint(arguments.checkpoint, Path(scratch)))
     data = config.data.model_copy(update={"root": arguments.root or config.data.root})
     videos = open_videos(data)
     known = {video.name: video for video in videos.val + videos.training}

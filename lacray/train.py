@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import ray
 from rich.table import Table
 
-from lacray import worker
 from lacray.cli import (
     absolute,
-    cluster_capacity,
+    advice,
     commit,
     console,
     guarded,
@@ -24,13 +24,30 @@ from lacray.cli import (
     placed,
     positive,
     prepare_videos,
+    shell,
     shown,
     start_ray,
+    warn,
 )
 from lacray.config import Config, UserError, build, known_keys, parse_assignments
-from lacray.progress import RunProgress
-from lacray.results import best, check_writable, checkpoint_uri, last_rows, read, remove_tree, studies
-from lacray.study import find_space, load_space
+from lacray.fit import check_batch
+from lacray.nodes import check_shared, default_gpus, most_workers, plan, read_nodes
+from lacray.ops import backend_name
+from lacray.results import (
+    Lease,
+    Place,
+    best,
+    check_name,
+    check_writable,
+    checkpoint_uri,
+    last_rows,
+    read,
+    remove_run,
+    studies,
+)
+from lacray.run import Run
+from lacray.study.space import find_space, load_space
+from lacray.watch import Watch, interrupt_main, ray_is_there
 
 SHOWN_METRICS = ("class_10", "class_100", "progress", "ap_5", "kendalls_tau")
 
@@ -41,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for key, value in Config().flat().items():
             print(f"{key}={json.dumps(value) if value is None or isinstance(value, bool) else value}")
         return
+    if arguments.study is not None:
+        check_name("study", arguments.study)
     overrides = parse_assignments(word for word in arguments.words if "=" in word)
     files = [word for word in arguments.words if "=" not in word]
     if arguments.best and files:
@@ -57,15 +76,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.best and "fit.evaluate_every" not in overrides:
         # One look at the val split, when the training is over.
         config = build({**values, "fit.evaluate_every": config.fit.epochs}, origins)
+    if arguments.workers is not None:
+        check_batch(config, arguments.workers)
     check_writable(arguments.results)
-    prepare_videos(config, need_labels=False)
-    worker.set_ray_environment()
+    videos = prepare_videos(config, for_study=False)
+    if not videos.val:
+        warn(f"{videos.root}: no video is in the val split, so nothing of it can be reported; name some in splits.csv")
+    # Compiled now, or said now that they cannot be.
+    backend_name("cpu")
+    advice.text = "the same command goes on from the last checkpoint"
     start_ray()
+    import ray
+
     try:
-        jobs = plan(arguments, config, study)
+        check_shared(absolute(arguments.results))
+        runs = planned(arguments, config, study)
         given = f" with {', '.join(f'{key}={value}' for key, value in overrides.items())}" if overrides else ""
-        console.print(f"training {source}{given}: seeds {', '.join(str(job.config().seed) for job in jobs)}")
-        train(jobs, arguments)
+        seeds = ", ".join(str(run.config().seed) for run in runs)
+        console.print(f"training {source}{given}: seeds {seeds}, workers {runs[0].workers}", markup=False)
+        train(runs, arguments)
     finally:
         ray.shutdown()
 
@@ -135,22 +164,22 @@ def _has_trials(results: str, study: str) -> bool:
     return "tune" in read(results, study)["stage"].unique().to_pylist()
 
 
-def plan(arguments: argparse.Namespace, config: Config, study: str) -> list[worker.Job]:
-    """One job per seed."""
-    resources = cluster_capacity()
+def planned(arguments: argparse.Namespace, config: Config, study: str) -> list[Run]:
+    """One run per seed.
+
+    Raises:
+        UserError: the cluster has no node that a worker fits on, or the batch does not divide.
+    """
+    nodes = read_nodes()
     gpus = arguments.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if resources.get("GPU", 0) >= 1 else 0.0
-    workers = arguments.workers or (max(1, int(resources["GPU"] // gpus)) if gpus else 1)
-    cpus = int(resources.get("CPU", 1))
-    if workers > cpus or (gpus and workers * gpus > resources.get("GPU", 0)):
-        raise UserError(
-            f"--workers: {workers} workers need {workers} CPUs and {workers * gpus:g} GPUs, got a cluster with {cpus} "
-            f"and {resources.get('GPU', 0):g}; lower --workers or --gpus-per-worker, or add nodes"
-        )
+        gpus = default_gpus(nodes)
+    workers = arguments.workers or (most_workers(nodes, gpus, config.data.batch_size) if gpus else 1)
+    check_batch(config, workers)
+    own = plan(nodes, workers=workers, gpus_per_worker=gpus, concurrent=1, most=1)
     number = arguments.seeds or (3 if arguments.best else 1)
     first = 0 if arguments.seeds or arguments.best else config.seed
-    job = worker.Job(
+    run = Run(
         values=placed(config.flat()),
         results=absolute(arguments.results),
         study=study,
@@ -159,54 +188,108 @@ def plan(arguments: argparse.Namespace, config: Config, study: str) -> list[work
         commit=commit(),
         workers=workers,
         gpus_per_worker=gpus,
-        cpus_per_worker=max(1, cpus // workers),
+        cpus_per_worker=own.cpus_per_worker,
         keep_checkpoint=True,
-        with_controls=True,
     )
-    jobs = []
+    runs = []
     for seed in range(first, first + number):
-        values = {**job.values, "seed": seed}
+        values = {**run.values, "seed": seed}
         # The name says the setting, so that an interrupted run is found again and another setting is another run.
         setting = json.dumps({key: value for key, value in values.items() if key != "seed"}, sort_keys=True)
         name = f"train-{hashlib.sha256(setting.encode()).hexdigest()[:8]}-s{seed}"
-        jobs.append(replace(job, values=values, run_id=name))
-    return jobs
+        runs.append(replace(run, values=values, run_id=name, controls={"run_id": name, "values": values}))
+    return runs
 
 
-def train(jobs: list[worker.Job], arguments: argparse.Namespace) -> None:
-    """Run the jobs one after the other, then say what they gave and where it is."""
-    for job in jobs:
-        seed = job.config().seed
-        if _is_done(job) and not arguments.again:
+def train(runs: list[Run], arguments: argparse.Namespace) -> None:
+    """Execute the runs one after the other, then say what they gave and where it is."""
+    place = Place(runs[0].results, tell=warn)
+    for run in runs:
+        seed = run.config().seed
+        last = _last_row(run)
+        if arguments.again:
+            remove_run(place, run.study, run.run_id)
+        elif last.get("status") == "done":
             console.print(f"seed {seed}: done before, kept (--again trains it anew)")
             continue
-        own = f"{worker.ray_storage(job.results, job.study)}/{job.run_id}"
-        if _is_done(job):
-            # Ray answers the name of a finished run with its old result.
-            remove_tree(own)
-        started = time.time()
-        with RunProgress(f"seed {seed}", job.config().fit.epochs) as progress:
-            outcome = worker.trainer(job, board=progress.board).fit().return_value or {}  # type: ignore[attr-defined]
-        if outcome.get("failed"):
-            raise UserError(outcome["error"])
-        remove_tree(own)
+        elif last.get("status") == "failed":
+            raise UserError(f"run {run.run_id}: failed before ({last['error']}); --again trains it anew")
+        lease = Lease(place, f"{run.study}/leases/{run.run_id}.json", {"study": run.study, "run": run.run_id})
+        lease.acquire(warn)
+        try:
+            started = time.time()
+            outcome = _trained(run, lease) or {}
+        finally:
+            lease.release()
+        if outcome.get("ended"):
+            raise UserError(str(outcome["error"]).splitlines())
         console.print(f"seed {seed}: trained in {(time.time() - started) / 60:.1f} min")
-    _tell(jobs, arguments)
+    _tell(runs, arguments)
 
 
-def _is_done(job: worker.Job) -> bool:
-    if job.study not in studies(job.results):
-        return False
-    rows = last_rows(read(job.results, job.study), stage="train", control="none")
-    return any(row["run_id"] == job.run_id and row["status"] == "done" for row in rows)
+def _trained(run: Run, lease: Lease) -> dict[str, Any] | None:
+    """Train with Ray Train -> how it ended, where not well.
+
+    Train's own handling of signals would end this process without a word; it has none on another thread.
+    """
+    from lacray import worker
+    from lacray.progress import RunProgress
+
+    problem: list[Exception] = []
+    outcome: list[Any] = []
+    scratch = worker.new_scratch()
+
+    def on_problem(found: Exception) -> None:
+        problem.append(found)
+        interrupt_main()
+
+    def taken_over() -> Exception | None:
+        return UserError(f"run {run.run_id}: somebody else has taken it over; this one ends") if lease.lost.is_set() else None
+
+    with RunProgress(f"seed {run.config().seed}", run.config().fit.epochs) as progress:
+
+        def work() -> None:
+            try:
+                outcome.append(worker.trainer(run, str(scratch), board=progress.board).fit().return_value)
+            except Exception as error:
+                problem.append(error)
+
+        thread = threading.Thread(target=work, name="lacray-train", daemon=True)
+        try:
+            with Watch([ray_is_there(), taken_over], on_problem):
+                thread.start()
+                while thread.is_alive():
+                    thread.join(0.2)
+        except KeyboardInterrupt:
+            if not problem:
+                raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    if not problem:
+        return outcome[0]
+    if isinstance(problem[0], worker.TrainingFailedError):
+        reason = str(problem[0]).strip().splitlines()[-1]
+        raise UserError(
+            f"run {run.run_id}: its workers were lost {worker.MAX_FAILURES + 1} times, at last by: {reason}; mend it, and the "
+            "same command goes on from its last checkpoint"
+        ) from problem[0]
+    raise problem[0]
 
 
-def _tell(jobs: list[worker.Job], arguments: argparse.Namespace) -> None:
-    ids = {f"{job.run_id}{suffix}" for job in jobs for suffix in ("", "-untrained", "-positions")}
+def _last_row(run: Run) -> dict[str, Any]:
+    """What a run's rows said last; empty where it has none."""
+    if run.study not in studies(run.results):
+        return {}
+    rows = last_rows(read(run.results, run.study), stage="train", control="none")
+    return next((row for row in rows if row["run_id"] == run.run_id), {})
+
+
+def _tell(runs: list[Run], arguments: argparse.Namespace) -> None:
+    ids = {f"{run.run_id}{suffix}" for run in runs for suffix in ("", "-untrained", "-positions")}
     rows = [
-        r for r in last_rows(read(jobs[0].results, jobs[0].study), stage="train", split="val") if r["run_id"] in ids
+        r for r in last_rows(read(runs[0].results, runs[0].study), stage="train", split="val") if r["run_id"] in ids
     ]
-    table = Table(title=f"val split, mean over seeds ({len(jobs)})", title_justify="left")
+    table = Table(title=f"val split, mean over seeds ({len(runs)})", title_justify="left")
     table.add_column("encoder")
     columns = [f"{protocol}.{name}" for protocol in ("full", "cropped") for name in SHOWN_METRICS]
     columns = [name for name in columns if any(row.get(f"metric.{name}") is not None for row in rows)]
@@ -217,12 +300,12 @@ def _tell(jobs: list[worker.Job], arguments: argparse.Namespace) -> None:
         cells = [[value for value in column if value is not None] for column in values]
         table.add_row(label, *(f"{100 * sum(cell) / len(cell):.1f}" if cell else "-" for cell in cells))
     console.print(table)
-    where = "" if arguments.results == "results" else f" --results {arguments.results}"
-    console.print(f"rows: {shown(arguments.results)}/{jobs[0].study}/*.parquet")
-    for job in jobs:
-        console.print(f"checkpoint: {shown(checkpoint_uri(arguments.results, job.study, job.run_id))}")
+    where = [] if arguments.results == "results" else ["--results", arguments.results]
+    console.print(f"rows: {shown(arguments.results)}/{runs[0].study}/rows/*.parquet", markup=False)
+    for run in runs:
+        console.print(f"checkpoint: {shown(checkpoint_uri(arguments.results, run.study, run.run_id))}", markup=False)
     console.print("next:", style="bold")
-    console.print(f"  python analysis/report.py{where}")
+    console.print("  " + shell("python", "analysis/report.py", *where), markup=False)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import pickle
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -67,6 +68,15 @@ class VideoSet:
     @property
     def has_labels(self) -> bool:
         return any(video.labels is not None and (video.labels >= 0).any() for video in self.training)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Each video's part in a training and its labels' checksum, by name: what must not change between two runs."""
+        found = {}
+        for video in self.training + self.val:
+            part = "validation" if video.name in self.held else video.split
+            labels = "no labels" if video.labels is None else f"labels {zlib.crc32(video.labels.tobytes()):08x}"
+            found[video.name] = f"{part}, {video.num_frames} frames, {labels}"
+        return found
 
 
 def open_videos(config: DataConfig, *, progress: Callable[[int, int], None] | None = None) -> VideoSet:

@@ -183,8 +183,9 @@ class PairLoader:
     """Batches of an epoch for one worker.
 
     The global order of an epoch is a permutation of the videos that depends on (seed, epoch) alone, repeated or cut to
-    whole global batches; global batch k is its k-th slice, and rank r takes the r-th part of it. So n workers with
-    batch size b train on the batches of one worker with batch size n b, and an epoch can be entered anywhere.
+    whole steps; a step takes the next `batch_size` pairs, each of its `accumulate` parts the next share of them, and
+    rank r the r-th share of each part. So any number of workers trains on the same pairs in the same steps, and an epoch
+    can be entered anywhere.
     """
 
     def __init__(
@@ -203,13 +204,13 @@ class PairLoader:
         self.config, self.seed, self.rank, self.world_size = config, seed, rank, world_size
         self.pin_memory = pin_memory
         self.dataset = PairDataset(videos, config, seed=seed, store=store)
-        per_step = config.batch_size * world_size * accumulate
-        self.steps_per_epoch = steps_per_epoch or max(1, len(videos) // per_step)
+        self.size = config.batch_size // (world_size * accumulate)
+        self.steps_per_epoch = steps_per_epoch or max(1, len(videos) // config.batch_size)
         self.batches_per_epoch = self.steps_per_epoch * accumulate
 
     def order(self, epoch: int) -> list[int]:
         """Indices of the videos of an epoch, over all workers."""
-        needed = self.batches_per_epoch * self.config.batch_size * self.world_size
+        needed = self.steps_per_epoch * self.config.batch_size
         num_videos = len(self.dataset.videos)
         rounds = -(-needed // num_videos)
         drawn = [
@@ -220,11 +221,10 @@ class PairLoader:
     def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
         """This worker's batches of an epoch, from `first_batch` on."""
         order = self.order(epoch)
-        size = self.config.batch_size
         keys = []
         for batch in range(first_batch, self.batches_per_epoch):
-            start = (batch * self.world_size + self.rank) * size
-            keys.append([(epoch, place, order[place]) for place in range(start, start + size)])
+            start = (batch * self.world_size + self.rank) * self.size
+            keys.append([(epoch, place, order[place]) for place in range(start, start + self.size)])
         loader: DataLoader[_Pair] = DataLoader(
             self.dataset,
             batch_sampler=keys,

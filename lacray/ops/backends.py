@@ -12,6 +12,7 @@ import torch
 from lacray.ops.library import BuildError, library, library_path
 
 NATIVE_DEVICES = ("cpu", "cuda")
+_refused: dict[str, str] = {}
 
 
 def backend_name(device: str | torch.device) -> str:
@@ -20,6 +21,13 @@ def backend_name(device: str | torch.device) -> str:
     Builds the compiled one if need be. `LACRAY_OPS_BACKEND=reference` or `=native` forces the choice.
     """
     return select(torch.device(device).type)
+
+
+def backend_note(device: str | torch.device) -> str | None:
+    """Why plain torch computes where compiled operators were wanted, in a line; None where all is as wanted."""
+    kind = torch.device(device).type
+    select(kind)
+    return " ".join(_refused[kind].split()) if kind in _refused else None
 
 
 def require_native(device: str | torch.device) -> str:
@@ -46,12 +54,11 @@ def select(kind: str) -> str:
     try:
         return require_native(kind)
     except BuildError as error:
-        warnings.warn(
-            f"lacray.ops: there are no compiled operators for {kind!r}, the torch reference takes over: the same "
-            f"results, about 100 times slower. Reason and remedy: {error}",
-            RuntimeWarning,
-            stacklevel=2,
+        _refused[kind] = (
+            f"there are no compiled operators for {kind!r}, the torch reference takes over: the same results, about 100 "
+            f"times slower. Reason and remedy: {error}"
         )
+        warnings.warn(f"lacray.ops: {_refused[kind]}", RuntimeWarning, stacklevel=2)
         return "reference"
 
 

@@ -17,14 +17,14 @@ from lacray.results.checkpoints import (
     remove_checkpoint,
     store_checkpoint,
 )
-from lacray.results.compaction import compact
+from lacray.results.compaction import compact, remove_run
 from lacray.results.entries import Entry, Found
 from lacray.results.errors import ResultsError, SupersededError, redact
 from lacray.results.lease import Lease, LeaseError, lease_state
 from lacray.results.manifest import differences, manifest_exists, read_manifest, write_manifest
 from lacray.results.names import check_name
 from lacray.results.place import Place, check_writable
-from lacray.results.reading import read, studies
+from lacray.results.reading import has_rows, read, studies
 from lacray.results.rows import RunWriter, remove_end, write_end
 from lacray.results.schema import ALLOWED, IDENTITY, NUMERIC_PREFIXES, to_table
 from lacray.results.selection import best, last_rows
@@ -48,6 +48,7 @@ __all__ = [
     "compact",
     "differences",
     "fetch_checkpoint",
+    "has_rows",
     "last_rows",
     "lease_state",
     "manifest_exists",
@@ -57,6 +58,7 @@ __all__ = [
     "redact",
     "remove_checkpoint",
     "remove_end",
+    "remove_run",
     "store_checkpoint",
     "studies",
     "to_table",

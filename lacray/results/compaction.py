@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lacray.results.checkpoints import remove_checkpoint
 from lacray.results.lease import Lease
+from lacray.results.names import check_name
 from lacray.results.place import Place
-from lacray.results.reading import StudyFiles, generation, load_study, merged
-from lacray.results.rows import COMPACTED, SUFFIX, end_key, rows_key
+from lacray.results.reading import StudyFiles, generation, load_study, merged, packed_rows
+from lacray.results.rows import COMPACTED, SUFFIX, end_key, remove_end, rows_key
 from lacray.results.schema import encode
 from lacray.results.selection import last_rows
 
@@ -45,7 +47,7 @@ def compact(
         LeaseError: another compaction of this study is at work.
         ResultsError: the place cannot be read or written.
     """
-    lease = Lease(place, f"{study}/leases/{COMPACTED}rows.json")
+    lease = _lease(place, study)
     lease.acquire(wait_line)
     try:
         return _compact(place, study, quiet_seconds)
@@ -80,19 +82,56 @@ def _compact(place: Place, study: str, quiet_seconds: float) -> tuple[int, int]:
         {name: end for name, end in files.ends.items() if name in fresh},
     )
     (kept,) = merged(own)
-    newest = max((generation(packed) for packed in files.packed.values()), default=0)
-    content = encode(kept, {"generation": str(newest + 1)})
-    name = f"{COMPACTED}{hashlib.sha256(content).hexdigest()[:16]}{SUFFIX}"
-    place.write(f"{study}/rows/{name}", content)
+    remove_earlier = _repack(place, study, files.packed, kept)
     for run_id in sorted(fresh):
+        # Rows that have changed since belong to a run that is at work again, and so does its end.
         # The rows go before their end: until both are gone the end is only applied twice.
         for key in (rows_key(study, run_id), end_key(study, run_id)):
-            if key in entries:
-                place.delete(key, entries[key].version)
-    for key in files.packed:
-        if not key.endswith(f"/{name}"):
-            place.delete(key)
+            if key in entries and not place.delete(key, entries[key].version):
+                break
+    remove_earlier()
     return len(fresh), len(pc.unique(kept["run_id"]))
+
+
+def remove_run(place: Place, study: str, run_id: str) -> None:
+    """Removes all that a run has written: checkpoint, end, rows, those in a packed file too; nothing there is fine.
+
+    Raises:
+        LeaseError: a compaction of this study is at work.
+        ResultsError: the place cannot be read or written.
+    """
+    remove_checkpoint(place, study, run_id)
+    remove_end(place, study, run_id)
+    place.delete(rows_key(study, run_id))
+    if not packed_rows(place, study, run_id):
+        return
+    lease = _lease(place, study)
+    lease.acquire(lambda line: None)
+    try:
+        packed = load_study(place, study).packed
+        (table,) = merged(StudyFiles(packed=packed))
+        _repack(place, study, packed, table.filter(pc.not_equal(table["run_id"], run_id)))()
+    finally:
+        lease.release()
+
+
+def _lease(place: Place, study: str) -> Lease:
+    return Lease(place, f"{check_name('study', study)}/leases/{COMPACTED}rows.json", {"compaction of study": study})
+
+
+def _repack(place: Place, study: str, packed: Mapping[str, pa.Table], table: pa.Table) -> Callable[[], None]:
+    """Writes a packed file in place of others; what it returns removes these."""
+    newest = max((generation(earlier) for earlier in packed.values()), default=0)
+    content = encode(table, {"generation": str(newest + 1)})
+    key = f"{study}/rows/{COMPACTED}{hashlib.sha256(content).hexdigest()[:16]}{SUFFIX}"
+    place.write(key, content)
+
+    def remove() -> None:
+        for earlier in packed:
+            if earlier != key:
+                place.delete(earlier)
+
+    return remove
 
 
 def _finished(files: StudyFiles) -> set[str]:

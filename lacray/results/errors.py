@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
+
+from lacray.config import UserError
 
 # Values that must never be read in a message or a row; the S3 client adds those that it found in files or roles.
 _SECRETS: set[str] = set()
@@ -30,16 +33,16 @@ def redact(text: str) -> str:
     return _SECRET_FORMS.sub("***", text)
 
 
-class ResultsError(Exception):
+class ResultsError(UserError):
     """What a user can mend about where results lie: the value, the rule, the remedy; credentials taken out."""
 
     def __init__(self, value: str, rule: str, remedy: str) -> None:
-        value, rule, remedy = redact(value), redact(rule), redact(remedy)
-        super().__init__(value, rule, remedy)
-        self.value, self.rule, self.remedy = value, rule, remedy
+        self.value, self.rule, self.remedy = redact(value), redact(rule), redact(remedy)
+        super().__init__(f"{self.value}: {self.rule}; {self.remedy}")
 
-    def __str__(self) -> str:
-        return f"{self.value}: {self.rule}; {self.remedy}"
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Made again from its parts, also in another process.
+        return type(self), (self.value, self.rule, self.remedy)
 
 
 class SupersededError(ResultsError):

@@ -36,7 +36,7 @@ class Lease:
     Args:
         place: where results lie.
         key: 'STUDY/lease.json', or 'STUDY/leases/RUN.json' for a single training.
-        describe: what else readers of the lease may want to know: JSON values.
+        describe: what is driven, for whoever is refused and whoever reads the lease: {"study": "lac"}; JSON values.
 
     Attributes:
         lost: set when another process took the lease; whoever held it must stop.
@@ -45,6 +45,7 @@ class Lease:
     def __init__(self, place: Place, key: str, describe: Mapping[str, Any] | None = None) -> None:
         self.lost = threading.Event()
         self._place, self._key = place, key
+        self._what = ", ".join(f"{name} {value}" for name, value in (describe or {}).items()) or key
         # A renewal that waits longer than it holds has missed its purpose; the next one tries again.
         self._renewing = place.patient(RENEW_SECONDS)
         self._record = {**(describe or {}), **_this_process(), "token": uuid.uuid4().hex}
@@ -82,8 +83,8 @@ class Lease:
                     raise self._refusal(holder)
                 watched = (found.version, time.monotonic())
                 wait_line(
-                    f"{self._key}: held by {_told(holder)}; waiting up to {STALE_SECONDS:.0f} s to see whether it "
-                    "is still renewed"
+                    f"{self._what}: was driven by {_told(holder)}; waiting up to {STALE_SECONDS:.0f} s to see whether "
+                    "it still is"
                 )
             elif watched[0] != found.version:
                 raise self._refusal(holder)
@@ -162,8 +163,8 @@ class Lease:
 
     def _refusal(self, holder: Mapping[str, Any]) -> LeaseError:
         return LeaseError(
-            f"{self._place.uri.rstrip('/')}/{self._key}: must have one driver, and {_told(holder)} has it; "
-            "wait for its end, stop it there (Ctrl-C), or choose another name"
+            f"{self._what}: is being driven by {_told(holder)}, and only one may; wait for it or end it there, or "
+            "choose another --study NAME or --results"
         )
 
 
@@ -201,8 +202,8 @@ def _parse(content: bytes) -> dict[str, Any]:
 
 
 def _told(holder: Mapping[str, Any]) -> str:
-    who = f"process {holder.get('pid', '?')} of {holder.get('user', '?')} on {holder.get('host', '?')}"
-    return f"{who} (since {holder.get('since', 'unknown')})"
+    who = f"{holder.get('user', 'somebody')} on {holder.get('host', 'a host')}, process {holder.get('pid', '?')}"
+    return f"{who} since {holder['since']}" if "since" in holder else who
 
 
 def _this_process() -> dict[str, Any]:

@@ -62,6 +62,25 @@ def studies(where: Place | str) -> list[str]:
     return found
 
 
+def has_rows(where: Place | str, study: str) -> bool:
+    """Whether a study has anything to read yet.
+
+    Raises:
+        ResultsError: the place cannot be reached.
+    """
+    place = as_place(where)
+    return any(_files(place, check_name("study", study)))
+
+
+def _files(place: Place, study: str) -> list[Entry]:
+    return [
+        entry
+        for folder in ("rows", "ends")
+        for entry in place.list(f"{study}/{folder}/")
+        if entry.key.endswith(SUFFIX) and entry.key.count("/") == 2
+    ]
+
+
 def _is_name(name: str) -> bool:
     try:
         check_name("study", name)
@@ -124,12 +143,7 @@ def _tell_broken(place: Place, loaded: Sequence[StudyFiles]) -> None:
 def load_study(place: Place, study: str) -> StudyFiles:
     """Reads all files of one study; one moment's state, also while runs are written and packed."""
     for last in [False] * (MAX_LOOKS - 1) + [True]:
-        entries = [
-            entry
-            for folder in ("rows", "ends")
-            for entry in place.list(f"{study}/{folder}/")
-            if entry.key.endswith(SUFFIX) and entry.key.count("/") == 2
-        ]
+        entries = _files(place, study)
         tables = place.read_many([entry.key for entry in entries], decode)
         # Gone since it was listed: its rows are in a packed file now, or somebody removed it.
         if last or not any(table is None for table in tables):

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lacray.results.checkpoints import remove_checkpoint
 from lacray.results.errors import ResultsError, SupersededError
 from lacray.results.names import check_name
 from lacray.results.place import Place, as_place
@@ -131,7 +132,7 @@ class RunWriter:
 
 
 def write_end(where: Place | str, study: str, run_id: str, end: Mapping[str, Any]) -> None:
-    """Says how a run ended that did not end itself; `read` puts it over the run's own rows.
+    """Says how a run ended that did not end itself; `read` puts it over the run's own rows. Its checkpoint goes.
 
     Args:
         where: the place, or its address.
@@ -153,7 +154,10 @@ def write_end(where: Place | str, study: str, run_id: str, end: Mapping[str, Any
     row = checked({**columns, "epoch": 0 if epoch is None else epoch})
     if epoch is None:
         del row["epoch"]
-    as_place(where).write(end_key(study, run_id), encode(to_table([row])))
+    place = as_place(where)
+    place.write(end_key(study, run_id), encode(to_table([row])))
+    # What is over is not gone on with.
+    remove_checkpoint(place, study, run_id)
 
 
 def remove_end(where: Place | str, study: str, run_id: str) -> None:

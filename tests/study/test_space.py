@@ -12,7 +12,7 @@ from paths import ROOT
 
 from lacray import evaluation
 from lacray.config import ConfigError, build
-from lacray.study import MAXIMISED, Space, load_space
+from lacray.study.space import MAXIMISED, Space, load_space
 
 GOOD = """\
 name: small
@@ -96,7 +96,7 @@ variants:
 """
     )
     assert space.grid() == {"variant": ["alone", "all"], "seed": [0, 1, 2], "loss.gamma": [0.6, 0.9]}
-    assert space.trials == space.num_points() == 12
+    assert space.trials == len(space.points()) == 12
     settings = {
         space.config(dict(zip(space.grid(), point, strict=True))).model_dump_json()
         for point in itertools.product(*space.grid().values())

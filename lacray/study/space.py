@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from lacray.config import Config, ConfigError, as_number, build, known_keys, unknown_key
+from lacray.config import Config, ConfigError, UserError, as_number, build, known_keys, unknown_key
+from lacray.results import check_name
 
 SPACES = "search_spaces"
 VARIANT = "variant"
@@ -60,8 +62,27 @@ class Space:
     fixed: dict[str, Any] = field(default_factory=dict)
     search: dict[str, BaseDistribution] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
-    origins: dict[str, str] = field(default_factory=dict)
+    specs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What is searched, as it was written."""
+    origins: dict[str, str] = field(default_factory=dict, compare=False)
     """Where each key was written, for messages."""
+
+    def content(self) -> dict[str, Any]:
+        """Plain values that `parse_space` makes this space of again: what the manifest of a study holds."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "sampler": self.sampler,
+            "trials": self.trials,
+            "metric": self.metric,
+            "fixed": self.fixed,
+            "search": self.specs,
+            "variants": self.variants,
+        }
+
+    def first_params(self) -> dict[str, Any]:
+        """What stands for the trials where one setting must: the first variant, else nothing."""
+        return {VARIANT: next(iter(self.variants))} if self.variants else {}
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """What Optuna suggests: the searched keys, and the variant where there are some."""
@@ -93,14 +114,24 @@ class Space:
             )
         return {key: list(kind.choices) for key, kind in self.distributions().items()}  # type: ignore[attr-defined]
 
-    def num_points(self) -> int:
-        """Trials of a grid."""
-        return len(list(itertools.product(*self.grid().values())))
+    def points(self) -> list[dict[str, Any]]:
+        """Every point of a grid, in the order of its trials."""
+        grid = self.grid()
+        return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+    def default_point(self) -> dict[str, Any] | None:
+        """The defaults, where they lie in the space: tried first, so that no study ends below them."""
+        if self.variants or not self.search:
+            return None
+        defaults = self.config().flat()
+        point = {key: defaults[key] for key in self.search}
+        inside = all(_contains(kind, point[key]) for key, kind in self.search.items())
+        return point if inside else None
 
 
 def find_space(name: str) -> Path:
     """A search space as the user names it: a path, or one of the bundled ones."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     candidates = [Path(name), Path(SPACES) / name, package.parent / SPACES / name, package / SPACES / name]
     for candidate in candidates:
         if candidate.is_file():
@@ -119,7 +150,7 @@ def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
     Raises:
         ConfigError: every unknown key, reversed range and value out of range in it, together, before anything starts.
     """
-    path, overrides = Path(path), dict(overrides or {})
+    path = Path(path)
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -135,6 +166,23 @@ def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
     def where(*keys: str) -> str:
         return f"{path}:{lines.get(keys, 1)}"
 
+    return parse_space({"name": path.stem, **content}, overrides, where)
+
+
+def parse_space(
+    content: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, where: Callable[..., str] | None = None
+) -> Space:
+    """Check the content of a search space.
+
+    Args:
+        content: as a YAML file holds it, or `Space.content`.
+        overrides: as for `load_space`.
+        where: keys -> where they were written, for the messages.
+
+    Raises:
+        ConfigError: as `load_space`.
+    """
+    overrides, where = dict(overrides or {}), where or (lambda *_: "the study's manifest")
     problems = [f"{key}: must be one of {', '.join(FIELDS)} ({where(key)})" for key in content if key not in FIELDS]
     sections: dict[str, dict[str, Any]] = {}
     for section in ("fixed", "search", "variants"):
@@ -173,6 +221,11 @@ def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
             for key in values
             if key in search or key in overrides
         ]
+    name = str(content["name"])
+    try:
+        check_name("study", name)
+    except UserError as error:
+        problems += [f"name: {problem} ({where('name')})" for problem in error.problems]
     sampler = content.get("sampler", "tpe")
     if sampler not in ("tpe", "grid"):
         problems.append(f"sampler: must be tpe or grid, got {sampler!r} ({where('sampler')})")
@@ -187,7 +240,7 @@ def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
             f"near: {', '.join(near)} ({where('metric')})"
         )
     space = Space(
-        name=str(content.get("name", path.stem)),
+        name=name,
         description=str(content.get("description", "")),
         sampler=sampler,
         trials=trials,
@@ -195,6 +248,7 @@ def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
         fixed={**fixed, **overrides},
         search=search,
         variants=variants,
+        specs={key: sections["search"][key] for key in search},
         origins={**origins, **dict.fromkeys(overrides, "command line")},
     )
     problems += _out_of_range(space, {name: where("variants", name) for name in variants})
@@ -202,7 +256,10 @@ def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
         space.grid()
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    return replace(space, trials=space.num_points()) if sampler == "grid" else space
+    if sampler == "grid":
+        return replace(space, trials=len(space.points()))
+    # All trials of a study that searches nothing would be one and the same.
+    return space if space.distributions() else replace(space, trials=1)
 
 
 def _distribution(spec: Any) -> BaseDistribution:
@@ -233,6 +290,17 @@ def _distribution(spec: Any) -> BaseDistribution:
     if values.get("log") and values["low"] <= 0:
         raise ValueError(f"low must be > 0 with log: true, got {values['low']}")
     return (FloatDistribution if kind == "float" else IntDistribution)(**values)
+
+
+def _contains(kind: BaseDistribution, value: Any) -> bool:
+    """Whether Optuna could suggest the value."""
+    if isinstance(kind, CategoricalDistribution):
+        return any(type(value) is type(choice) and value == choice for choice in kind.choices)
+    assert isinstance(kind, FloatDistribution | IntDistribution)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not kind.low <= value <= kind.high:
+        return False
+    steps = (value - kind.low) / kind.step if kind.step else 0.0
+    return math.isclose(steps, round(steps), abs_tol=1e-9)
 
 
 def _out_of_range(space: Space, variant_origins: Mapping[str, str]) -> list[str]:

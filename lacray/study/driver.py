@@ -1,0 +1,291 @@
+"""A study driven with Ray Tune: trials are started, watched and, where they hang, ended; Ray itself is watched too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from lacray import worker
+from lacray.cli import advice, console, warn
+from lacray.config import UserError
+from lacray.nodes import Plan
+from lacray.results import manifest_exists
+from lacray.study.aside import Aside
+from lacray.study.show import StudyView
+from lacray.study.study import Study
+from lacray.study.trials import Trial
+from lacray.study.tuning import EarlyStopping, EndOfStudy, Listener, Suggestions
+from lacray.watch import ClusterLostError, Watch, end_children, interrupt_main, ray_is_there
+
+MAX_OUT_OF_MEMORY = 5
+# Between two looks at what changes slowly: the manifest, the number of nodes.
+SLOW_CHECK_S = 15.0
+
+
+class Driver:
+    """Runs an opened study on the Ray that this process has joined.
+
+    Args:
+        study: opened.
+        plan: what a worker gets, and how many trials go on at once.
+        asides: copies of the study for other tools.
+        time_limit: seconds of silence after which a trial counts as hanging; None: from the longest seen.
+        price: dollars a node and hour; None: no cost is shown.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        plan: Plan,
+        *,
+        asides: list[Aside],
+        time_limit: float | None = None,
+        price: float | None = None,
+    ) -> None:
+        self.study, self.plan, self.asides, self.time_limit, self.price = study, plan, asides, time_limit, price
+        self.view = StudyView(console, study)
+        self.problem: Exception | None = None
+        self._noted: set[str] = set()
+        self._hung: dict[int, int] = {}
+        self._slow_check = time.monotonic()
+
+    def run(self) -> None:
+        """Run the trials to their end.
+
+        Raises:
+            UserError: what keeps the study from going on; everything that was stored stays.
+        """
+        study, plan = self.study, self.plan
+        study.followers = [*self.asides, self.view]
+        for aside in self.asides:
+            aside.begin(study.trials)
+        if study.num_over:
+            console.print(f"finished already: {study.num_over} of {study.num_trials} trials")
+        searched = ", ".join(study.space.distributions()) or "nothing"
+        console.print(
+            f"study {study.name}: {study.num_trials} trials over {searched}; {plan.concurrent} at once, workers "
+            f"{study.options.workers}, CPUs per worker {plan.cpus_per_worker}, GPUs per worker {plan.gpus_per_worker:g}",
+            markup=False,
+        )
+        self._advise()
+        scratch = worker.new_scratch()
+        checks = [ray_is_there(), self._check_study, self._check_silence, self._check_slowly]
+        try:
+            with self.view, Watch(checks, self._on_problem):
+                self._fit(str(scratch))
+        except KeyboardInterrupt:
+            # The watch wakes the main thread so, too.
+            if self.problem is None:
+                raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            for aside in self.asides:
+                aside.close()
+        if self.problem is not None:
+            raise self.problem
+
+    def _fit(self, scratch: str) -> None:
+        """Tune (2.60) starts a trial anew whose process died, but gives up where Ray's memory monitor ended it."""
+        for _ in range(MAX_OUT_OF_MEMORY):
+            try:
+                self._tuner(scratch).fit()
+                break
+            except RuntimeError as error:
+                if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
+                    raise
+            self.view.say("a node ran out of memory; the trials on it go on from their checkpoints", "yellow")
+            self.study.requeue()
+        else:
+            raise UserError(
+                f"study {self.study.name}: a node ran out of memory {MAX_OUT_OF_MEMORY} times; lower --concurrent or "
+                f"data.cache_gib, and go on: {self.study.resume_command()}"
+            )
+        left = [str(trial.number) for trial in self.study.trials if not trial.is_over]
+        if left and self.problem is None:
+            raise UserError(
+                f"study {self.study.name}: Ray Tune ended before trials {', '.join(left)}; go on: "
+                f"{self.study.resume_command()}"
+            )
+
+    def _tuner(self, scratch: str) -> tune.Tuner:
+        is_nested = self.study.options.workers > 1
+        if is_nested:
+            # The driver of a nested trial holds no CPU (that deadlocks a full cluster) and stays on the head node.
+            bundle: dict[str, float] = {"cpu": 0, "node:__internal_head__": 0.001}
+        else:
+            bundle = {"cpu": self.plan.cpus_per_worker, "gpu": self.plan.gpus_per_worker}
+        return tune.Tuner(
+            tune.with_resources(worker.trial, bundle),
+            param_space={"scratch": scratch},
+            tune_config=tune.TuneConfig(
+                search_alg=Suggestions(self, self.study.space.metric),
+                scheduler=EarlyStopping(self),
+                num_samples=-1,
+                max_concurrent_trials=self.plan.concurrent,
+                # An actor whose thread sits in Train's fit() cannot be used again, and would keep its workers.
+                reuse_actors=not is_nested,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=scratch,
+                # The ranks of a nested trial have been started again by Train before.
+                failure_config=tune.FailureConfig(max_failures=1 if is_nested else worker.MAX_FAILURES),
+                callbacks=[Listener(self)],
+                stop=EndOfStudy(self),
+                verbose=0,
+            ),
+        )
+
+    # --- what Tune asks and tells ------------------------------------------------------------------------------------
+
+    def next_trial(self) -> dict[str, Any] | None:
+        """Tune's parameters of the next trial."""
+        return self._guarded(self._next_trial)
+
+    def _next_trial(self) -> dict[str, Any] | None:
+        trial = self.study.next_trial() if self.problem is None else None
+        if trial is None:
+            return None
+        resources = {"gpus_per_worker": self.plan.gpus_per_worker, "cpus_per_worker": self.plan.cpus_per_worker}
+        return {"run": self.study.run_of(trial, **resources).as_dict()}
+
+    def on_report(self, number: int, result: dict[str, Any]) -> bool:
+        """Whether a trial is stopped early."""
+        return bool(self._guarded(lambda: self._on_report(number, result)))
+
+    def _on_report(self, number: int, result: dict[str, Any]) -> bool:
+        if "epoch" not in result:
+            # The last words of one that could not end well.
+            return False
+        note = result.get("note")
+        if note and note not in self._noted:
+            self._noted.add(note)
+            self.view.say(note, "yellow")
+        return self.study.report(number, result)
+
+    def on_return(self, number: int, result: dict[str, Any]) -> None:
+        """A trial's function has returned, or was stopped early."""
+        self._guarded(lambda: self._on_return(number, result))
+
+    def _on_return(self, number: int, result: dict[str, Any]) -> None:
+        if result.get("ended") == "refused":
+            lines = str(result["error"]).splitlines()
+            self.stop(UserError([*lines, f"study {self.study.name}: mend it, and go on: {self.study.resume_command()}"]))
+        elif self.problem is None:
+            self.study.returned(number, result.get("ended"), result.get("error"))
+            self._advise()
+
+    def on_retry(self, number: int) -> None:
+        """A trial's process was lost; Tune starts it again."""
+        self.view.say(f"trial {number}: its process was lost; it goes on from its checkpoint", "yellow")
+
+    def on_loss(self, number: int, reason: str) -> None:
+        """A trial's processes were lost too often."""
+        times = self._hung.get(number)
+        why = f"it gave no sign of life, {times} times" if times else reason
+        self._guarded(lambda: self.study.lost(number, why))
+
+    def _guarded(self, step: Callable[[], Any]) -> Any:
+        """A fault of a study must not reach Tune, which would give up all trials with a page of its own words."""
+        try:
+            return step()
+        except Exception as error:
+            self.stop(error)
+            return None
+
+    def stop(self, problem: Exception) -> None:
+        """End the study, its trials as they are; the first problem is the one that is told."""
+        if self.problem is None:
+            self.problem = problem
+
+    def _advise(self) -> None:
+        study = self.study
+        advice.text = f"{study.num_over} of {study.num_trials} trials are over, all of it is stored; go on: {study.resume_command()}"
+
+    # --- what the watch looks at -------------------------------------------------------------------------------------
+
+    def _check_study(self) -> Exception | None:
+        self.view.tick()
+        if self.study.lease.lost.is_set():
+            return UserError(f"study {self.study.name}: another driver has taken it over; this one ends")
+        return self.study.problem
+
+    def _check_slowly(self) -> Exception | None:
+        now = time.monotonic()
+        if now - self._slow_check < SLOW_CHECK_S:
+            return None
+        if self.price is not None:
+            nodes = sum(node["Alive"] for node in ray.nodes())
+            self.view.cost = (self.view.cost or 0.0) + self.price * nodes * (now - self._slow_check) / 3600
+        self._slow_check = now
+        if not manifest_exists(self.study.place, self.study.name):
+            where = self.study.options.results
+            return UserError(f"study {self.study.name}: its study.json is gone from {where}; restore the results, or begin anew")
+        return None
+
+    def _check_silence(self) -> None:
+        """End the processes of a trial that hangs: Tune starts it again, and it goes on from its checkpoint."""
+        now = time.monotonic()
+        limit = self.time_limit or self.study.trials.silence_limit()
+        for trial in list(self.study.trials):
+            if trial.state == "running" and now - trial.heard > limit:
+                trial.heard = now
+                self._hung[trial.number] = self._hung.get(trial.number, 0) + 1
+                self.view.say(
+                    f"trial {trial.number}: no sign of life for {limit:.0f} s (the limit is "
+                    f"{'--time-limit' if self.time_limit else 'ten times the longest silence so far, two minutes at least'}); "
+                    "its processes are ended, it goes on from its checkpoint",
+                    "yellow",
+                )
+                _end_processes(trial)
+
+    def _on_problem(self, problem: Exception) -> None:
+        self.stop(problem)
+        if isinstance(problem, ClusterLostError):
+            # The main thread may be deep in Ray, which waits for what is gone.
+            self.view.__exit__()
+            for line in (f"{problem}; {advice.text}",):
+                print(f"error: {line}", file=sys.stderr, flush=True)
+            self.study.close()
+            end_children()
+            os._exit(3)
+        interrupt_main()
+
+
+def _end_processes(trial: Trial) -> None:
+    here = ray.get_runtime_context().get_node_id()
+    for node, pid in trial.processes:
+        if node == here:
+            worker.end_process(pid)
+        else:
+            where = NodeAffinitySchedulingStrategy(node, soft=False)
+            ray.remote(num_cpus=0, scheduling_strategy=where)(worker.end_process).remote(pid)
+
+
+def open_asides(study: Study, storage: str | None, tensorboard: str | None, mlflow: str | None) -> list[Aside]:
+    """The copies of a study that were asked for.
+
+    Args:
+        storage: URL of an Optuna storage; None: a SQLite file beside local results, in the cache for others.
+        tensorboard: a directory.
+        mlflow: URL of a tracking server.
+    """
+    from lacray.study.loggers import MlFlow, TensorBoard
+    from lacray.study.view import OptunaView
+
+    owner = study.manifest["id"]
+    asides: list[Aside] = [OptunaView(storage or study.default_storage(), study.name, owner, study.space, warn)]
+    if tensorboard is not None:
+        asides.append(TensorBoard(tensorboard, study.name, warn))
+    if mlflow is not None:
+        asides.append(MlFlow(mlflow, study.name, owner, warn))
+    return asides

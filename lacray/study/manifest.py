@@ -1,0 +1,79 @@
+"""The manifest of a study: what it is, written once, so that whoever goes on with it goes on with the same."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import uuid
+from importlib import metadata
+from typing import Any
+
+import lacray
+from lacray.config import UserError
+from lacray.data import VideoSet
+from lacray.results import differences
+from lacray.study.space import Space, parse_space
+
+FORMAT = 1
+VERSIONED = ("torch", "ray", "optuna")
+
+
+def new_manifest(space: Space, num_trials: int, videos: VideoSet, commit: str | None) -> dict[str, Any]:
+    """The manifest of a study that begins now."""
+    return {
+        "format": FORMAT,
+        "id": uuid.uuid4().hex,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "space": space.content(),
+        "trials": num_trials,
+        "metric": space.metric,
+        "seed": space.config(space.first_params()).seed,
+        "videos": videos.fingerprint(),
+        "versions": versions(),
+        "commit": commit,
+    }
+
+
+def versions() -> dict[str, str]:
+    """What computes."""
+    own = {"lacray": lacray.__version__, "python": platform.python_version()}
+    return own | {name: metadata.version(name) for name in VERSIONED}
+
+
+def space_of(manifest: dict[str, Any], study: str) -> Space:
+    """The space that a study began with.
+
+    Raises:
+        UserError: the manifest is of another version of lacray.
+    """
+    if manifest.get("format") != FORMAT:
+        raise UserError(
+            f"study {study}: its study.json must have format {FORMAT}, got {manifest.get('format')!r}; go on with the "
+            "version of lacray that began it, or begin another: --study NAME"
+        )
+    return parse_space(manifest["space"])
+
+
+def check_same(manifest: dict[str, Any], space: Space, num_trials: int | None, videos: VideoSet, study: str) -> None:
+    """That a resumed study is the one that was begun.
+
+    Args:
+        num_trials: as asked for now; None: as many as then.
+
+    Raises:
+        UserError: every difference, with what it was and what it is now.
+    """
+    before, now = ({**content, "description": "", "trials": 0} for content in (manifest["space"], space.content()))
+    # The study's own name may be another than its space's.
+    now["name"] = before["name"]
+    found = differences(before, now)
+    if num_trials is not None and num_trials < manifest["trials"]:
+        found.append(f"--trials: was {manifest['trials']}, is now {num_trials}; it may only grow")
+    found += [f"video {line}" for line in differences(manifest["videos"], videos.fingerprint())]
+    if not found:
+        return
+    shown = [*found[:10], *([f"... and {len(found) - 10} more"] if len(found) > 10 else [])]
+    raise UserError(
+        [f"study {study}: cannot go on as another study: {line}" for line in shown]
+        + [f"study {study}: leave out what differs (--resume --study {study} alone takes it up), or begin another: --study NAME"]
+    )

@@ -1,0 +1,319 @@
+"""A study without who computes it: opened from the results, asked what comes next, told what became of it.
+
+The results are the truth: what is decided here follows from them, and is written there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from lacray.cli import absolute, commit, placed, prepare_videos, shell, warn
+from lacray.config import ConfigError, UserError, cache_dir
+from lacray.results import (
+    Lease,
+    Place,
+    has_rows,
+    read,
+    read_manifest,
+    remove_end,
+    studies,
+    write_end,
+    write_manifest,
+)
+from lacray.run import CONTROLS, Run
+from lacray.study.manifest import check_same, new_manifest, space_of, versions
+from lacray.study.outbox import Outbox
+from lacray.study.sampler import Sampler
+from lacray.study.space import VARIANT, Space
+from lacray.study.trials import Trial, Trials, recorded, run_name
+
+LAST_WRITES_S = 10.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how a study runs; none of it changes what comes out."""
+
+    results: str = "results"
+    workers: int = 1
+    trials: int | None = None
+    resume: bool = False
+
+
+class Follower(Protocol):
+    """Who is told of what happens in a study."""
+
+    def ask(self, trial: Trial) -> None: ...
+
+    def report(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None: ...
+
+    def tell(self, trial: Trial) -> None: ...
+
+
+class Study:
+    """One study: `open` takes its lease, `close` gives it back.
+
+    Args:
+        name: of the study.
+        space: what is searched; None: as its manifest has it.
+        options: where and how.
+    """
+
+    def __init__(self, name: str, space: Space | None, options: Options) -> None:
+        self.name, self.options = name, options
+        self.place = Place(absolute(options.results), tell=warn)
+        self.lease = Lease(self.place, f"{name}/lease.json", {"study": name})
+        self.followers: list[Follower] = []
+        self._given_space = space
+        self._unfinished: list[Trial] = []
+        self._controls_at: int | None = None
+        self._outbox = Outbox(f"ends of study {name}")
+
+    # --- open and close ----------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Write or compare the manifest, take the lease, and read what there is.
+
+        Raises:
+            UserError: the study is there already, is another, is driven by somebody else, or cannot select by anything.
+        """
+        manifest = read_manifest(self.place, self.name)
+        self._check_place(manifest)
+        self.space = self._given_space or space_of(manifest or {}, self.name)
+        self.config = self.space.config(self.space.first_params())
+        videos = prepare_videos(self.config, for_study=True)
+        asked = self._asked()
+        if manifest is not None:
+            check_same(manifest, self.space, asked, videos, self.name)
+        self.lease.acquire(warn)
+        if manifest is None:
+            manifest = new_manifest(self.space, asked or self.space.trials, videos, commit())
+            if not write_manifest(self.place, self.name, manifest):
+                raise UserError(f"study {self.name}: has begun elsewhere this very moment; --resume goes on with it")
+        self.manifest = manifest
+        self.num_trials = max(asked or 0, manifest["trials"])
+        now = versions()
+        changed = [f"{name} {was}, now {now[name]}" for name, was in manifest["versions"].items() if now[name] != was]
+        if changed:
+            warn(f"study {self.name}: began with {', '.join(changed)}: its rows name the versions that made them")
+        self._gather()
+
+    def close(self) -> None:
+        """Write what is not written yet, and let others drive the study."""
+        if not self._outbox.flush(LAST_WRITES_S):
+            warn(f"study {self.name}: not all ends of trials could be written; --resume decides them again")
+        self.lease.release()
+
+    def _check_place(self, manifest: dict[str, Any] | None) -> None:
+        where = self.options.results
+        if manifest is not None:
+            if not self.options.resume:
+                raise UserError(
+                    f"study {self.name}: is in {where} already; --resume goes on with it, --study NAME starts another"
+                )
+            return
+        if any(row["stage"] == "tune" for row in self._rows()):
+            raise UserError(
+                f"study {self.name}: has trials in {where} and no study.json that says what they are; restore it, or "
+                "begin another: --study NAME"
+            )
+        if self.options.resume and self._given_space is None:
+            known = studies(where)
+            there = f"choose from {', '.join(known)}" if known else "there is none"
+            raise UserError(f"--study: {self.name} is not in {where}; {there}")
+        if self.options.resume:
+            warn(f"study {self.name}: nothing of it is in {where}; it begins now")
+
+    def _asked(self) -> int | None:
+        """--trials, unless the space has a number of its own."""
+        asked, own = self.options.trials, self.space.trials
+        if asked is None or asked == own or (self.space.sampler != "grid" and self.space.distributions()):
+            return asked
+        kind = f"a grid of {own} points" if self.space.sampler == "grid" else "one setting, with nothing to search"
+        raise UserError(f"--trials: {self.space.name} is {kind}, got {asked}; leave it out")
+
+    def _gather(self) -> None:
+        """The trials that there are; what an earlier driver left undecided is decided as it would have been."""
+        rows = self._rows()
+        given_up = {PurePosixPath(stored.key).stem for stored in self.place.list(f"{self.name}/ends/")}
+        every = self.config.fit.evaluate_every
+        stops_early = self.space.sampler == "tpe" and every < self.config.fit.epochs
+        self.trials = Trials(recorded(rows, self.space, given_up=given_up), every=every if stops_early else None)
+        self.has_controls = {row["control"] for row in rows if row["stage"] == "tune"} >= set(CONTROLS)
+        self.sampler = Sampler(self.space, seed=self.manifest["seed"], num_trials=self.num_trials)
+        for number in range(max((trial.number for trial in self.trials), default=-1) + 1):
+            if number not in self.trials:
+                # It was suggested, and lost before its first row.
+                self._suggest(number)
+                continue
+            trial = self.trials[number]
+            if trial.state == "failed" and not trial.is_final:
+                trial.state, trial.error = "waiting", None
+                remove_end(self.place, self.name, run_name(number))
+            self.sampler.add(trial)
+            if not trial.is_over and trial.values and self.trials.should_stop(number, max(trial.values)):
+                self.end(trial, "pruned")
+        self._unfinished = [trial for trial in self.trials if not trial.is_over]
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return read(self.place.uri, self.name).to_pylist() if has_rows(self.place, self.name) else []
+
+    # --- what comes next ---------------------------------------------------------------------------------------------
+
+    @property
+    def num_over(self) -> int:
+        return self.trials.count("done", "pruned", "failed")
+
+    def requeue(self) -> None:
+        """Trials that were going on are to be taken up again, before new ones."""
+        self._unfinished = [trial for trial in self.trials if not trial.is_over]
+
+    def next_trial(self) -> Trial | None:
+        """The next trial to run: first those that were cut off, under their old numbers; None: there is none left."""
+        while self._unfinished:
+            trial = self._unfinished.pop(0)
+            if not trial.is_over:
+                return trial
+        while len(self.trials) < self.num_trials:
+            found = self._suggest(len(self.trials))
+            if found is None:
+                warn(f"study {self.name}: every setting was tried; it ends with {len(self.trials)} trials")
+                self.num_trials = len(self.trials)
+            elif not found.is_over:
+                return found
+        return None
+
+    def _suggest(self, number: int) -> Trial | None:
+        """A new trial; one whose setting no run can have fails at once."""
+        params = self.sampler.suggest(number)
+        if params is None:
+            return None
+        trial = self.trials.add(Trial(number, params, self.config.fit.epochs))
+        for follower in self.followers:
+            follower.ask(trial)
+        try:
+            trial.epochs = self.space.config(params).fit.epochs
+        except ConfigError as error:
+            self.end(trial, "failed", "; ".join(error.problems), is_final=True)
+        return trial
+
+    def run_of(self, trial: Trial, *, gpus_per_worker: float = 0, cpus_per_worker: int = 1) -> Run:
+        """A trial as a run; the first one scores the controls too, where they are missing."""
+        setting = self.space.config(trial.params)
+        controls: dict[str, Any] = {}
+        if not self.has_controls and self._controls_at in (None, trial.number):
+            self._controls_at = trial.number
+            controls = {"run_id": "control", "values": placed(self.config.flat())}
+        return Run(
+            values=placed({**setting.flat()}),
+            results=self.place.uri,
+            study=self.name,
+            run_id=run_name(trial.number),
+            stage="tune",
+            space=self.space.name,
+            selected_by=self.space.metric,
+            variant=trial.params.get(VARIANT),
+            trial=trial.number,
+            commit=commit(),
+            workers=self.options.workers,
+            gpus_per_worker=gpus_per_worker,
+            cpus_per_worker=cpus_per_worker,
+            controls=controls,
+            has_study_videos=setting.data == self.config.data,
+        )
+
+    # --- what became of it -------------------------------------------------------------------------------------------
+
+    def report(self, number: int, result: Mapping[str, Any]) -> bool:
+        """What a trial reached in an epoch -> whether it is stopped early."""
+        trial = self.trials[number]
+        if trial.is_over:
+            return False
+        epoch = result["epoch"]
+        is_new = epoch > max(trial.losses, default=0)
+        self.trials.hear(number, result, self.space.metric, time.monotonic())
+        if epoch > 0 and self._controls_at == number:
+            self.has_controls = True
+        if is_new:
+            if epoch in trial.values:
+                self.sampler.report(number, trial.values[epoch], epoch)
+            metrics = {key: float(value) for key, value in result.items() if _is_metric(key, value)}
+            for follower in self.followers:
+                follower.report(trial, epoch, metrics)
+        if not self.trials.should_stop(number, epoch):
+            return False
+        self.end(trial, "pruned")
+        return True
+
+    def returned(self, number: int, ended: str | None, error: str | None) -> None:
+        """A trial's function has returned: its run is over, or cannot be."""
+        trial = self.trials[number]
+        if trial.is_over:
+            return
+        if ended == "diverged":
+            self.end(trial, "failed", error, is_final=True)
+        elif trial.epoch >= trial.epochs:
+            self.end(trial, "done")
+        else:
+            self.end(trial, "failed", f"it ended at epoch {trial.epoch} of {trial.epochs} without a word")
+
+    def lost(self, number: int, reason: str) -> None:
+        """A trial's processes were lost too often; `--resume` tries it again."""
+        if self._controls_at == number:
+            self._controls_at = None
+        self.end(self.trials[number], "failed", reason)
+
+    def end(self, trial: Trial, state: str, error: str | None = None, *, is_final: bool = False) -> None:
+        """A trial is over: told to all, and written where its run cannot have written it itself."""
+        trial.state, trial.error, trial.is_final = state, error, is_final or state != "failed"
+        self.sampler.tell(trial)
+        ran_to_its_end = state == "done" or (state == "failed" and is_final and trial.heard > 0)
+        if not ran_to_its_end:
+            row = self._end_row(trial)
+            self._outbox.put(lambda: write_end(self.place, self.name, run_name(trial.number), row))
+        for follower in self.followers:
+            follower.tell(trial)
+
+    def _end_row(self, trial: Trial) -> dict[str, Any]:
+        """The driver's last word on a trial, which may never have written one of its own."""
+        variant = trial.params.get(VARIANT)
+        values = {**self.config.flat(), **self.space.variants.get(variant, {}), **trial.params}
+        values.pop(VARIANT, None)
+        return {
+            "stage": "tune",
+            "control": "none",
+            "space": self.space.name,
+            "selected_by": self.space.metric,
+            "variant": variant,
+            "trial": trial.number,
+            "seed": values.pop("seed"),
+            "epoch": trial.epoch,
+            "status": trial.state,
+            "error": trial.error,
+            **placed(values),
+        }
+
+    @property
+    def problem(self) -> UserError | None:
+        """What keeps the results from being written."""
+        return self._outbox.problem
+
+    def default_storage(self) -> str:
+        """URL of the Optuna storage that shows the study, where none is given."""
+        folder = cache_dir() if "://" in self.options.results else Path(absolute(self.options.results))
+        return f"sqlite:///{folder / 'optuna.db'}"
+
+    def resume_command(self) -> str:
+        """How to go on, as it can be pasted."""
+        where = [] if self.options.results == "results" else ["--results", self.options.results]
+        grown = ["--trials", str(self.num_trials)] if self.num_trials > self.manifest["trials"] else []
+        workers = ["--workers", str(self.options.workers)] if self.options.workers > 1 else []
+        return shell("python", "-m", "lacray.tune", "--resume", "--study", self.name, *where, *grown, *workers)
+
+
+def _is_metric(key: str, value: Any) -> bool:
+    return key in ("loss", "objective") or key.startswith(("full.", "cropped."))

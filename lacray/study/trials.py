@@ -1,0 +1,198 @@
+"""The trials of a study as its rows tell them and as they go on: one record that all who follow a study share."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from lacray.config import column_value
+from lacray.study.space import VARIANT, Space
+
+REDUCTION = 3
+"""Early stopping keeps the best third at each of its looks."""
+OVER = ("done", "pruned", "failed")
+# A trial counts as hanging after this many times the longest silence that any trial broke, and never before a while.
+PATIENCE, MIN_SILENCE_S, FIRST_SILENCE_S = 10.0, 120.0, 3600.0
+
+
+def run_name(number: int) -> str:
+    """The run of a trial."""
+    return f"trial-{number:04d}"
+
+
+@dataclass
+class Trial:
+    """One trial: a setting, and what has become of it."""
+
+    number: int
+    params: dict[str, Any]
+    """What is searched, the variant included."""
+    epochs: int
+    """Of its own setting."""
+    state: str = "waiting"
+    """`waiting`, `running`, or how it ended: `done`, `pruned`, `failed`."""
+    epoch: int = 0
+    values: dict[int, float] = field(default_factory=dict)
+    """The study's metric, by epoch."""
+    losses: dict[int, float] = field(default_factory=dict)
+    error: str | None = None
+    is_final: bool = True
+    """Whether trying it again could not end otherwise; a trial that was lost is tried again by `--resume`."""
+    processes: list[tuple[str, int]] = field(default_factory=list)
+    """Node and process of each rank."""
+    heard: float = 0.0
+    """When it last gave a sign of life, on a monotonic clock."""
+
+    def copy(self) -> Trial:
+        """As it is now, for another thread."""
+        return replace(self, params=dict(self.params), values=dict(self.values), losses=dict(self.losses))
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in OVER
+
+    @property
+    def value(self) -> float | None:
+        """The latest value of the metric."""
+        return self.values[max(self.values)] if self.values else None
+
+
+class Trials:
+    """All trials of a study, by number.
+
+    Args:
+        every: epochs between two looks of early stopping at the least; None: no trial is stopped early.
+    """
+
+    def __init__(self, trials: Iterable[Trial] = (), *, every: int | None = None) -> None:
+        self._all = {trial.number: trial for trial in trials}
+        self.every = every
+        self.longest_silence: float | None = None
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self._all[number] for number in sorted(self._all))
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __getitem__(self, number: int) -> Trial:
+        return self._all[number]
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._all
+
+    def add(self, trial: Trial) -> Trial:
+        self._all[trial.number] = trial
+        return trial
+
+    def count(self, *states: str) -> int:
+        return sum(trial.state in states for trial in self)
+
+    def best(self) -> Trial | None:
+        """The finished trial with the highest value, of equals the earlier one; before there is any, of all but failed."""
+        scored = [trial for trial in self if trial.value is not None and trial.state != "failed"]
+        scored = [trial for trial in scored if trial.state == "done"] or scored
+        return max(scored, key=lambda trial: (trial.value, -trial.number), default=None)
+
+    def hear(self, number: int, result: Mapping[str, Any], metric: str, now: float) -> Trial:
+        """Note what a trial reports of an epoch."""
+        trial = self[number]
+        if trial.state == "running" and trial.heard and result["epoch"] > 0:
+            self.longest_silence = max(self.longest_silence or 0.0, now - trial.heard)
+        trial.state, trial.heard = "running", now
+        trial.processes = [tuple(process) for process in result.get("processes") or trial.processes]
+        trial.epoch = max(trial.epoch, result["epoch"])
+        value = result.get(metric)
+        if isinstance(value, int | float) and math.isfinite(value):
+            trial.values[result["epoch"]] = float(value)
+        loss = result.get("loss")
+        if isinstance(loss, int | float) and math.isfinite(loss):
+            trial.losses[result["epoch"]] = float(loss)
+        return trial
+
+    def silence_limit(self) -> float:
+        """Seconds without a sign of life after which a trial counts as hanging."""
+        if self.longest_silence is None:
+            return FIRST_SILENCE_S
+        return max(MIN_SILENCE_S, PATIENCE * self.longest_silence)
+
+    def should_stop(self, number: int, epoch: int) -> bool:
+        """Whether a trial is stopped early on its value at an epoch: asynchronous successive halving.
+
+        A look is at epochs every, 3 every, 9 every, ...: a trial's value there is that of its first evaluation at or
+        after it, and it goes on if no worse than the best third of the values that the look has already.
+        What is decided depends on recorded values alone, so that a study taken up again decides as before.
+        Source: Li et al., A System for Massively Parallel Hyperparameter Tuning (arXiv 1810.05934).
+        """
+        trial = self[number]
+        if self.every is None or epoch >= trial.epochs or epoch not in trial.values:
+            return False
+        look = self._look(epoch)
+        if look is None or _at(trial, look) != epoch:
+            return False
+        others = [(other, _at(other, look)) for other in self if other.number != number]
+        values = [other.values[at] for other, at in others if at is not None]
+        return bool(values) and trial.values[epoch] < float(np.percentile(values, (1 - 1 / REDUCTION) * 100))
+
+    def _look(self, epoch: int) -> int | None:
+        """The last look that an epoch has reached."""
+        assert self.every is not None
+        look = None
+        at = self.every
+        while at <= epoch:
+            look, at = at, at * REDUCTION
+        return look
+
+
+def _at(trial: Trial, look: int) -> int | None:
+    """The epoch whose value a trial has at a look: its first evaluation at or after it, before the next look."""
+    return min((epoch for epoch in trial.values if look <= epoch < look * REDUCTION), default=None)
+
+
+def recorded(rows: Iterable[Mapping[str, Any]], space: Space, *, given_up: Collection[str] = ()) -> list[Trial]:
+    """The trials of a study from its rows (`results.read`), in order; those that were cut off are `waiting`.
+
+    Args:
+        given_up: runs whose end the driver wrote; a failure among them was not the setting's fault.
+    """
+    found: dict[int, Trial] = {}
+    for row in rows:
+        number = row["trial"]
+        if row["stage"] != "tune" or row["control"] != "none" or number is None:
+            continue
+        if number not in found:
+            found[number] = _from_row(number, row, space)
+        trial = found[number]
+        trial.epoch = max(trial.epoch, row["epoch"])
+        value, loss = row.get(f"metric.{space.metric}"), row.get("part.total")
+        if row["split"] == "validation" and value is not None:
+            trial.values[row["epoch"]] = value
+        if loss is not None:
+            trial.losses[row["epoch"]] = loss
+        if row["status"] in OVER:
+            trial.state, trial.error = row["status"], row["error"]
+            trial.is_final = row["status"] != "failed" or row["run_id"] not in given_up
+    return [found[number] for number in sorted(found)]
+
+
+def _from_row(number: int, row: Mapping[str, Any], space: Space) -> Trial:
+    params = {key: _as_suggested(kind, row.get(key)) for key, kind in space.search.items()}
+    if space.variants:
+        params = {VARIANT: row["variant"], **params}
+    return Trial(number, params, row["fit.epochs"])
+
+
+def _as_suggested(kind: BaseDistribution, value: Any) -> Any:
+    """A Parquet cell as Optuna suggested it: a column has one type, whatever its values' were."""
+    if isinstance(kind, CategoricalDistribution):
+        for choice in kind.choices:
+            if value == column_value(choice) or (isinstance(value, str) and value == json.dumps(choice)):
+                return choice
+        return value
+    return float(value) if isinstance(kind, FloatDistribution) else int(value)

@@ -1,0 +1,184 @@
+"""One run: it goes on from where it was cut off, wherever that was, and ends with the same rows and weights."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_features, tiny_settings
+
+from lacray import results
+from lacray import run as run_module
+from lacray.checkpoint import load_model
+from lacray.config import UserError, parse_assignments
+from lacray.fit import NonFiniteError
+from lacray.results import Place
+from lacray.run import Run, execute
+
+VOLATILE = ("time", "seconds", "frames_per_second", "peak_memory_bytes")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_features(tmp_path_factory.mktemp("run") / "clips")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def a_run(data: Path, folder: Path, **fields) -> Run:
+    settings = [word for word in tiny_settings(data, epochs=5) if not word.startswith("fit.evaluate_every")]
+    values = parse_assignments([*settings, "fit.evaluate_every=2", "encoder.dropout=0.2"])
+    base = Run(values=values, results=str(folder), study="s", run_id="r", stage="train", keep_checkpoint=True)
+    return replace(base, **fields)
+
+
+def rows_of(folder: Path, run_id: str = "r") -> list[dict]:
+    rows = [row for row in results.read(str(folder), "s").to_pylist() if row["run_id"] == run_id]
+    return [{key: value for key, value in row.items() if key not in VOLATILE} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    progress = list(execute(a_run(data, folder), device=CPU))
+    assert [p.epoch for p in progress] == [1, 2, 3, 4, 5]
+    assert [bool(p.metrics) for p in progress] == [False, True, False, True, True]
+    return rows_of(folder), load_model(folder / "s" / "checkpoints" / "r.pt").encoder.state_dict()
+
+
+def assert_as_undisturbed(folder: Path, undisturbed) -> None:
+    rows, weights = undisturbed
+    assert rows_of(folder) == rows
+    for name, value in load_model(folder / "s" / "checkpoints" / "r.pt").encoder.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
+def test_a_row_for_every_epoch_and_its_metrics_where_it_was_evaluated(undisturbed):
+    rows, _ = undisturbed
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert [row["split"] for row in rows] == [None, None, "validation", None, "validation", "validation"]
+    assert [row["status"] for row in rows] == ["running"] * 5 + ["done"]
+    for row in rows[1:]:
+        assert row["part.total"] == pytest.approx(row["part.L_c"] + 0.01 * (row["part.L_l"] + row["part.L_sw"]), rel=1e-4)
+        assert row["gap.open"] > 0
+        assert (row["metric.objective"] is None) == (row["split"] is None)
+    assert {row["world_size"] for row in rows} == {1}
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 3, 5])
+def test_a_run_cut_off_between_two_epochs_goes_on_to_the_same_end(data, tmp_path, undisturbed, epochs):
+    run = a_run(data, tmp_path)
+    list(itertools.islice(execute(run, device=CPU), epochs))
+    rest = [progress.epoch for progress in execute(run, device=CPU)]
+    assert rest[-1] == 5
+    if epochs == 5:
+        assert rest == [5], "a run that is over was trained again"
+    assert_as_undisturbed(tmp_path, undisturbed)
+
+
+class CutOffError(BaseException):
+    """What a SIGKILL is to a process, as far as one process can tell."""
+
+
+@pytest.mark.parametrize("moment", ["before the checkpoint", "after the checkpoint"])
+@pytest.mark.parametrize("epoch", [1, 3, 5])
+def test_a_run_cut_off_while_it_stores_goes_on_to_the_same_end(
+    data, tmp_path, undisturbed, monkeypatch, epoch, moment
+):
+    run = a_run(data, tmp_path)
+    store = run_module.store_checkpoint
+    calls = itertools.count(1)
+
+    def cut(*arguments):
+        if next(calls) == epoch:
+            if moment == "after the checkpoint":
+                store(*arguments)
+            raise CutOffError
+        return store(*arguments)
+
+    monkeypatch.setattr(run_module, "CHECKPOINT_SHARE", float("inf"))  # one after every epoch
+    monkeypatch.setattr(run_module, "store_checkpoint", cut)
+    with pytest.raises(CutOffError):
+        list(execute(run, device=CPU))
+    monkeypatch.setattr(run_module, "store_checkpoint", store)
+    list(execute(run, device=CPU))
+    assert_as_undisturbed(tmp_path, undisturbed)
+
+
+def test_rows_of_epochs_after_the_checkpoint_are_dropped(data, tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setattr(run_module, "CHECKPOINT_SHARE", 1e-9)  # none but the first
+    run = a_run(data, tmp_path)
+    list(itertools.islice(execute(run, device=CPU), 4))
+    again = execute(run, device=CPU)
+    assert next(again).epoch == 2
+    assert max(row["epoch"] for row in rows_of(tmp_path)) == 2
+    list(again)
+    assert_as_undisturbed(tmp_path, undisturbed)
+
+
+def test_a_run_that_is_not_kept_leaves_its_rows_alone(data, tmp_path):
+    run = a_run(data, tmp_path, keep_checkpoint=False)
+    first = execute(run, device=CPU)
+    next(first)
+    assert (tmp_path / "s" / "checkpoints" / "r.pt").is_file()
+    del first
+    list(execute(run, device=CPU))
+    assert not (tmp_path / "s" / "checkpoints" / "r.pt").exists()
+    (over,) = execute(run, device=CPU)
+    assert over.epoch == 5
+    assert over.metrics["objective"] == rows_of(tmp_path)[-1]["metric.objective"]
+
+
+def test_a_setting_that_diverges_is_closed_as_failed_and_not_tried_again(data, tmp_path):
+    run = a_run(data, tmp_path)
+    run = replace(run, values={**run.values, "fit.learning_rate": 1e30})
+    for _ in range(2):
+        with pytest.raises(NonFiniteError, match=r"must be finite, got .*lower fit.learning_rate"):
+            list(execute(run, device=CPU))
+    last = rows_of(tmp_path)[-1]
+    assert last["status"] == "failed"
+    assert "must be finite" in last["error"]
+    assert sum(row["status"] == "failed" for row in rows_of(tmp_path)) == 1
+
+
+def test_a_run_whose_videos_have_changed_is_refused_by_their_names(tmp_path):
+    data = make_features(tmp_path / "clips")
+    run = a_run(data, tmp_path / "results")
+    list(itertools.islice(execute(run, device=CPU), 2))
+    np.save(data / "features" / "clip03.npy", np.zeros((20, 12), np.float16))
+    text = (data / "segments.csv").read_text().replace("reach", "pull", 1)
+    (data / "segments.csv").write_text("\n".join(line for line in text.splitlines() if "clip03" not in line) + "\n")
+    with pytest.raises(UserError, match=r"run r began with other videos.*clip03.*was .*frames.*is now .*20 frames"):
+        list(execute(run, device=CPU))
+
+
+def test_a_trial_of_a_study_with_other_videos_is_refused(data, tmp_path):
+    place = Place(str(tmp_path))
+    videos = {"videos/clip00.mp4": "train, 31 frames, labels 00000000"}
+    assert results.write_manifest(place, "s", {"videos": videos})
+    with pytest.raises(UserError, match="study s began with other videos"):
+        list(execute(a_run(data, tmp_path, has_study_videos=True), device=CPU))
+    assert not list((tmp_path / "s").glob("rows/*"))
+
+
+def test_controls_are_scored_once_before_the_run(data, tmp_path):
+    run = a_run(data, tmp_path)
+    run = replace(run, controls={"run_id": "c", "values": run.values})
+    next(execute(run, device=CPU))
+    stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s" / "rows").glob("c-*")}
+    assert set(stamps) == {"c-untrained.parquet", "c-positions.parquet"}
+    list(execute(run, device=CPU))
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s" / "rows").glob("c-*")} == stamps
+    (row,) = rows_of(tmp_path, "c-untrained")
+    assert (row["control"], row["split"], row["status"]) == ("untrained", "validation", "done")
