@@ -14,7 +14,7 @@ from lacray.results.names import check_name
 from lacray.results.place import Place
 from lacray.results.reading import StudyFiles, generation, load_study, merged, packed_rows
 from lacray.results.rows import COMPACTED, SUFFIX, end_key, remove_end, rows_key
-from lacray.results.schema import encode
+from lacray.results.schema import encode_many
 from lacray.results.selection import last_rows
 
 # A failed run is tried again by a resume; a run that was written to just now may be written to again.
@@ -122,7 +122,7 @@ def _lease(place: Place, study: str) -> Lease:
 def _repack(place: Place, study: str, packed: Mapping[str, pa.Table], table: pa.Table) -> Callable[[], None]:
     """Writes a packed file in place of others; what it returns removes these."""
     newest = max((generation(earlier) for earlier in packed.values()), default=0)
-    content = encode(table, {"generation": str(newest + 1)})
+    content = encode_many(table, {"generation": str(newest + 1)})
     key = f"{study}/rows/{COMPACTED}{hashlib.sha256(content).hexdigest()[:16]}{SUFFIX}"
     place.write(key, content)
 

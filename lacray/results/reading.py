@@ -42,7 +42,7 @@ class StudyFiles:
 
 
 def studies(where: Place | str) -> list[str]:
-    """Names of the studies that have a manifest or rows.
+    """Names of the studies that have a manifest, rows or ends.
 
     Args:
         where: the place, or its address.
@@ -57,7 +57,7 @@ def studies(where: Place | str) -> list[str]:
     found = []
     for name in place.folders():
         # What is no name of ours was not made by us.
-        if _is_name(name) and ("rows" in place.folders(name) or place.version(f"{name}/study.json") is not None):
+        if _is_name(name) and ({"rows", "ends"} & {*place.folders(name)} or place.version(f"{name}/study.json") is not None):
             found.append(name)
     return found
 

@@ -281,7 +281,9 @@ class S3:
         text = " ".join(str(error).split())
         at = f" at {endpoint()}" if endpoint() else ""
         lasted = "" if waited is None else f" (tried for {waited:.0f} s)"
-        if re.search(r"credential|40[13]\b|forbidden|access.?denied|signature|access.?key|token", text, re.IGNORECASE):
+        if waited is not None:
+            remedy = "see to the server and the network (AWS_ENDPOINT_URL), then try again"
+        elif re.search(r"credential|40[13]\b|forbidden|access.?denied|signature|access.?key|token", text, re.IGNORECASE):
             remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or the instance's role) and the bucket's policy"
         elif re.search(r"connect|resolve|timed? ?out|curl|network", text, re.IGNORECASE):
             remedy = "check AWS_ENDPOINT_URL and the network"
