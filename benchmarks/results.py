@@ -43,17 +43,33 @@ PARTS = ("part.total", "part.L_c", "part.L_l", "part.L_sw", "gap.open", "gap.ext
 
 def rows_of(number: int, num_epochs: int, status: str, rng: np.random.Generator) -> list[dict[str, Any]]:
     """A run's rows, every third epoch evaluated, with all the columns of a real setting."""
-    setting = {**flatten(Config().model_dump()), "loss.gamma": float(rng.uniform(0.1, 2)), "loss.tau": float(rng.uniform(0.05, 1))}
+    setting = {
+        **flatten(Config().model_dump()),
+        "loss.gamma": float(rng.uniform(0.1, 2)),
+        "loss.tau": float(rng.uniform(0.05, 1)),
+    }
     now = datetime.datetime.now(datetime.UTC)
     rows = []
     for epoch in range(1, num_epochs + 1):
         evaluated = epoch % 3 == 0
         rows.append(
             {
-                **{"study": "many", "run_id": f"trial-{number:05d}", "stage": "tune", "space": "lac", "trial": number},
-                **{"seed": 0, "epoch": epoch, "status": status if epoch == num_epochs else "running"},
-                **{"control": "none", "split": "validation" if evaluated else None, "time": now, "seconds": 2.0 * epoch},
-                **{"commit": "0" * 40, "device": "cuda", "op_backend": "cuda", "world_size": 1},
+                "study": "many",
+                "run_id": f"trial-{number:05d}",
+                "stage": "tune",
+                "space": "lac",
+                "trial": number,
+                "seed": 0,
+                "epoch": epoch,
+                "status": status if epoch == num_epochs else "running",
+                "control": "none",
+                "split": "validation" if evaluated else None,
+                "time": now,
+                "seconds": 2.0 * epoch,
+                "commit": "0" * 40,
+                "device": "cuda",
+                "op_backend": "cuda",
+                "world_size": 1,
                 **{key: value for key, value in setting.items() if value is not None},
                 **dict(zip(PARTS, rng.random(len(PARTS)).tolist(), strict=True)),
                 **(dict(zip(METRICS, rng.random(len(METRICS)).tolist(), strict=True)) if evaluated else {}),
@@ -71,7 +87,11 @@ def make(place: Place, num_runs: int) -> int:
     def write(number: int) -> int:
         pruned = number % 3 == 0
         table = made[pruned]
-        for name, value in (("run_id", f"trial-{number:05d}"), ("trial", number), ("loss.gamma", 0.1 + number / num_runs)):
+        for name, value in (
+            ("run_id", f"trial-{number:05d}"),
+            ("trial", number),
+            ("loss.gamma", 0.1 + number / num_runs),
+        ):
             at = table.schema.get_field_index(name)
             table = table.set_column(at, name, pa.array([value] * len(table), table.schema.field(at).type))
         place.write(rows_key("many", f"trial-{number:05d}"), encode(table))

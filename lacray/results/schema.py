@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -179,33 +178,29 @@ def to_rows(table: pa.Table) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if value is not None} for row in table.to_pylist()]
 
 
-def unify(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table of all, in their order: columns that a table lacks are null there; int and float meet in float64."""
-    # Most runs of a study have one schema: what costs time is done once for all tables of each.
-    groups: list[tuple[pa.Schema, list[int]]] = []
-    for position, table in enumerate(tables):
+def by_schema(tables: Sequence[pa.Table]) -> list[list[pa.Table]]:
+    """Tables that share a schema side by side; most runs of a study do."""
+    groups: list[tuple[pa.Schema, list[pa.Table]]] = []
+    for table in tables:
         schema = table.schema
         same = next((members for known, members in groups if known.equals(schema)), None)
         if same is None:
-            groups.append((schema, [position]))
+            groups.append((schema, [table]))
         else:
-            same.append(position)
+            same.append(table)
+    return [members for _, members in groups]
+
+
+def unify(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table of all, in their order: columns that a table lacks are null there; int and float meet in float64."""
     kinds: dict[str, list[pa.DataType]] = {name: [kind] for name, kind in IDENTITY.items()}
-    for schema, _ in groups:
-        for field in schema:
+    for table in tables:
+        for field in table.schema:
             if field.name not in IDENTITY:
                 kinds.setdefault(field.name, []).append(field.type)
     names = [*IDENTITY, *sorted(set(kinds) - set(IDENTITY))]
     common = pa.schema([(name, _common_type(kinds[name])) for name in names])
-    parts = [_conform(pa.concat_tables([tables[position] for position in members]), common) for _, members in groups]
-    whole = pa.concat_tables(parts).combine_chunks()
-    origin = np.repeat(
-        np.array([position for _, members in groups for position in members], dtype=np.int64),
-        [len(tables[position]) for _, members in groups for position in members],
-    )
-    if np.any(origin[1:] < origin[:-1]):
-        whole = whole.take(pa.array(np.argsort(origin, kind="stable")))
-    return whole
+    return pa.concat_tables([_conform(table, common) for table in tables]).combine_chunks()
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -199,12 +199,11 @@ def test_a_write_that_fails_keeps_the_last_good_file(tmp_path, monkeypatch):
 
 def test_an_unreadable_file_is_named_and_counted_and_the_rest_is_read(tmp_path):
     run(tmp_path, "s", "good", row(1))
-    (tmp_path / "s" / "rows" / "torn.parquet").write_bytes(
-        (tmp_path / "s" / "rows" / "good.parquet").read_bytes()[:200]
-    )
+    good = tmp_path / "s" / "rows" / "good.parquet"
+    good.with_name("torn.parquet").write_bytes(good.read_bytes()[:200])
     with pytest.warns(UserWarning, match=r"1 of 2 result files could not be read: .*torn\.parquet"):
         assert read(str(tmp_path)).num_rows == 1
-    (rows / "good.parquet").write_text("not parquet")
+    good.write_text("not parquet")
     with pytest.raises(ResultsError, match="2 of 2 result files could not be read"):
         read(str(tmp_path))
 
