@@ -88,7 +88,7 @@ def s3_server(directory: Path) -> Iterator[dict[str, str]]:
         *(program, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-master.port={master}", "-master.telemetry=false", "-master.volumeSizeLimitMB=64"),
         *(f"-volume.port={volume}", "-volume.max=20", "-filer", f"-filer.port={filer}"),
-        *("-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", f"-s3.config={config}"),
+        *("-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}"),
     ]
     log = directory / "server.log"
     with log.open("wb") as output:

@@ -26,6 +26,7 @@ ABSENT = ("NoSuchKey", "404")
 UNMET = ("PreconditionFailed", "412")
 REFUSED = re.compile(r"credential|40[13]\b|forbidden|access.?denied|signature|access.?key|token", re.IGNORECASE)
 AWAY = re.compile(r"connect|resolve|timed? ?out|curl|network", re.IGNORECASE)
+BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 # Larger files go up in parts, side by side.
 PART_BYTES = 64 * 2**20
 
@@ -60,7 +61,7 @@ def s3_client() -> Any:
 def endpoint() -> str | None:
     """The server where it is not AWS itself."""
     address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-    if address and "@" in urlparse(address if "//" in address else f"//{address}").netloc:
+    if address and "@" in address:
         raise ResultsError(
             "AWS_ENDPOINT_URL", "must hold no user and password", "use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
@@ -80,11 +81,11 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
         ResultsError: no bucket, or a key and secret in the address.
     """
     parsed = urlparse(uri)
-    if "@" in parsed.netloc:
+    if ("@" in uri.partition("://")[2] and ":" in parsed.netloc) or "@" in parsed.netloc:
         raise ResultsError(
             uri, "must hold no user and password", "use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
         )
-    if not parsed.netloc:
+    if not BUCKET.fullmatch(parsed.netloc):
         raise ResultsError(uri, "must name a bucket, s3://bucket/prefix", "pass another --results")
     return parsed.netloc, parsed.path.strip("/")
 
@@ -280,7 +281,7 @@ class S3:
         return passes(error) if isinstance(error, OSError) else None
 
     def explain(self, error: Exception, waited: float | None = None) -> ResultsError:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).replace("(reached max retries: 0)", "").split()).replace(" : ", ": ")
         at = f" at {endpoint()}" if endpoint() else ""
         lasted = "" if waited is None else f" (tried for {waited:.0f} s)"
         if waited is not None:

@@ -116,7 +116,7 @@ NAMES = [
     "",
     ".",
     "..",
-    "a/b",
+    "a/../..",
     "/a",
     "../a",
     ".hidden",
@@ -204,13 +204,13 @@ def test_a_directory_that_is_removed_while_it_is_written_to_is_made_again(tmp_pa
     place, over = Place(tmp_path / "results", patience=20.0), threading.Event()
 
     def remove():
-        while not over.wait(0.005):
+        while not over.wait(0.01):
             shutil.rmtree(tmp_path / "results", ignore_errors=True)
 
     remover = threading.Thread(target=remove)
     remover.start()
     try:
-        for number in range(20):
+        for number in range(6):
             place.write(f"s/rows/{number}.parquet", b"x")
             place.create(f"s/{number}.json", b"x")
     finally:
