@@ -64,6 +64,7 @@ class Driver:
             UserError: what keeps the study from going on; everything that was stored stays.
         """
         study, plan = self.study, self.plan
+        study.begin()
         study.followers = [*self.asides, self.view]
         for aside in self.asides:
             aside.begin(study.trials)
