@@ -63,7 +63,11 @@ class FrameStore:
     def read(self, video: Video, steps: Steps, *, first: int = 0) -> NDArray[np.generic]:
         """Frames (n, K, 3, H, W) uint8 with their contexts (none before `first`), or features (n, C)."""
         if self.config.input == "features":
-            return np.asarray(np.load(video.path, mmap_mode="r", allow_pickle=False)[steps], dtype=np.float32)
+            try:
+                features = np.load(video.path, mmap_mode="r", allow_pickle=False)
+                return np.asarray(features[steps], dtype=np.float32)
+            except (OSError, ValueError, IndexError) as error:
+                raise DataError(f"{video.path}: cannot be read any more ({error}); mend or remove it") from error
         config = self.config
         wanted = context_steps(steps - first, num_contexts=config.num_contexts, stride=config.context_stride) + first
         kept = self._keep(video)
@@ -180,11 +184,12 @@ def _forkserver() -> BaseContext:
 
 
 class PairLoader:
-    """Batches of an epoch for one worker.
+    """Batches of an epoch for one of `world_size` workers.
 
     The global order of an epoch is a permutation of the videos that depends on (seed, epoch) alone, repeated or cut to
-    whole global batches; global batch k is its k-th slice, and rank r takes the r-th part of it. So n workers with
-    batch size b train on the batches of one worker with batch size n b, and an epoch can be entered anywhere.
+    whole steps of `batch_size` pairs. A step is cut into `accumulate` slices, and rank r takes the r-th part of each:
+    any number of workers trains on the same pairs in the same steps, with the same batches behind their batch norms,
+    and an epoch can be entered anywhere.
     """
 
     def __init__(
@@ -200,16 +205,17 @@ class PairLoader:
         pin_memory: bool = False,
         store: FrameStore | None = None,
     ) -> None:
+        assert config.batch_size % (world_size * accumulate) == 0
         self.config, self.seed, self.rank, self.world_size = config, seed, rank, world_size
         self.pin_memory = pin_memory
         self.dataset = PairDataset(videos, config, seed=seed, store=store)
-        per_step = config.batch_size * world_size * accumulate
-        self.steps_per_epoch = steps_per_epoch or max(1, len(videos) // per_step)
+        self.pairs_per_batch = config.batch_size // (world_size * accumulate)
+        self.steps_per_epoch = steps_per_epoch or max(1, len(videos) // config.batch_size)
         self.batches_per_epoch = self.steps_per_epoch * accumulate
 
     def order(self, epoch: int) -> list[int]:
         """Indices of the videos of an epoch, over all workers."""
-        needed = self.batches_per_epoch * self.config.batch_size * self.world_size
+        needed = self.steps_per_epoch * self.config.batch_size
         num_videos = len(self.dataset.videos)
         rounds = -(-needed // num_videos)
         drawn = [
@@ -220,7 +226,7 @@ class PairLoader:
     def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
         """This worker's batches of an epoch, from `first_batch` on."""
         order = self.order(epoch)
-        size = self.config.batch_size
+        size = self.pairs_per_batch
         keys = []
         for batch in range(first_batch, self.batches_per_epoch):
             start = (batch * self.world_size + self.rank) * size
@@ -234,4 +240,4 @@ class PairLoader:
             # fork after torch has started threads is a known way to hang
             multiprocessing_context=_forkserver() if self.config.num_loaders else None,
         )
-        return iter(loader)
+        yield from loader
