@@ -143,24 +143,6 @@ def test_a_study_without_labels(capsys, data):
     assert "python -m lacray.train data.root=" in line
 
 
-def test_a_checkpoint_of_another_architecture(data, tmp_path):
-    config = build(parse_assignments(tiny_settings(data, epochs=1)))
-    videos = open_videos(config.data)
-    (event,) = fit.fit(config, videos, tmp_path / "run")
-    other = build({**config.flat(), "encoder.hidden": 32})
-    with pytest.raises(fit.CheckpointError, match=r"of another architecture than this setting .*encoder.hidden': 16"):
-        next(fit.fit(other, videos, tmp_path / "other", resume=event.checkpoint))
-    assert not (tmp_path / "other").exists()
-
-
-def test_a_checkpoint_that_is_none(tmp_path):
-    (tmp_path / "a.pt").write_text("text")
-    with pytest.raises(fit.CheckpointError, match=r"a\.pt is no checkpoint of lacray"):
-        fit.load_encoder(tmp_path / "a.pt")
-    with pytest.raises(fit.CheckpointError, match=r"b\.pt does not exist"):
-        fit.load_encoder(tmp_path / "b.pt")
-
-
 def test_no_compiler_is_one_loud_line_and_the_reference_runs(tmp_path):
     """The operator is not refused: the torch reference takes over, and says so once."""
     program = (
@@ -217,6 +199,6 @@ def test_report_without_results(tmp_path):
 def test_unlabelled_videos_can_be_trained_on(data, tmp_path):
     (data / "segments.csv").unlink()
     config = build(parse_assignments([*tiny_settings(data, epochs=1), "data.validation_share=0"]))
-    (event,) = fit.fit(config, open_videos(config.data), tmp_path)
+    (event,) = fit.fit(config, open_videos(config.data))
     assert set(event.evaluations[0].metrics) == {"full.kendalls_tau", "cropped.kendalls_tau"}
     assert np.isfinite(event.parts["total"])

@@ -838,11 +838,11 @@ def test_epoch_longer_than_the_videos_goes_over_them_again_in_another_order(feat
 
 
 @pytest.mark.parametrize("kind", ["features", "videos"])
-def test_ranks_together_train_on_the_batches_of_one_process_with_the_joined_batch(features_root, plain_root, kind):
+def test_ranks_together_train_on_the_batches_of_one_process(features_root, plain_root, kind):
     root = features_root if kind == "features" else plain_root
-    size = 2 if kind == "features" else 1
-    joined = loader_of(config_of(root, input=kind, batch_size=2 * size))
-    ranks = [loader_of(config_of(root, input=kind, batch_size=size), rank=rank, world_size=2) for rank in (0, 1)]
+    config = config_of(root, input=kind, batch_size=4 if kind == "features" else 2)
+    joined = loader_of(config)
+    ranks = [loader_of(config, rank=rank, world_size=2) for rank in (0, 1)]
     assert joined.batches_per_epoch == ranks[0].batches_per_epoch == 2
     for whole, *shares in zip(joined.epoch(1), *(loader.epoch(1) for loader in ranks), strict=True):
         assert [name for share in shares for name in share.names] == whole.names
@@ -852,12 +852,18 @@ def test_ranks_together_train_on_the_batches_of_one_process_with_the_joined_batc
     assert bool(whole.augmentations) == (kind == "videos")
 
 
-def test_accumulated_batches_are_those_of_a_larger_batch(features_root):
-    whole = loader_of(config_of(features_root, input="features", batch_size=4))
-    parts = loader_of(config_of(features_root, input="features", batch_size=2), accumulate=2)
-    assert parts.steps_per_epoch == whole.steps_per_epoch == 2
-    assert parts.batches_per_epoch == 4
-    assert torch.cat([b.steps for b in parts.epoch(0)]).equal(torch.cat([b.steps for b in whole.epoch(0)]))
+def test_step_that_is_cut_to_save_memory_holds_the_same_pairs_on_any_number_of_ranks(features_root):
+    config = config_of(features_root, input="features", batch_size=4)
+    whole, cut = loader_of(config), loader_of(config, accumulate=2)
+    ranks = [loader_of(config, accumulate=2, rank=rank, world_size=2) for rank in (0, 1)]
+    assert {loader.steps_per_epoch for loader in (whole, cut, *ranks)} == {2}
+    assert {loader.batches_per_epoch for loader in (cut, *ranks)} == {4}
+    steps = [torch.cat([batch.steps for batch in loader.epoch(0)]) for loader in (whole, cut)]
+    assert torch.equal(*steps)
+    # Each part of a step is one batch of all ranks: their batch norms see what one rank's would.
+    for part, *shares in zip(cut.epoch(0), *(loader.epoch(0) for loader in ranks), strict=True):
+        assert [len(share.steps) for share in shares] == [1, 1]
+        assert torch.equal(torch.cat([share.steps for share in shares]), part.steps)
 
 
 def test_epoch_can_be_entered_anywhere(features_root):

@@ -17,7 +17,7 @@ from paths import ROOT
 from s3_server import s3_server
 from tiny import make_features, tiny_settings
 
-from lacray import fit, results
+from lacray import checkpoint, results
 
 TIMEOUT_S = 400
 
@@ -83,7 +83,7 @@ def test_the_whole_path_from_study_to_report(data, tmp_path):
     assert {row["loss.gamma"] for row in rows} == {best["loss.gamma"]}
     assert {row["data.validation_share"] for row in rows} == {0.0}
     for path in re.findall(r"^checkpoint: (.+)$", said, re.MULTILINE):
-        encoder, config = fit.load_encoder(tmp_path / path)
+        encoder, config = checkpoint.load_encoder(tmp_path / path)
         assert config.loss.gamma == best["loss.gamma"]
         assert torch.isfinite(encoder(torch.randn(1, 7, 12))).all()
 
@@ -182,6 +182,6 @@ def test_results_and_checkpoints_on_s3(data, tmp_path):
             rows = own_rows(uri, "lac", stage="train", split="val", control="none")
             assert [row["status"] for row in rows] == ["done"]
             local = results.fetch_checkpoint(checkpoint, tmp_path)
-            assert fit.load_encoder(local)[1].data.input == "features"
+            assert checkpoint.load_encoder(local)[1].data.input == "features"
         run(str(ROOT / "analysis/report.py"), *where, "--out", str(tmp_path / "report"), cwd=tmp_path, env=env)
         assert (tmp_path / "report" / "report.html").stat().st_size > 1000

@@ -24,21 +24,26 @@ sys.meta_path.insert(0, Blocker())
 
 # Of the package's own modules, which each may import besides itself. Not listed: the entry points, which may all.
 FOUNDATION = {"config", "ops"}
-DATA_SIDE = {"losses", "encoder", "data", "evaluation"}
+DATA_SIDE = {"losses", "encoder", "data", "evaluation", "batch_norm"}
+TRAINING_SIDE = {"distributed", "checkpoint", "embedding"}
 MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "ops": {"config"},
     "losses": FOUNDATION,
-    "encoder": FOUNDATION,
+    "batch_norm": set(),
+    "encoder": FOUNDATION | {"batch_norm"},
     "data": FOUNDATION,
     "evaluation": FOUNDATION,
-    "fit": FOUNDATION | DATA_SIDE,
+    "distributed": set(),
+    "checkpoint": FOUNDATION | DATA_SIDE | {"distributed"},
+    "embedding": FOUNDATION | DATA_SIDE | {"distributed"},
+    "fit": FOUNDATION | DATA_SIDE | TRAINING_SIDE,
     "results": {"config"},
     "study": {"config"},
-    "worker": FOUNDATION | DATA_SIDE | {"fit", "results"},
-    "cli": FOUNDATION | DATA_SIDE | {"fit", "results", "study", "worker"},
-    "progress": FOUNDATION | DATA_SIDE | {"fit", "results", "study", "worker", "cli"},
-    "searcher": FOUNDATION | DATA_SIDE | {"fit", "results", "study", "worker", "cli", "progress"},
+    "worker": FOUNDATION | DATA_SIDE | TRAINING_SIDE | {"fit", "results"},
+    "cli": FOUNDATION | DATA_SIDE | TRAINING_SIDE | {"fit", "results", "study", "worker"},
+    "progress": FOUNDATION | DATA_SIDE | TRAINING_SIDE | {"fit", "results", "study", "worker", "cli"},
+    "searcher": FOUNDATION | DATA_SIDE | TRAINING_SIDE | {"fit", "results", "study", "worker", "cli", "progress"},
 }
 ENTRY_POINTS = {path.stem for path in (ROOT / "lacray").glob("*.py") if '__name__ == "__main__"' in path.read_text()}
 
@@ -146,7 +151,7 @@ def run_without(blocked: set[str], code: str) -> subprocess.CompletedProcess[str
 def test_operators_losses_and_training_work_where_ray_is_not_installed():
     code = """
 import torch
-import lacray.ops, lacray.losses, lacray.fit, lacray.results, lacray.evaluation
+import lacray.ops, lacray.losses, lacray.fit, lacray.checkpoint, lacray.results, lacray.evaluation
 score, match = lacray.ops.soft_sw(torch.rand(2, 3, 4), torch.tensor(1.0), torch.tensor(0.5), gamma=0.8)
 assert score.shape == (2,) and match.shape == (2, 3, 4)
 assert "ray" not in sys.modules
