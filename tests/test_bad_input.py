@@ -196,7 +196,7 @@ def test_report_without_results(tmp_path):
     assert not (tmp_path / "report").exists()
 
 
-def test_unlabelled_videos_can_be_trained_on(data, tmp_path):
+def test_unlabelled_videos_can_be_trained_on(data):
     (data / "segments.csv").unlink()
     config = build(parse_assignments([*tiny_settings(data, epochs=1), "data.validation_share=0"]))
     (event,) = fit.fit(config, open_videos(config.data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -880,6 +881,18 @@ def test_loader_processes_give_the_same_batches_as_none(plain_root):
     apart = list(loader_of(config_of(plain_root, num_loaders=2)).epoch(1))
     assert len(alone) == 2
     assert all(same_batch(a, b) for a, b in zip(alone, apart, strict=True))
+
+
+@pytest.mark.parametrize("num_loaders", [0, 1])
+def test_video_that_breaks_after_it_was_opened_is_told_in_one_line(tmp_path, num_loaders):
+    root = plain(tmp_path, 2, 1, features=True)
+    loader = loader_of(config_of(root, input="features", num_loaders=num_loaders))
+    victim = loader.dataset.videos[1]
+    Path(victim.path).write_bytes(Path(victim.path).read_bytes()[:-50])
+    with pytest.raises(DataError) as caught:
+        list(loader.epoch(0))
+    (problem,) = caught.value.problems
+    assert re.fullmatch(rf"{re.escape(victim.path)}: cannot be read any more \([^\n]*\); mend or remove it", problem)
 
 
 @pytest.mark.parametrize("gib", [0.0, 45 * 3 * 16 * 16 / 2**30], ids=["off", "two videos"])

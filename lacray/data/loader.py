@@ -106,15 +106,23 @@ class _Pair:
     augmentations: list[augment.Augmentation]
 
 
-class PairDataset(Dataset[_Pair]):
-    """Pairs of clips; an item's key is (epoch, place in the epoch's global order, video)."""
+class PairDataset(Dataset["_Pair | DataError"]):
+    """Pairs of clips; an item's key is (epoch, place in the epoch's global order, video).
+
+    A video that cannot be read is an item too: raised in a loader process, torch would bury it in a traceback.
+    """
 
     def __init__(self, videos: list[Video], config: DataConfig, *, seed: int, store: FrameStore | None = None) -> None:
         self.videos, self.config, self.seed = videos, config, seed
         self.store = store or FrameStore(config)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> _Pair:
-        epoch, place, index = key
+    def __getitem__(self, key: tuple[int, int, int]) -> _Pair | DataError:
+        try:
+            return self._pair(*key)
+        except DataError as error:
+            return error
+
+    def _pair(self, epoch: int, place: int, index: int) -> _Pair:
         # One generator per place in the global order: the same clips whatever the number of workers and loaders.
         rng = np.random.default_rng((self.seed, epoch, place))
         config = self.config
@@ -150,7 +158,10 @@ class _Collate:
     def __init__(self, num_frames: int) -> None:
         self.num_frames = num_frames
 
-    def __call__(self, pairs: list[_Pair]) -> Batch:
+    def __call__(self, items: list[_Pair | DataError]) -> Batch | DataError:
+        pairs = [item for item in items if isinstance(item, _Pair)]
+        if len(pairs) < len(items):
+            return next(item for item in items if isinstance(item, DataError))
         clips = [clip for pair in pairs for clip in pair.frames]
         frames = np.zeros((len(clips), self.num_frames, *clips[0].shape[1:]), dtype=clips[0].dtype)
         steps = np.zeros((len(clips), self.num_frames), dtype=np.int64)
@@ -224,14 +235,18 @@ class PairLoader:
         return np.concatenate(drawn)[:needed].tolist()
 
     def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
-        """This worker's batches of an epoch, from `first_batch` on."""
+        """This worker's batches of an epoch, from `first_batch` on.
+
+        Raises:
+            DataError: a video that can no longer be read.
+        """
         order = self.order(epoch)
         size = self.pairs_per_batch
         keys = []
         for batch in range(first_batch, self.batches_per_epoch):
             start = (batch * self.world_size + self.rank) * size
             keys.append([(epoch, place, order[place]) for place in range(start, start + size)])
-        loader: DataLoader[_Pair] = DataLoader(
+        loader: DataLoader[_Pair | DataError] = DataLoader(
             self.dataset,
             batch_sampler=keys,
             num_workers=self.config.num_loaders,
@@ -240,4 +255,7 @@ class PairLoader:
             # fork after torch has started threads is a known way to hang
             multiprocessing_context=_forkserver() if self.config.num_loaders else None,
         )
-        yield from loader
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
