@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,15 +22,25 @@ def start_ranks(target: Callable[..., None], folder: Path, *arguments: Any, num:
     return processes
 
 
+def ended(processes: list[Any], *, seconds: float = 300) -> list[int | None]:
+    """Exit codes once all have ended; None for one that has not by then, which is killed."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        process.join(timeout=max(0, deadline - time.monotonic()))
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return codes
+
+
 def run_ranks(work: Callable[..., dict[str, Any]], folder: Path, *arguments: Any, num: int = 2) -> list[dict[str, Any]]:
     """What `work(rank, folder, *arguments)` returns on each rank of a gloo group.
 
     Raises:
         AssertionError: with the traceback of a rank that raised.
     """
-    processes = start_ranks(_in_group, folder, work, num, *arguments, num=num)
-    for process in processes:
-        process.join()
+    codes = ended(start_ranks(_in_group, folder, work, num, *arguments, num=num))
+    assert None not in codes, f"ranks that never ended: {codes}"
     told = [torch.load(folder / f"told{rank}.pt", weights_only=False) for rank in range(num)]
     for one in told:
         assert "error" not in one, one["error"]

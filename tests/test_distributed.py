@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import start_ranks
+from ranks import ended, start_ranks
 from torch import nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
@@ -122,12 +122,7 @@ def one_rank(rank: int, folder: Path) -> None:
 def ranks(tmp_path_factory) -> list[dict[str, Any]]:
     """What three ranks have told; the last dies first, then rank 0."""
     folder = tmp_path_factory.mktemp("ranks")
-    processes = start_ranks(one_rank, folder, num=NUM_RANKS)
-    for process in processes:
-        process.join(timeout=240)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
+    codes = ended(start_ranks(one_rank, folder, num=NUM_RANKS))
     assert codes == [-signal.SIGKILL, 0, -signal.SIGKILL]
     return [torch.load(folder / f"told{rank}.pt", weights_only=False) for rank in range(NUM_RANKS)]
 
