@@ -24,7 +24,7 @@ import torch
 
 import lacray
 from lacray import checkpoint, distributed, embedding, fit
-from lacray.config import Config, DataConfig, UserError, build, column_value
+from lacray.config import Config, DataConfig, build, column_value
 from lacray.data import DataError, FrameStore, VideoSet, open_videos
 from lacray.embedding import Evaluation
 from lacray.fit import EpochEnd, NonFiniteError
@@ -111,7 +111,7 @@ def execute(run: Run, *, device: torch.device) -> Iterator[Progress]:
     if run.controls:
         _score_controls(run, config, place, videos, device)
     with tempfile.TemporaryDirectory(prefix="lacray-") as scratch:
-        state = distributed.share(_last_state(place, run, Path(scratch)) if distributed.is_first() else None)
+        state = distributed.from_first(lambda: _last_state(place, run, Path(scratch)))
         if state is not None:
             distributed.agree(_other_videos(state["videos"], videos, f"run {run.run_id}"))
         record = _Record(place, run, config, videos, device, Path(scratch), state)
@@ -270,12 +270,7 @@ def _opened(run: Run, config: Config) -> VideoSet:
     Raises:
         DataError: on every rank, whichever found it.
     """
-    error: Exception | None = None
-    try:
-        videos = open_videos(config.data)
-    except UserError as found:
-        error = found
-    distributed.agree(error)
+    videos = distributed.from_each(lambda: open_videos(config.data))
     if run.has_study_videos:
         began_with = distributed.from_first(lambda: _videos_of_study(run.results, run.study))
         distributed.agree(_other_videos(began_with, videos, f"study {run.study}"))
