@@ -51,8 +51,11 @@ class Driver:
         price: float | None = None,
     ) -> None:
         self.study, self.plan, self.asides, self.time_limit, self.price = study, plan, asides, time_limit, price
+        self.is_nested = study.options.workers > 1
         self.view = StudyView(console, study)
         self.problem: Exception | None = None
+        self._referee: Any = None
+        self._referee_name = f"lacray-referee-{study.manifest['id']}"
         self._noted: set[str] = set()
         self._hung: dict[int, int] = {}
         self._slow_check = time.monotonic()
@@ -78,6 +81,8 @@ class Driver:
         )
         self._advise()
         scratch = worker.new_scratch()
+        if self.is_nested:
+            self._referee = ray.remote(num_cpus=0)(worker.Referee).options(name=self._referee_name).remote()
         checks = [ray_is_there(), self._check_study, self._check_silence, self._check_slowly]
         try:
             with self.view, Watch(checks, self._on_problem):
@@ -117,29 +122,27 @@ class Driver:
             )
 
     def _tuner(self, scratch: str) -> tune.Tuner:
-        is_nested = self.study.options.workers > 1
-        if is_nested:
+        if self.is_nested:
             # The driver of a nested trial holds no CPU (that deadlocks a full cluster) and stays on the head node.
             bundle: dict[str, float] = {"cpu": 0, "node:__internal_head__": 0.001}
         else:
             bundle = {"cpu": self.plan.cpus_per_worker, "gpu": self.plan.gpus_per_worker}
         return tune.Tuner(
             tune.with_resources(worker.trial, bundle),
-            param_space={"scratch": scratch},
+            param_space={"scratch": scratch, "referee": self._referee_name},
             tune_config=tune.TuneConfig(
                 search_alg=Suggestions(self, self.study.space.metric),
                 scheduler=EarlyStopping(self),
                 num_samples=-1,
                 max_concurrent_trials=self.plan.concurrent,
-                # An actor whose thread sits in Train's fit() cannot be used again, and would keep its workers.
-                reuse_actors=not is_nested,
+                reuse_actors=True,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=scratch,
                 # The ranks of a nested trial have been started again by Train before.
-                failure_config=tune.FailureConfig(max_failures=1 if is_nested else worker.MAX_FAILURES),
+                failure_config=tune.FailureConfig(max_failures=1 if self.is_nested else worker.MAX_FAILURES),
                 callbacks=[Listener(self)],
                 stop=EndOfStudy(self),
                 verbose=0,
@@ -171,7 +174,12 @@ class Driver:
         if note and note not in self._noted:
             self._noted.add(note)
             self.view.say(note, "yellow")
-        return self.study.report(number, result)
+        stop = self.study.report(number, result)
+        if stop and self.is_nested:
+            # It ends by itself, after the epoch that it is in.
+            self._referee.stop.remote(number)
+            return False
+        return stop
 
     def on_return(self, number: int, result: dict[str, Any]) -> None:
         """A trial's function has returned, or was stopped early."""

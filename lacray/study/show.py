@@ -68,7 +68,7 @@ class StudyView:
         """Called every now and then: a log shows that the study is alive."""
         if self._live is None and time.monotonic() - self._said > HEARTBEAT_S:
             running = [f"trial {t.number} at epoch {t.epoch} of {t.epochs}" for t in self.trials if t.state == "running"]
-            self.say(f"{', '.join(running) or 'waiting for the first trial'}; {self.headline()}")
+            self.say(f"{', '.join(running) or 'waiting for trials to start'}; {self.headline()}")
 
     def headline(self) -> str:
         told = [f"{self.trials.count('done', 'pruned', 'failed')} of {self.study.num_trials} trials"]
