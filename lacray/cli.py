@@ -26,6 +26,24 @@ from lacray.watch import ClusterLostError
 # Between a signal and the end of the process, at most.
 LAST_WORDS_S = 25.0
 
+# What Ray reads from the environment, once, when it is imported.
+RAY_SETTINGS = {
+    "RAY_AUTH_MODE": "token",  # who has no token can neither submit work nor look
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # report() waits for the controller's next look, every 2 s else
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # most epochs are not evaluated
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interruption is ours to handle
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nothing is ever restored from what Tune keeps
+}
+# Ray's word for the address of a machine that talks to no other: its ports listen to this machine alone.
+ONLY_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
+
 console = Console(soft_wrap=True, highlight=False)
 if not console.is_terminal:
     # A log has no width; tables in it should not be cut to 80 columns.
@@ -144,22 +162,19 @@ def commit() -> str | None:
 def start_ray() -> None:
     """Join the cluster that this machine is part of, else start one here, for this machine alone, and say which.
 
+    Ray must not have been imported before: it reads its environment then.
+
     Raises:
         UserError: RAY_ADDRESS names a cluster that does not answer.
     """
+    address = os.environ.get("RAY_ADDRESS") or ("auto" if CURRENT_CLUSTER.exists() else "local")
+    _check_answers(address)
+    for name, value in {**RAY_SETTINGS, **(ONLY_HERE if address == "local" else {})}.items():
+        os.environ.setdefault(name, value)
     import ray
 
-    address = os.environ.get("RAY_ADDRESS", "auto")
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise UserError(
-                f"RAY_ADDRESS: must name a Ray cluster that answers, got {address} ({error}); start it, correct it, or unset "
-                "RAY_ADDRESS to compute on this machine"
-            ) from error
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    # What Ray and Tune log of a lost process are pages; the entry points tell it in a line.
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
         if address == "local":
             raise ConnectionError
@@ -167,10 +182,27 @@ def start_ray() -> None:
         nodes = sum(node["Alive"] for node in ray.nodes())
         console.print(f"Ray: joined {ray.get_runtime_context().gcs_address}, {nodes} node{'s' * (nodes != 1)}")
     except ConnectionError:
-        # The dashboard stays on: Train inside Tune asks its State API. Nothing listens to other machines.
-        ray.init(address="local", _node_ip_address="127.0.0.1", dashboard_host="127.0.0.1", **options)
+        # The dashboard stays on: Train inside Tune asks its State API.
+        ray.init(address="local", dashboard_host="127.0.0.1", **options)
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Ray has no public word for this one: the last hundred lines of a daemon that died.
+    ray._private.worker._worker_logs_enabled = False
     # Ray sets its own.
     catch_signals()
+
+
+def _check_answers(address: str) -> None:
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(
+            f"RAY_ADDRESS: must name a Ray cluster that answers, got {address} ({error}); start it, correct it, or unset "
+            "RAY_ADDRESS to compute on this machine"
+        ) from error
 
 
 def absolute(results: str) -> str:

@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import ray
 from rich.table import Table
 
-from lacray import worker
 from lacray.cli import (
     absolute,
     advice,
@@ -35,7 +33,6 @@ from lacray.config import Config, UserError, build, known_keys, parse_assignment
 from lacray.fit import check_batch
 from lacray.nodes import check_shared, default_gpus, most_workers, plan, read_nodes
 from lacray.ops import backend_name
-from lacray.progress import RunProgress
 from lacray.results import (
     Lease,
     Place,
@@ -88,8 +85,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Compiled now, or said now that they cannot be.
     backend_name("cpu")
     advice.text = "the same command goes on from the last checkpoint"
-    worker.set_ray_environment()
     start_ray()
+    import ray
+
     try:
         check_shared(absolute(arguments.results))
         runs = planned(arguments, config, study)
@@ -234,6 +232,9 @@ def _trained(run: Run, lease: Lease) -> dict[str, Any] | None:
 
     Train's own handling of signals would end this process without a word; it has none on another thread.
     """
+    from lacray import worker
+    from lacray.progress import RunProgress
+
     problem: list[Exception] = []
     outcome: list[Any] = []
     scratch = worker.new_scratch()

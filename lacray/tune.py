@@ -9,16 +9,13 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-import ray
 from rich.text import Text
 
-from lacray import worker
-from lacray.cli import advice, console, guarded, not_negative, positive, positive_number, shell, shown, start_ray
+from lacray.cli import console, guarded, not_negative, positive, positive_number, shell, shown, start_ray
 from lacray.config import ConfigError, UserError, parse_assignments
 from lacray.nodes import Plan, check_shared, default_gpus, plan, read_nodes
 from lacray.ops import backend_name
 from lacray.results import Place, best, check_name, check_writable, last_rows, read, read_manifest, studies
-from lacray.study.driver import Driver, open_asides
 from lacray.study.show import STYLES, new_table, short
 from lacray.study.space import Space, find_space, load_space
 from lacray.study.status import is_unfinished, show_status
@@ -46,8 +43,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, space in wanted:
             opened.append(Study(name, space, options))
             opened[-1].open()
-        worker.set_ray_environment()
-        start_ray()
+        run(opened, arguments)
+    finally:
+        for study in opened:
+            study.close()
+
+
+def run(opened: Sequence[Study], arguments: argparse.Namespace) -> None:
+    """Drive the studies with Ray, one after the other."""
+    start_ray()
+    import ray
+
+    from lacray.study.driver import Driver, open_asides
+
+    try:
         check_shared(opened[0].place.uri)
         plans = [planned(study, arguments) for study in opened]
         for study, own in zip(opened, plans, strict=True):
@@ -56,8 +65,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             study.close()
             tell(study)
     finally:
-        for study in opened:
-            study.close()
         ray.shutdown()
 
 

@@ -23,7 +23,7 @@ from lacray.fit import NonFiniteError
 from lacray.ops import backend_note
 from lacray.run import Progress, Run, execute
 
-__all__ = ["Board", "TrainingFailedError", "end_process", "new_scratch", "set_ray_environment", "trainer", "trial"]
+__all__ = ["Board", "TrainingFailedError", "end_process", "new_scratch", "trainer", "trial"]
 
 MAX_FAILURES = 3
 """Times that a run is taken up again after its process, or one of its ranks, was lost."""
@@ -134,23 +134,6 @@ class Board:
 def new_scratch() -> Path:
     """A new directory on this machine for what Ray keeps of a study or a training; nothing in it is needed later."""
     return Path(tempfile.mkdtemp(prefix="lacray-ray-"))
-
-
-def set_ray_environment() -> None:
-    """Settings that Ray reads from the environment; call before `ray.init`."""
-    defaults = {
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # report() waits for the controller's next look, every 2 s else
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-        "RAY_TRAIN_V2_ENABLED": "1",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # most epochs are not evaluated
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interruption is ours to handle
-        "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nothing is ever restored from what Tune keeps
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
 
 
 def end_process(pid: int) -> None:

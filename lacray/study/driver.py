@@ -64,6 +64,7 @@ class Driver:
             UserError: what keeps the study from going on; everything that was stored stays.
         """
         study, plan = self.study, self.plan
+        study.begin()
         study.followers = [*self.asides, self.view]
         for aside in self.asides:
             aside.begin(study.trials)
@@ -183,6 +184,10 @@ class Driver:
         elif self.problem is None:
             self.study.returned(number, result.get("ended"), result.get("error"))
             self._advise()
+
+    def on_retry(self, number: int) -> None:
+        """A trial's process was lost; Tune starts it again."""
+        self.view.say(f"trial {number}: its process was lost; it goes on from its checkpoint", "yellow")
 
     def on_loss(self, number: int, reason: str) -> None:
         """A trial's processes were lost too often."""

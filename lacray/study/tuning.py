@@ -23,6 +23,8 @@ class Decider(Protocol):
 
     def on_return(self, number: int, result: dict[str, Any]) -> None: ...
 
+    def on_retry(self, number: int) -> None: ...
+
     def on_loss(self, number: int, reason: str) -> None: ...
 
 
@@ -77,6 +79,9 @@ class Listener(_OfDriver, tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._driver.on_return(number_of(trial), trial.last_result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._driver.on_retry(number_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         lines = str(trial.get_error() or "").strip().splitlines()
