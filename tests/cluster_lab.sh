@@ -4,7 +4,8 @@
 #
 #   LAB=folder ID=name FOLDERS=folder:folder cluster_lab.sh up | start HOST | stop HOST | wipe HOST | down
 #
-# LAB: the lab's files; its key, key.pub and profile (what a login shell of a host sources) are there before `up`.
+# LAB: the lab's files; its key, key.pub, profile (what a login shell of a host sources) and, where there is one, cache
+# (copied to a host's ~/cache) are there before `up`.
 # ID: begins the names of its network namespaces; ten letters at most. FOLDERS: what every host has, read-only; the first is
 # its Python environment, ~/env.
 set -eu
@@ -95,6 +96,7 @@ boot() {
   chmod 600 "$root/root/.ssh/authorized_keys"
   cp "$LAB/profile" "$root/root/.bashrc"
   cp "$LAB/profile" "$root/root/.profile"
+  if [ -d "$LAB/cache" ]; then cp -r "$LAB/cache" "$root/root/cache"; fi
   ln -sfn "${FOLDERS%%:*}" "$root/root/env"
   rm -f "$root"/etc/ssh/ssh_host_*
   ssh-keygen -q -t ed25519 -N "" -f "$root/etc/ssh/ssh_host_ed25519_key"

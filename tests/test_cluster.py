@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -162,6 +163,19 @@ def test_on_demand_nodes_come_beside_spot_nodes_and_never_in_the_place_of_refuse
     monitor = CloudResourceMonitor()
     monitor.notify([InstanceUpdateEvent(instance_type="gpu", new_instance_status=Instance.ALLOCATION_FAILED)])
     assert monitor.get_recoverable_resource_availabilities() == {}
+
+
+@pytest.mark.parametrize("name", [*FILES, "docs/cluster.md"])
+def test_every_command_that_is_shown_is_one_that_there_is(name):
+    from lacray import train, tune
+
+    text = (ROOT / name).read_text().replace("\\\n", " ").replace("\n#  ", "\n")
+    shown = re.findall(r"python -m lacray\.(tune|train)\b([^'#`\n]*)", text)
+    assert shown
+    for module, words in shown:
+        {"tune": tune, "train": train}[module].parser().parse_intermixed_args(shlex.split(words))
+    for file in re.findall(r"\bcluster[.\w]*\.(?:yaml|sh)\b", text):
+        assert file == "my-cluster.yaml" or (ROOT / file).is_file(), file
 
 
 # What AWS and others call secret; a person's folder; an account's number.

@@ -25,6 +25,8 @@ from paths import ROOT
 from s3_server import find_server
 from tiny import make_features, tiny_settings
 
+from lacray.ops.library import library
+
 pytestmark = pytest.mark.cluster
 
 HEAD, WORKERS = "10.77.0.10", ["10.77.0.11", "10.77.0.12"]
@@ -198,6 +200,9 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     token.parent.mkdir(parents=True)
     token.write_text(secrets.token_hex(32))
     (folder / "profile").touch()
+    # Not compiled again on every host.
+    compiled = library("cpu").parent
+    shutil.copytree(compiled, folder / "cache" / "ops" / compiled.name)
     try:
         hosts.lab("up")
         command = hosts.inside(sys.executable, "-c", S3, str(folder / "s3"))
@@ -212,7 +217,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
                 "OMP_NUM_THREADS": "1",
                 "RAY_worker_niceness": "0",
                 "RAY_AUTH_MODE": "token",
-                **({"LACRAY_CACHE": os.environ["LACRAY_CACHE"]} if "LACRAY_CACHE" in os.environ else {}),
+                "LACRAY_CACHE": "/root/cache",
             }
             lines = [f"export {name}={shlex.quote(value)}" for name, value in profile.items()]
             (folder / "profile").write_text("\n".join([*lines, "export PATH=~/env/bin:$PATH", ""]))
