@@ -155,7 +155,7 @@ def write_end(where: Place | str, study: str, run_id: str, end: Mapping[str, Any
     if epoch is None:
         del row["epoch"]
     place = as_place(where)
-    place.write(end_key(study, run_id), encode(to_table([row])))
+    place.write(end_key(study, run_id), encode(to_table([row]).select(list(row))))
     # What is over is not gone on with.
     remove_checkpoint(place, study, run_id)
 
