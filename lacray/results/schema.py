@@ -1,0 +1,188 @@
+"""The columns of a row: their names, their types, and their way into Parquet and out of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lacray.results.errors import redact
+
+IDENTITY: dict[str, pa.DataType] = {
+    "study": pa.string(),
+    "run_id": pa.string(),
+    "stage": pa.string(),
+    "space": pa.string(),
+    "selected_by": pa.string(),  # the metric that the study maximises; null for train
+    "variant": pa.string(),  # null unless a named variant of the formulation study
+    "trial": pa.int64(),  # null for train
+    "seed": pa.int64(),
+    "epoch": pa.int64(),
+    "status": pa.string(),
+    "error": pa.string(),
+    "control": pa.string(),
+    "split": pa.string(),
+    "commit": pa.string(),
+    "lacray_version": pa.string(),
+    "torch_version": pa.string(),
+    "ray_version": pa.string(),
+    "python_version": pa.string(),
+    "op_backend": pa.string(),
+    "device": pa.string(),
+    "world_size": pa.int64(),
+    "time": pa.timestamp("us", tz="UTC"),
+    "seconds": pa.float64(),
+    "frames_per_second": pa.float64(),
+    "peak_memory_bytes": pa.int64(),
+    "notes": pa.string(),  # what must be said beside the numbers: a JSON list of sentences
+}
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "stage": ("tune", "train"),
+    "status": ("running", "done", "pruned", "failed"),
+    "control": ("none", "untrained", "positions"),
+    "split": ("validation", "val"),  # validation: the share of the training videos that studies select on
+}
+NUMERIC_PREFIXES = ("metric.", "part.", "gap.")
+
+
+def checked(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row ready to be written: scalars unpacked, nulls left out, lists as JSON, credentials taken out.
+
+    Raises:
+        ValueError: names the column, what it must be, and what it was; a metric that is not finite is refused.
+    """
+    clean: dict[str, Any] = {}
+    for key, value in row.items():
+        if hasattr(value, "item") and not isinstance(value, (str, bytes)) and getattr(value, "ndim", 0) == 0:
+            value = value.item()  # numpy and torch scalars
+        if value is None:
+            continue
+        if key in ALLOWED and value not in ALLOWED[key]:
+            raise ValueError(f"{key}: must be one of {', '.join(ALLOWED[key])}, got {value!r}")
+        if key not in IDENTITY:
+            if "." not in key:
+                raise ValueError(
+                    f"{key}: must be one of the identity columns or a dotted key, got a column without a dot"
+                )
+            if key.startswith("metric.") and not (isinstance(value, (int, float)) and math.isfinite(value)):
+                where = f"epoch {row.get('epoch')}, split {row.get('split')}"
+                raise ValueError(f"{key}: must be finite, got {value} ({where} of run {row.get('run_id')})")
+            if isinstance(value, (list, tuple, dict)):
+                value = json.dumps(value)
+            elif not isinstance(value, (bool, int, float, str)):
+                raise ValueError(f"{key}: must be a bool, int, float, str or list, got {value!r}")
+        elif key == "notes" and isinstance(value, (list, tuple)):
+            value = json.dumps(list(value))
+        clean[key] = redact(value) if isinstance(value, str) else value
+    if not isinstance(clean.get("epoch"), int):
+        raise ValueError(f"epoch: must be an int in every row, got {row.get('epoch')!r}")
+    return clean
+
+
+def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Typed columns from rows: the identity columns always, the others where any row has them.
+
+    Args:
+        rows: column -> value, as `RunWriter.rows`.
+
+    Returns:
+        A table; numbers of `metric.`, `part.` and `gap.` are float64, config values keep bool, int64, float64, string.
+
+    Raises:
+        ValueError: names the column whose values do not fit its type.
+    """
+    names = [*IDENTITY, *sorted({key for row in rows for key in row} - set(IDENTITY))]
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        kind = _type_of(name, values)
+        try:
+            if pa.types.is_string(kind) and name not in IDENTITY:
+                values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+            elif pa.types.is_floating(kind):
+                values = [None if value is None else float(value) for value in values]
+            columns[name] = pa.array(values, kind)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise ValueError(f"{name}: must be {kind}, got {_first_misfit(values, kind)!r}") from error
+    return pa.table(columns)
+
+
+def _type_of(name: str, values: Iterable[Any]) -> pa.DataType:
+    if name in IDENTITY:
+        return IDENTITY[name]
+    if name.startswith(NUMERIC_PREFIXES):
+        return pa.float64()
+    scalars = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+    return _common_type([scalars.get(type(value), pa.string()) for value in values if value is not None])
+
+
+def _common_type(types: Iterable[pa.DataType]) -> pa.DataType:
+    """What holds all of them: numbers meet in float64, anything else in its written form."""
+    kinds = {kind for kind in types if not pa.types.is_null(kind)}
+    if not kinds:
+        return pa.null()
+    if len(kinds) == 1:
+        return kinds.pop()
+    if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds):
+        return pa.float64()
+    return pa.string()
+
+
+def _first_misfit(values: Iterable[Any], kind: pa.DataType) -> Any:
+    for value in values:
+        try:
+            pa.array([value], kind)
+        except (pa.ArrowException, TypeError):
+            return value
+    return None
+
+
+def encode(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
+    """A table as a Parquet file; metadata: key -> value in the file's footer."""
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(dict(metadata or {})), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def decode(content: Any) -> pa.Table:
+    """A Parquet file's table; the footer's metadata are its schema's.
+
+    Args:
+        content: bytes or a buffer.
+
+    Raises:
+        OSError, pa.ArrowException: it is no Parquet file.
+    """
+    return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+
+
+def to_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows as they were given: column -> value, nulls left out."""
+    return [{key: value for key, value in row.items() if value is not None} for row in table.to_pylist()]
+
+
+def unify(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table of all: columns that a table lacks are null there; int and float meet in float64."""
+    kinds: dict[str, list[pa.DataType]] = {name: [kind] for name, kind in IDENTITY.items()}
+    for table in tables:
+        for field in table.schema:
+            if field.name not in IDENTITY:
+                kinds.setdefault(field.name, []).append(field.type)
+    names = [*IDENTITY, *sorted(set(kinds) - set(IDENTITY))]
+    schema = pa.schema([(name, _common_type(kinds[name])) for name in names])
+    return pa.concat_tables([_conform(table, schema) for table in tables])
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = [
+        table[field.name].cast(field.type, safe=False)
+        if field.name in table.schema.names
+        else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
