@@ -186,6 +186,8 @@ def start_ray() -> None:
         ray.init(address="local", dashboard_host="127.0.0.1", **options)
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Ray has no public word for this one: the last hundred lines of a daemon that died.
+    ray._private.worker._worker_logs_enabled = False
     # Ray sets its own.
     catch_signals()
 

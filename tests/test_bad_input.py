@@ -109,7 +109,7 @@ def test_a_search_space_that_does_not_exist(capsys):
 def test_results_that_cannot_be_written(capsys, main, data):
     Path("file").write_text("in the way")
     (line,) = refused(capsys, main, "--results", "file/results", *tiny_settings(data))
-    assert line.startswith("file/results: must be readable and writable, got Not a directory; mend it or pass another --results")
+    assert line.startswith("file/results: must be a writable directory, got Not a directory; pass another --results")
 
 
 def test_best_of_no_study_and_of_an_unknown_one(capsys, data):
@@ -161,7 +161,9 @@ def test_a_study_that_could_not_select_by_its_labels(capsys, data, labels):
 @pytest.mark.parametrize("main", [tune.main, train.main])
 def test_a_name_of_a_study_that_is_no_name(capsys, main, data, name):
     (line,) = refused(capsys, main, f"--study={name}", *tiny_settings(data))
-    assert line.startswith(f"study {name!r}: must be up to 100 letters, digits and . _ + = -")
+    rule = "must have at most 100 characters" if len(name) > 100 else "must be letters, digits and . _ + = -"
+    assert line.startswith("study ")
+    assert rule in line
     assert_nothing_written()
 
 
@@ -170,7 +172,7 @@ def test_names_in_search_spaces_that_lead_elsewhere_or_meet(capsys, data):
     Path("two.yaml").write_text("name: same\nsearch:\n  seed: {type: int, low: 0, high: 3}\n")
     Path("three.yaml").write_text("name: same\nfixed: {loss.tau: 0.2}\n")
     (line,) = refused(capsys, tune.main, "one.yaml", *tiny_settings(data))
-    assert line.startswith("name: study '../..': must be up to 100 letters")
+    assert line.startswith("name: study '../..': must be letters")
     assert line.endswith("(one.yaml:1)")
     (line,) = refused(capsys, tune.main, "two.yaml", "three.yaml", *tiny_settings(data))
     assert line == "name: must be another in each search space, got same twice; run them one by one"
@@ -250,7 +252,8 @@ def test_more_workers_than_the_machine_has(tmp_path, data):
     )
     assert done.returncode == 2
     assert "--workers: a trial needs 99 workers of 1 CPU each, every one on one node" in done.stderr
-    assert not list((tmp_path / "results").rglob("*")), "the corrected command would be refused"
+    left = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    assert not left, "the corrected command would be refused"
 
 
 def test_report_without_results(tmp_path):

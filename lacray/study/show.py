@@ -11,7 +11,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lacray.study.space import VARIANT
 from lacray.study.study import Study
 from lacray.study.trials import Trial, Trials
 
@@ -104,7 +103,7 @@ class StudyView:
 def trials_table(title: str, trials: Iterable[Trial], metric: str, room: int) -> Table:
     """The trials, those that go on first, as many as there is room for."""
     trials = list(trials)
-    searched = sorted({key for trial in trials for key in trial.params}, key=lambda key: (key != VARIANT, key))
+    searched = list(dict.fromkeys(key for trial in trials for key in trial.params))
     table = new_table(title, ["trial", "state", "epoch", metric, "course", *searched])
     ordered = sorted(trials, key=lambda trial: (trial.is_over, -(trial.value or 0.0) if trial.is_over else trial.number))
     for trial in ordered[:room]:
