@@ -271,7 +271,9 @@ class S3:
             return (status >= 500 and status != 501) or status in (408, 429) or code in PASSING_CODES
         if isinstance(error, exceptions.SSLError | exceptions.InvalidProxiesConfigError):
             return False
-        if isinstance(error, exceptions.HTTPClientError | exceptions.IncompleteReadError):
+        # A refused connection is a ConnectionError, one that was cut an HTTPClientError: neither is the other's kind.
+        away = exceptions.ConnectionError | exceptions.HTTPClientError | exceptions.IncompleteReadError
+        if isinstance(error, away):
             return True
         if isinstance(error, exceptions.BotoCoreError):
             return False
