@@ -90,19 +90,28 @@ def test_results_that_become_read_only_end_a_study_in_lines_and_once_writable_it
 
 @pytest.mark.parametrize("what", ["the results", "the study"])
 def test_a_study_whose_results_are_deleted_says_so_and_can_begin_again(lab: Lab, undisturbed, what):
-    study = lab.tune(steps=200)
+    # Epochs enough: the trial still writes when its study is gone.
+    study = lab.tune(epochs=400)
     folder = lab.folder / "results" / "lac"
     with ended([study]):
         study.until(lambda: lab.epoch(0) >= 1)
-        shutil.rmtree(folder.parent if what == "the results" else folder)
+        remove(folder.parent if what == "the results" else folder)
         said = study.wait(code=2, timeout=90)
     assert_no_page(said)
-    (only,) = errors(said)
-    assert "study.json is gone" in only
-    assert "begin anew" in only
-    # What still ran has left nothing that would be in the way.
+    found = errors(said)
+    assert "study lac: its study.json" in found[0]
+    assert "gone from" in found[0]
+    assert "begin anew" in found[0]
+    assert len(found) <= 2
+    # What still ran has left nothing that is in the way.
     said = lab.tune("--resume").wait()
     assert "it begins now" in said
     assert_no_page(said)
     assert_whole(lab)
     assert told(lab) == undisturbed
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder in which somebody writes at the same time."""
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)

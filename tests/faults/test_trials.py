@@ -163,8 +163,8 @@ def test_every_point_of_a_grid_runs_once_though_its_driver_is_killed(lab: Lab):
         """
         sampler: grid
         search:
+          loss.gamma: {type: categorical, choices: [1.0, 0.3]}
           fit.epochs: {type: categorical, choices: [2, 3, 6]}
-          loss.gamma: {type: categorical, choices: [0.3, 1.0]}
         """,
     )
     study = lab.study(space, *without(settings(lab.data), "fit.epochs"))
@@ -175,7 +175,8 @@ def test_every_point_of_a_grid_runs_once_though_its_driver_is_killed(lab: Lab):
     lab.resume().wait()
     assert_whole(lab, "own")
     points = [(rows[-1]["fit.epochs"], rows[-1]["loss.gamma"]) for rows in lab.trials("own").values()]
-    assert points == [(epochs, gamma) for epochs in (2, 3, 6) for gamma in (0.3, 1.0)]
+    # In the order in which it was written, which is that of no alphabet.
+    assert points == [(epochs, gamma) for gamma in (1.0, 0.3) for epochs in (2, 3, 6)]
     for rows in lab.trials("own").values():
         assert (rows[-1]["status"], rows[-1]["epoch"]) == ("done", rows[-1]["fit.epochs"])
     after = lab.stamps("own")
