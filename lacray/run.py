@@ -31,11 +31,14 @@ from lacray.fit import EpochEnd, NonFiniteError
 from lacray.ops import backend_name, backend_note
 from lacray.results import (
     Place,
+    ResultsError,
     RunWriter,
     differences,
     fetch_checkpoint,
+    manifest_exists,
     read_manifest,
     remove_checkpoint,
+    remove_run,
     store_checkpoint,
 )
 
@@ -169,6 +172,7 @@ class _Record:
         }
         found = [base | _columns(self.videos, self.device, evaluation) for evaluation in event.evaluations]
         self.writer.append(found or [base])
+        self._check_study()
         if kept:
             self._store(event)
             self.writer.mark("done")
@@ -178,6 +182,17 @@ class _Record:
             self._store(event)
         metrics = event.evaluations[0].metrics if event.evaluations else {}
         return Progress(event.epoch, event.parts["total"], metrics, event.seconds)
+
+    def _check_study(self) -> None:
+        """A study that was deleted is not begun again by a trial of it, whose rows would be in the way of a new one."""
+        assert self.writer is not None
+        if self.writer.was_removed and self.run.stage == "tune" and not manifest_exists(self.place, self.run.study):
+            remove_run(self.place, self.run.study, self.run.run_id)
+            raise ResultsError(
+                f"study {self.run.study}",
+                f"its study.json and rows are gone from {self.run.results}",
+                "restore the results, or begin anew",
+            )
 
     def _store(self, event: EpochEnd) -> None:
         assert event.state is not None

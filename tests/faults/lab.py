@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from s3_proxy import Proxy
 from tiny import TINY_ENCODER
 
 from lacray import results
@@ -144,14 +145,17 @@ class Lab:
         concurrent: int | None = 1,
         env: dict[str, str] | None = None,
     ) -> Command:
-        many = ["--concurrent", str(concurrent)] if concurrent else []
-        return self.start(
-            "lacray.tune",
-            *("--trials", str(trials), *many, "--results", self.results),
-            *arguments,
+        return self.study(
+            *("--trials", str(trials), *arguments),
             *settings(self.data, epochs=epochs, steps=steps),
+            concurrent=concurrent,
             env=env,
         )
+
+    def study(self, *arguments: str, concurrent: int | None = 1, env: dict[str, str] | None = None) -> Command:
+        """A study of exactly these arguments."""
+        many = ["--concurrent", str(concurrent)] if concurrent else []
+        return self.start("lacray.tune", *many, "--results", self.results, *arguments, env=env)
 
     def resume(self, *arguments: str, env: dict[str, str] | None = None) -> Command:
         return self.start("lacray.tune", "--resume", "--concurrent", "1", "--results", self.results, *arguments, env=env)
@@ -191,6 +195,34 @@ class Lab:
         over = {rows[-1]["run_id"] for rows in self.trials(study).values() if rows[-1]["status"] != "running"}
         folder = Path(self.uri) / study / "rows"
         return {name: (folder / f"{name}.parquet").stat().st_mtime_ns for name in over}
+
+
+@dataclass
+class Bucket:
+    """A bucket of a real S3 server, behind a proxy that can hurt it."""
+
+    name: str
+    proxy: Proxy
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a process needs beside the tests' own environment to go by way of the proxy."""
+        return {"AWS_ENDPOINT_URL": self.proxy.address}
+
+    def make(self) -> None:
+        """Make the bucket, and wait until it takes what is written."""
+        results.check_writable(f"s3://{self.name}")
+        results.Place(f"s3://{self.name}").write("ready", b"yes")
+
+    def remove(self) -> None:
+        """Remove the bucket with all that is in it."""
+        import boto3
+
+        client = boto3.session.Session().client("s3")
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.name):
+            for item in page.get("Contents", ()):
+                client.delete_object(Bucket=self.name, Key=item["Key"])
+        client.delete_bucket(Bucket=self.name)
 
 
 Told = dict[int, tuple[str, int, dict[str, Any], float | None]]
