@@ -117,7 +117,8 @@ def timed(name: str, action: Callable[[], Any], seconds: dict[str, float]) -> An
 def measure(uri: str, num_runs: int, repetitions: int) -> dict[str, Any]:
     """Seconds of each way to the rows, the answers checked."""
     check_writable(uri)
-    place, seconds = Place(uri), {}
+    place = Place(uri)
+    seconds: dict[str, float] = {}
     num_rows = timed("write", lambda: make(place, num_runs), seconds)
     reads: list[dict[str, float]] = []
     for _ in range(repetitions):

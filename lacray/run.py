@@ -72,7 +72,7 @@ class Run:
     has_study_videos: bool = False
     """The videos must be those of the study's manifest."""
     controls: dict[str, Any] = field(default_factory=dict)
-    """The controls to be scored before the run, where their rows are missing: `run_id`, the prefix of theirs, and `values`."""
+    """To be scored before the run, where their rows are missing: `run_id`, the prefix of theirs, and `values`."""
 
     def config(self) -> Config:
         return build(self.values)
@@ -311,7 +311,7 @@ def _other_videos(before: dict[str, str] | None, now: VideoSet, whose: str) -> D
 
 
 def _score_controls(run: Run, config: Config, place: Place, videos: VideoSet, device: torch.device) -> None:
-    """The rows of the untrained encoder and of positions alone, as runs of their own; all ranks embed, rank 0 writes."""
+    """The rows of the untrained encoder and of positions alone, as runs of their own; all ranks embed."""
     own = build(run.controls["values"])
     store = _store(own.data.model_dump_json())
     if own.data != config.data:

@@ -84,7 +84,9 @@ def _nested(run: Run, scratch: str, referee: str) -> dict[str, Any] | None:
     """
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    outcome: dict[str, Any] | None = trainer(run, scratch, callbacks=[TuneReportCallback()], referee=referee).fit().return_value
+    outcome: dict[str, Any] | None = (
+        trainer(run, scratch, callbacks=[TuneReportCallback()], referee=referee).fit().return_value  # type: ignore[attr-defined]
+    )
     return outcome
 
 
@@ -115,7 +117,7 @@ def trainer(
             name=f"{run.run_id}-{uuid.uuid4().hex[:8]}",
             storage_path=scratch,
             # A worker group that cannot be set up would leave its resources taken and be waited for without end.
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),  # type: ignore[call-arg]
             callbacks=callbacks,
         ),
     )
@@ -133,7 +135,7 @@ def train_loop(values: dict[str, Any]) -> dict[str, Any] | None:
 
     if values["referee"] is None:
         return follow(run, device, report)
-    referee = ray.get_actor(values["referee"]) if distributed.is_first() else None
+    referee: Any = ray.get_actor(values["referee"]) if distributed.is_first() else None
     return follow(run, device, report, lambda: bool(ray.get(referee.stops.remote(run.trial))))
 
 

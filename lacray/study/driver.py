@@ -75,8 +75,8 @@ class Driver:
             console.print(f"finished already: {study.num_over} of {study.num_trials} trials")
         searched = ", ".join(study.space.distributions()) or "nothing"
         console.print(
-            f"study {study.name}: {study.num_trials} trials over {searched}; {plan.concurrent} at once, workers "
-            f"{study.options.workers}, CPUs per worker {plan.cpus_per_worker}, GPUs per worker {plan.gpus_per_worker:g}",
+            f"study {study.name}: {study.num_trials} trials over {searched}; {plan.concurrent} at once, "
+            f"workers {study.options.workers}, CPUs per worker {plan.cpus_per_worker}, GPUs per worker {plan.gpus_per_worker:g}",
             markup=False,
         )
         self._advise()
@@ -159,8 +159,8 @@ class Driver:
         trial = self.study.next_trial() if self.problem is None else None
         if trial is None:
             return None
-        resources = {"gpus_per_worker": self.plan.gpus_per_worker, "cpus_per_worker": self.plan.cpus_per_worker}
-        return {"run": self.study.run_of(trial, **resources).as_dict()}
+        cpus, gpus = self.plan.cpus_per_worker, self.plan.gpus_per_worker
+        return {"run": self.study.run_of(trial, cpus_per_worker=cpus, gpus_per_worker=gpus).as_dict()}
 
     def on_report(self, number: int, result: dict[str, Any]) -> bool:
         """Whether a trial is stopped early."""
@@ -188,7 +188,9 @@ class Driver:
     def _on_return(self, number: int, result: dict[str, Any]) -> None:
         if result.get("ended") == "refused":
             lines = str(result["error"]).splitlines()
-            self.stop(UserError([*lines, f"study {self.study.name}: mend it, and go on: {self.study.resume_command()}"]))
+            self.stop(
+                UserError([*lines, f"study {self.study.name}: mend it, and go on: {self.study.resume_command()}"])
+            )
         elif self.problem is None:
             self.study.returned(number, result.get("ended"), result.get("error"))
             self._advise()
@@ -218,7 +220,8 @@ class Driver:
 
     def _advise(self) -> None:
         study = self.study
-        advice.text = f"{study.num_over} of {study.num_trials} trials are over, all of it is stored; go on: {study.resume_command()}"
+        told = f"{study.num_over} of {study.num_trials} trials are over, all of it is stored"
+        advice.text = f"{told}; go on: {study.resume_command()}"
 
     # --- what the watch looks at -------------------------------------------------------------------------------------
 
@@ -238,7 +241,9 @@ class Driver:
         self._slow_check = now
         if not manifest_exists(self.study.place, self.study.name):
             where = self.study.options.results
-            return UserError(f"study {self.study.name}: its study.json is gone from {where}; restore the results, or begin anew")
+            return UserError(
+                f"study {self.study.name}: its study.json is gone from {where}; restore the results, or begin anew"
+            )
         return None
 
     def _check_silence(self) -> None:
@@ -249,12 +254,9 @@ class Driver:
             if trial.state == "running" and now - trial.heard > limit:
                 trial.heard = now
                 self._hung[trial.number] = self._hung.get(trial.number, 0) + 1
-                self.view.say(
-                    f"trial {trial.number}: no sign of life for {limit:.0f} s (the limit is "
-                    f"{'--time-limit' if self.time_limit else 'ten times the longest silence so far, two minutes at least'}); "
-                    "its processes are ended, it goes on from its checkpoint",
-                    "yellow",
-                )
+                whose = "--time-limit" if self.time_limit else "ten times the longest silence so far, 120 s at least"
+                told = f"trial {trial.number}: no sign of life for {limit:.0f} s ({whose})"
+                self.view.say(f"{told}; its processes are ended, it goes on from its checkpoint", "yellow")
                 _end_processes(trial)
 
     def _on_problem(self, problem: Exception) -> None:
@@ -277,7 +279,7 @@ def _end_processes(trial: Trial) -> None:
             worker.end_process(pid)
         else:
             where = NodeAffinitySchedulingStrategy(node, soft=False)
-            ray.remote(num_cpus=0, scheduling_strategy=where)(worker.end_process).remote(pid)
+            ray.remote(num_cpus=0)(worker.end_process).options(scheduling_strategy=where).remote(pid)
 
 
 def open_asides(study: Study, storage: str | None, tensorboard: str | None, mlflow: str | None) -> list[Aside]:

@@ -158,9 +158,13 @@ class Lab:
         return self.start("lacray.tune", *many, "--results", self.results, *arguments, env=env)
 
     def resume(self, *arguments: str, env: dict[str, str] | None = None) -> Command:
-        return self.start("lacray.tune", "--resume", "--concurrent", "1", "--results", self.results, *arguments, env=env)
+        return self.start(
+            "lacray.tune", "--resume", "--concurrent", "1", "--results", self.results, *arguments, env=env
+        )
 
-    def train(self, *arguments: str, epochs: int = EPOCHS, steps: int = 8, env: dict[str, str] | None = None) -> Command:
+    def train(
+        self, *arguments: str, epochs: int = EPOCHS, steps: int = 8, env: dict[str, str] | None = None
+    ) -> Command:
         own = settings(self.data, epochs=epochs, steps=steps)
         return self.start("lacray.train", "--results", self.results, *own, *arguments, env=env)
 
@@ -233,7 +237,9 @@ def told(lab: Lab, study: str = "lac") -> Told:
     found: Told = {}
     for number, rows in lab.trials(study).items():
         last = rows[-1]
-        searched = {key: last[key] for key in ("loss.gamma", "loss.alpha", "loss.tau", "loss.score_sign") if key in last}
+        searched = {
+            key: last[key] for key in ("loss.gamma", "loss.alpha", "loss.tau", "loss.score_sign") if key in last
+        }
         values = [row["metric.objective"] for row in rows if row.get("metric.objective") is not None]
         found[number] = (last["status"], last["epoch"], searched, values[-1] if values else None)
     return found
@@ -246,7 +252,9 @@ def assert_whole(lab: Lab, study: str = "lac") -> None:
         assert epochs == list(range(len(epochs))), f"trial {number}: {epochs}"
         assert rows[-1]["status"] in ("done", "pruned", "failed"), f"trial {number}: {rows[-1]['status']}"
     assert {row["control"] for row in lab.rows(study)} == {"none", "untrained", "positions"}
-    left = [path.name for path in (Path(lab.uri) / study / "checkpoints").glob("trial-*")] if "://" not in lab.uri else []
+    left = (
+        [path.name for path in (Path(lab.uri) / study / "checkpoints").glob("trial-*")] if "://" not in lab.uri else []
+    )
     assert not left, f"checkpoints of trials that are over: {left}"
 
 
