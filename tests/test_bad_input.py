@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -136,29 +137,71 @@ def test_the_best_of_a_study_is_by_the_metric_that_it_maximised(tmp_path):
         assert said in words
 
 
-def test_a_study_without_labels(capsys, data):
-    (data / "segments.csv").unlink()
-    (line,) = refused(capsys, tune.main, *tiny_settings(data))
-    assert "a study selects by labels on a validation share of the training videos, got no labels" in line
-    assert "python -m lacray.train data.root=" in line
+@pytest.mark.parametrize("labels", ["none", "two videos", "one phase"])
+def test_a_study_that_could_not_select_by_its_labels(capsys, data, labels):
+    """Told before anything starts, not after the last trial."""
+    path = data / "segments.csv"
+    header, *lines = path.read_text().splitlines()
+    kept = {
+        "none": [],
+        "two videos": [line for line in lines if "clip00" in line or "clip01" in line],
+        "one phase": [f"{line.rsplit(',', 1)[0]},pour" for line in lines],
+    }[labels]
+    path.write_text("\n".join([header, *kept]) + "\n")
+    told = refused(capsys, tune.main, *tiny_settings(data))
+    for line in told:
+        assert "a study selects by labels of two phases at least in the training and in the validation share" in line
+        assert re.search(r"got \d+ labelled frames of [01] phases? in the \d (training|validation) videos", line)
+        assert "python -m lacray.train data.root=" in line
+    assert_nothing_written()
 
 
-def test_a_checkpoint_of_another_architecture(data, tmp_path):
-    config = build(parse_assignments(tiny_settings(data, epochs=1)))
-    videos = open_videos(config.data)
-    (event,) = fit.fit(config, videos, tmp_path / "run")
-    other = build({**config.flat(), "encoder.hidden": 32})
-    with pytest.raises(fit.CheckpointError, match=r"of another architecture than this setting .*encoder.hidden': 16"):
-        next(fit.fit(other, videos, tmp_path / "other", resume=event.checkpoint))
-    assert not (tmp_path / "other").exists()
+@pytest.mark.parametrize("name", ["..", "a/b", ".hidden", "my study", "", "x" * 101, "a\nb"])
+@pytest.mark.parametrize("main", [tune.main, train.main])
+def test_a_name_of_a_study_that_is_no_name(capsys, main, data, name):
+    (line,) = refused(capsys, main, f"--study={name}", *tiny_settings(data))
+    rule = "must have at most 100 characters" if len(name) > 100 else "must be letters, digits and . _ + = -"
+    assert line.startswith("study ")
+    assert rule in line
+    assert_nothing_written()
 
 
-def test_a_checkpoint_that_is_none(tmp_path):
-    (tmp_path / "a.pt").write_text("text")
-    with pytest.raises(fit.CheckpointError, match=r"a\.pt is no checkpoint of lacray"):
-        fit.load_encoder(tmp_path / "a.pt")
-    with pytest.raises(fit.CheckpointError, match=r"b\.pt does not exist"):
-        fit.load_encoder(tmp_path / "b.pt")
+def test_names_in_search_spaces_that_lead_elsewhere_or_meet(capsys, data):
+    Path("one.yaml").write_text("name: ../..\nsearch:\n  seed: {type: int, low: 0, high: 3}\n")
+    Path("two.yaml").write_text("name: same\nsearch:\n  seed: {type: int, low: 0, high: 3}\n")
+    Path("three.yaml").write_text("name: same\nfixed: {loss.tau: 0.2}\n")
+    (line,) = refused(capsys, tune.main, "one.yaml", *tiny_settings(data))
+    assert line.startswith("name: study '../..': must be letters")
+    assert line.endswith("(one.yaml:1)")
+    (line,) = refused(capsys, tune.main, "two.yaml", "three.yaml", *tiny_settings(data))
+    assert line == "name: must be another in each search space, got same twice; run them one by one"
+    assert_nothing_written()
+
+
+def test_a_batch_that_cannot_be_split_over_the_workers(capsys, data):
+    for main in (tune.main, train.main):
+        (line,) = refused(capsys, main, "--workers", "3", *tiny_settings(data))
+        assert line.startswith("data.batch_size: ")
+        assert "got 2" in line
+    assert_nothing_written()
+
+
+def test_more_trials_than_there_are_settings(capsys, data):
+    Path("grid.yaml").write_text("sampler: grid\nsearch:\n  seed: {type: categorical, choices: [0, 1]}\n")
+    Path("none.yaml").write_text("fixed: {loss.tau: 0.2}\n")
+    (line,) = refused(capsys, tune.main, "grid.yaml", "--trials", "3", *tiny_settings(data))
+    assert line == "--trials: grid is a grid of 2 points, got 3; leave it out"
+    (line,) = refused(capsys, tune.main, "none.yaml", "--trials", "3", *tiny_settings(data))
+    assert line == "--trials: none is one setting, with nothing to search, got 3; leave it out"
+
+
+def test_resuming_what_is_not_there(capsys, data):
+    (line,) = refused(capsys, tune.main, "--resume")
+    assert line == "--resume: there is nothing to go on with in results: it holds no study"
+    (line,) = refused(capsys, tune.main, "--resume", "--study", "lac")
+    assert line == "--study: lac is not in results; there is none"
+    (line,) = refused(capsys, tune.main, "status")
+    assert line.startswith("--results: results holds no study")
 
 
 def test_no_compiler_is_one_loud_line_and_the_reference_runs(tmp_path):
@@ -189,8 +232,9 @@ def test_the_real_command_exits_with_2_and_without_a_traceback(tmp_path):
 
 
 def test_more_workers_than_the_machine_has(tmp_path, data):
+    settings = [word.replace("batch_size=2", "batch_size=99") for word in tiny_settings(data)]
     done = subprocess.run(
-        [sys.executable, "-m", "lacray.tune", "--workers", "99", *tiny_settings(data)],
+        [sys.executable, "-m", "lacray.tune", "--workers", "99", *settings],
         capture_output=True,
         text=True,
         env=environment(),
@@ -198,7 +242,9 @@ def test_more_workers_than_the_machine_has(tmp_path, data):
         cwd=tmp_path,
     )
     assert done.returncode == 2
-    assert "--workers: a trial needs 99 CPUs, got a cluster with" in done.stderr
+    assert "--workers: a trial needs 99 workers of 1 CPU each, every one on one node" in done.stderr
+    left = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    assert not left, "the corrected command would be refused"
 
 
 def test_report_without_results(tmp_path):
@@ -217,6 +263,6 @@ def test_report_without_results(tmp_path):
 def test_unlabelled_videos_can_be_trained_on(data, tmp_path):
     (data / "segments.csv").unlink()
     config = build(parse_assignments([*tiny_settings(data, epochs=1), "data.validation_share=0"]))
-    (event,) = fit.fit(config, open_videos(config.data), tmp_path)
+    (event,) = fit.fit(config, open_videos(config.data))
     assert set(event.evaluations[0].metrics) == {"full.kendalls_tau", "cropped.kendalls_tau"}
     assert np.isfinite(event.parts["total"])

@@ -274,7 +274,9 @@ class S3:
             return (status >= 500 and status != 501) or status in (408, 429) or code in PASSING_CODES
         if isinstance(error, exceptions.SSLError | exceptions.InvalidProxiesConfigError):
             return False
-        if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError | exceptions.IncompleteReadError):
+        # A refused connection is a ConnectionError, one that was cut an HTTPClientError: neither is the other's kind.
+        away = exceptions.ConnectionError | exceptions.HTTPClientError | exceptions.IncompleteReadError
+        if isinstance(error, away):
             return True
         if isinstance(error, exceptions.BotoCoreError):
             return False
@@ -284,13 +286,9 @@ class S3:
         text = " ".join(str(error).replace("(reached max retries: 0)", "").split()).replace(" : ", ": ")
         at = f" at {endpoint()}" if endpoint() else ""
         lasted = "" if waited is None else f" (tried for {waited:.0f} s)"
-        if waited is not None:
-            remedy = "see to the server and the network (AWS_ENDPOINT_URL), then try again"
-        elif re.search(
-            r"credential|40[13]\b|forbidden|access.?denied|signature|access.?key|token", text, re.IGNORECASE
-        ):
+        if REFUSED.search(text):
             remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or the instance's role) and the bucket's policy"
-        elif AWAY.search(text):
+        elif waited is not None or AWAY.search(text):
             remedy = "check AWS_ENDPOINT_URL and the network"
         else:
             remedy = "check the bucket's name, AWS_REGION and AWS_ENDPOINT_URL"

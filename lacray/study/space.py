@@ -119,6 +119,18 @@ class Space:
         grid = self.grid()
         return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
+    def corners(self) -> Iterator[dict[str, Any]]:
+        """Parameters at each extreme of one key with the first extreme of every other."""
+        extremes: dict[str, list[Any]] = {
+            key: list(kind.choices) if isinstance(kind, CategoricalDistribution) else [kind.low, kind.high]  # type: ignore[attr-defined]
+            for key, kind in self.distributions().items()
+        }
+        first = {key: values[0] for key, values in extremes.items()}
+        yield first
+        for key, values in extremes.items():
+            for value in values[1:]:
+                yield {**first, key: value}
+
     def default_point(self) -> dict[str, Any] | None:
         """The defaults, where they lie in the space: tried first, so that no study ends below them."""
         if self.variants or not self.search:
@@ -306,7 +318,7 @@ def _contains(kind: BaseDistribution, value: Any) -> bool:
 def _out_of_range(space: Space, variant_origins: Mapping[str, str]) -> list[str]:
     """What config.py's ranges say to every corner of the space; each problem once."""
     found: list[str] = []
-    for params in _corners(space):
+    for params in space.corners():  # ranges of config.py are per key
         try:
             space.config(params)
         except ConfigError as error:
@@ -314,19 +326,6 @@ def _out_of_range(space: Space, variant_origins: Mapping[str, str]) -> list[str]
             for problem in error.problems:
                 found.append(problem if problem.endswith(")") or origin is None else f"{problem} ({origin})")
     return list(dict.fromkeys(found))
-
-
-def _corners(space: Space) -> Iterator[dict[str, Any]]:
-    """Each extreme of one key with the first extreme of every other: ranges of config.py are per key."""
-    extremes: dict[str, list[Any]] = {
-        key: list(kind.choices) if isinstance(kind, CategoricalDistribution) else [kind.low, kind.high]  # type: ignore[attr-defined]
-        for key, kind in space.distributions().items()
-    }
-    first = {key: values[0] for key, values in extremes.items()}
-    yield first
-    for key, values in extremes.items():
-        for value in values[1:]:
-            yield {**first, key: value}
 
 
 def _load_with_lines(text: str) -> tuple[Any, dict[tuple[str, ...], int]]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from lacray.cli import absolute, commit, placed, prepare_videos, shell, warn
 from lacray.config import ConfigError, UserError, cache_dir
+from lacray.fit import check_batch
 from lacray.results import (
     Lease,
     Place,
@@ -55,7 +56,7 @@ class Follower(Protocol):
 
 
 class Study:
-    """One study: `open` takes its lease, `close` gives it back.
+    """One study: `open` takes its lease, `begin` writes that it has begun, `close` gives the lease back.
 
     Args:
         name: of the study.
@@ -76,7 +77,7 @@ class Study:
     # --- open and close ----------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Write or compare the manifest, take the lease, and read what there is.
+        """Compare the manifest, take the lease, and read what there is; writes nothing that stays.
 
         Raises:
             UserError: the study is there already, is another, is driven by somebody else, or cannot select by anything.
@@ -85,15 +86,15 @@ class Study:
         self._check_place(manifest)
         self.space = self._given_space or space_of(manifest or {}, self.name)
         self.config = self.space.config(self.space.first_params())
+        self._check_batches()
         videos = prepare_videos(self.config, for_study=True)
         asked = self._asked()
         if manifest is not None:
             check_same(manifest, self.space, asked, videos, self.name)
         self.lease.acquire(warn)
+        self._is_new = manifest is None
         if manifest is None:
             manifest = new_manifest(self.space, asked or self.space.trials, videos, commit())
-            if not write_manifest(self.place, self.name, manifest):
-                raise UserError(f"study {self.name}: has begun elsewhere this very moment; --resume goes on with it")
         self.manifest = manifest
         self.num_trials = max(asked or 0, manifest["trials"])
         now = versions()
@@ -101,6 +102,16 @@ class Study:
         if changed:
             warn(f"study {self.name}: began with {', '.join(changed)}: its rows name the versions that made them")
         self._gather()
+
+    def begin(self) -> None:
+        """Write the manifest of a new study, when nothing keeps its trials from starting any more.
+
+        Raises:
+            UserError: another driver has been faster.
+        """
+        if self._is_new and not write_manifest(self.place, self.name, self.manifest):
+            raise UserError(f"study {self.name}: has begun elsewhere this very moment; --resume goes on with it")
+        self._is_new = False
 
     def close(self) -> None:
         """Write what is not written yet, and let others drive the study."""
@@ -127,6 +138,16 @@ class Study:
             raise UserError(f"--study: {self.name} is not in {where}; {there}")
         if self.options.resume:
             warn(f"study {self.name}: nothing of it is in {where}; it begins now")
+
+    def _check_batches(self) -> None:
+        problems: list[str] = []
+        for params in self.space.corners():
+            try:
+                check_batch(self.space.config(params), self.options.workers)
+            except UserError as error:
+                problems += error.problems
+        if problems:
+            raise UserError(dict.fromkeys(problems))
 
     def _asked(self) -> int | None:
         """--trials, unless the space has a number of its own."""
@@ -281,7 +302,7 @@ class Study:
     def _end_row(self, trial: Trial) -> dict[str, Any]:
         """The driver's last word on a trial, which may never have written one of its own."""
         variant = trial.params.get(VARIANT)
-        values = {**self.config.flat(), **self.space.variants.get(variant, {}), **trial.params}
+        values = {**self.config.flat(), **self.space.variants.get(str(variant), {}), **trial.params}
         values.pop(VARIANT, None)
         return {
             "stage": "tune",
