@@ -273,7 +273,8 @@ def _unselectable(videos: VideoSet) -> list[str]:
             got = f"{sum(map(len, labels))} labelled frames of {len(phases)} phase{'s' * (len(phases) != 1)}"
             problems.append(
                 f"{videos.root}: a study selects by labels of two phases at least in the training and in the "
-                f"validation share, got {got} in the {len(chosen)} {share} videos; label more of them in segments.csv, {remedy}"
+                f"validation share, got {got} in the {len(chosen)} {share} videos; label more of them in "
+                f"segments.csv, {remedy}"
             )
     return problems
 

@@ -76,7 +76,8 @@ class Driver:
         searched = ", ".join(study.space.distributions()) or "nothing"
         console.print(
             f"study {study.name}: {study.num_trials} trials over {searched}; {plan.concurrent} at once, "
-            f"workers {study.options.workers}, CPUs per worker {plan.cpus_per_worker}, GPUs per worker {plan.gpus_per_worker:g}",
+            f"workers {study.options.workers}, CPUs per worker {plan.cpus_per_worker}, "
+            f"GPUs per worker {plan.gpus_per_worker:g}",
             markup=False,
         )
         self._advise()
