@@ -389,7 +389,7 @@ def test_epochs_without_a_score_and_trials_without_a_row_break_no_table(tmp_path
     table = table_of(made, "trials-mine")
     assert table.header == ["trial", "loss.gamma", "objective", "epochs", "status", "seconds"]
     told = [[line.label, *(c.text for c in line.cells)] for line in table.lines if line.kind == "method"]
-    assert told[2] == ["2", "0.9", "73.33", "5", "done", "50"]
+    assert told[2] == ["2", "0.9", "72.00", "5", "done", "50"]
     assert told[3] == ["3", "–", "–", "0", "failed", "–"]
     assert "trial 3: node lost" in table.notes
     assert "Pour_3 left out: one phase." in table.notes
