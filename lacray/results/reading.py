@@ -21,7 +21,7 @@ from lacray.results.schema import by_schema, decode, to_rows, to_table, unify
 
 # A file that vanished between listing and reading was packed or removed: how often to look again.
 MAX_LOOKS = 5
-# Files that a thread reads before it puts their rows together.
+# At most so many files does a thread read before it puts their rows together.
 BATCH = 64
 
 
@@ -183,7 +183,8 @@ def _load_files(place: Place, entries: Sequence[Entry]) -> tuple[StudyFiles, boo
         files.singles = [pa.concat_tables(same).combine_chunks() for same in by_schema(tables)]
         return files, has_vanished
 
-    batches = [entries[start : start + BATCH] for start in range(0, len(entries), BATCH)]
+    size = max(1, min(BATCH, -(-len(entries) // place.num_readers)))
+    batches = [entries[start : start + size] for start in range(0, len(entries), size)]
     whole, has_vanished = StudyFiles(), False
     if batches:
         with ThreadPoolExecutor(min(place.num_readers, len(batches))) as pool:

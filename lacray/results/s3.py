@@ -168,7 +168,8 @@ class S3:
             region=region(),
             connect_timeout=5,
             request_timeout=30,
-            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=2),
+            # What fails is tried again the patient way, which tells what passes from what stays.
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
         )
         return filesystem, f"{self.bucket}/{self.prefix}".rstrip("/")
 
