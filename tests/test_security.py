@@ -76,7 +76,8 @@ def test_a_checkpoint_runs_no_code(tmp_path, monkeypatch):
 
 def test_a_search_space_runs_no_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("space.yaml").write_text("name: !!python/object/apply:pathlib.Path.touch [!!python/object:pathlib.Path [harmed]]\n")
+    harm = "!!python/object/apply:pathlib.Path.touch [!!python/object:pathlib.Path [harmed]]"
+    Path("space.yaml").write_text(f"name: {harm}\n")
     with pytest.raises(ConfigError, match="is no YAML"):
         load_space("space.yaml")
     assert not Path("harmed").exists()
