@@ -47,7 +47,7 @@ from lacray.results import (
 )
 from lacray.run import Run
 from lacray.study.space import find_space, load_space
-from lacray.watch import Watch, interrupt_main, ray_is_there
+from lacray.watch import ClusterLostError, Watch, interrupt_main, leave, ray_is_there
 
 SHOWN_METRICS = ("class_10", "class_100", "progress", "ap_5", "kendalls_tau")
 
@@ -240,6 +240,10 @@ def _trained(run: Run, lease: Lease) -> dict[str, Any] | None:
     scratch = worker.new_scratch()
 
     def on_problem(found: Exception) -> None:
+        if isinstance(found, ClusterLostError):
+            # The main thread may be deep in Ray, which waits for what is gone.
+            lease.release()
+            leave(found, advice.text)
         problem.append(found)
         interrupt_main()
 

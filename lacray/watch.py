@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -93,12 +94,15 @@ def interrupt_main() -> None:
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
-def end_children() -> None:
-    """End the processes that this one has started: what is left of a Ray that lost its head."""
+def leave(problem: ClusterLostError, advice: str) -> None:
+    """End this process with exit code 3, and what it has started: Ray's own ways out wait for what is gone."""
     import psutil
+
+    print(f"error: {problem}; {advice}", file=sys.stderr, flush=True)
 
     for child in psutil.Process(os.getpid()).children(recursive=True):
         try:
             child.kill()
         except psutil.NoSuchProcess:
             continue
+    os._exit(3)

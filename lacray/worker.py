@@ -22,6 +22,7 @@ from lacray import distributed
 from lacray.config import UserError
 from lacray.fit import NonFiniteError
 from lacray.ops import backend_note
+from lacray.results import SupersededError
 from lacray.run import Progress, Run, execute
 
 __all__ = ["Board", "Referee", "TrainingFailedError", "end_process", "new_scratch", "trainer", "trial"]
@@ -66,6 +67,9 @@ def follow(
                 return None
     except NonFiniteError as error:
         return {"ended": "diverged", "error": str(error)}
+    except SupersededError:
+        # A process that was thought lost still writes; the next try begins from what it has written.
+        raise
     except UserError as error:
         return {"ended": "refused", "error": str(error)}
     return None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +21,7 @@ from lacray.study.show import StudyView
 from lacray.study.study import Study
 from lacray.study.trials import Trial
 from lacray.study.tuning import EarlyStopping, EndOfStudy, Listener, Suggestions
-from lacray.watch import ClusterLostError, Watch, end_children, interrupt_main, ray_is_there
+from lacray.watch import ClusterLostError, Watch, interrupt_main, leave, ray_is_there
 
 MAX_OUT_OF_MEMORY = 5
 # Between two looks at what changes slowly: the manifest, the number of nodes.
@@ -265,11 +263,8 @@ class Driver:
         if isinstance(problem, ClusterLostError):
             # The main thread may be deep in Ray, which waits for what is gone.
             self.view.__exit__()
-            for line in (f"{problem}; {advice.text}",):
-                print(f"error: {line}", file=sys.stderr, flush=True)
             self.study.close()
-            end_children()
-            os._exit(3)
+            leave(problem, advice.text)
         interrupt_main()
 
 
