@@ -1,8 +1,8 @@
 """How many trials at once one driver can follow: `python benchmarks/scale.py`.
 
 A study of 1000 trials of 15 epochs on 64 workers, on a clock of its own: what the study itself has to do (what to try
-next, what an epoch means, whether to stop) is done for real, training and Ray are not. Seconds are the driver's own; the
-workers that one driver feeds follow from them for an epoch's length. The last line is one JSON document.
+next, what an epoch means, whether to stop) is done for real, training and Ray are not. Seconds are the driver's;
+the workers that it can feed follow from them for an epoch's length. The last line is one JSON document.
 """
 
 from __future__ import annotations
