@@ -144,6 +144,22 @@ def test_a_compaction_that_is_killed_at_any_moment_loses_and_doubles_nothing(tmp
     assert read(place).equals(before)
 
 
+def test_of_two_packed_files_that_hold_one_run_the_newer_counts(tmp_path):
+    place = Place(tmp_path)
+    for number in range(6):
+        # By their hashes the files lie in any order.
+        run_of(place, "t0", row(1, part__total=float(number), status="done"))
+        # The new file is there, the run's own will be gone, the old packed ones are not.
+        with pytest.raises(Killed):
+            compact(Dying(tmp_path, 1), "s", quiet_seconds=0)
+        place.delete("s/rows/t0.parquet")
+        assert read(place)["part.total"].to_pylist() == [number]
+        assert RunWriter(place, "s", "t0", keep_until=1).rows[0]["part.total"] == number
+    assert compact(place, "s", quiet_seconds=0) == (0, 1)
+    assert read(place)["part.total"].to_pylist() == [5.0]
+    assert len(names(place, "rows")) == 1
+
+
 def test_a_reader_in_the_middle_of_compactions_and_writes_sees_every_run_once(tmp_path):
     place, over, num = Place(tmp_path), threading.Event(), 0
     seen, troubles = [], []

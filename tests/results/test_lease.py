@@ -16,6 +16,7 @@ from paths import ROOT
 from lacray.config import UserError
 from lacray.results import Lease, LeaseError, Place, ResultsError, check_writable, lease_state
 from lacray.results import lease as module
+from lacray.results.s3 import S3
 
 KEY = "lac/lease.json"
 
@@ -194,6 +195,26 @@ def test_a_lease_outlives_a_time_without_its_server(s3, monkeypatch):
         assert Place("s3://results/away").version(KEY) != before
         assert not lease.lost.is_set()
         lease.release()
+
+
+def test_of_two_that_a_server_let_through_at_once_the_one_that_is_read_afterwards_drives(s3, monkeypatch):
+    check_writable("s3://results/both")
+    place = Place("s3://results/both")
+    monkeypatch.setattr(S3, "settle_seconds", 3.0)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+    place.delete(KEY)
+    # The other's put passed its condition in the same instant, and was written last.
+    other = threading.Thread(target=lambda: (_until(lambda: place.read(KEY)), place.write(KEY, from_elsewhere())))
+    other.start()
+    with pytest.raises(LeaseError, match="ada on node7"):
+        Lease(place, KEY, {}).acquire(lambda line: place.write(KEY, from_elsewhere(renewal="2")))
+    other.join()
+
+
+def _until(condition):
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def test_a_user_without_a_name_or_a_home_has_a_lease(tmp_path, monkeypatch):
