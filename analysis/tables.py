@@ -28,6 +28,8 @@ GRID_SPACES = ("gamma", "formulation")
 # Fewer finished trials than this say nothing about importance.
 MIN_TRIALS_FOR_IMPORTANCE = 4
 OBJECTIVE = "metric.objective"
+# Of what is said under a table about its rows.
+MAX_REMARKS = 8
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,16 @@ def dataset_of(row: Row) -> str:
     return Path(root.rstrip("/")).name or root
 
 
+def remarks(rows: Iterable[Row]) -> list[str]:
+    """What must be said beside these rows' numbers: what was left out, what they were computed with."""
+    said: dict[str, None] = {}
+    for row in rows:
+        said.update(dict.fromkeys(json.loads(row["notes"]) if row.get("notes") else []))
+    told = list(said)
+    more = [f"And {len(told) - MAX_REMARKS} more of this kind."] if len(told) > MAX_REMARKS else []
+    return [f"{text[:1].upper()}{text[1:].rstrip('.')}." for text in told[:MAX_REMARKS]] + more
+
+
 def printed_name(dataset: str) -> str:
     """A data set's name as it is written in prose."""
     return "SimPouring" if dataset == "simpouring" else dataset
@@ -303,6 +315,7 @@ def _main_tables_of(
             lines = _with_published(lines, columns, paper)
             if "note" in paper:
                 notes.append(f"The published figures are {paper['note']}.")
+        notes += remarks(everything)
         empty = [label for (_, label), runs in groups.items() if not one_per_seed(runs)]
         if empty:
             notes.append(f"Not trained in full yet: {', '.join(empty)} (python -m lacray.train --best --study NAME).")
@@ -393,7 +406,7 @@ def _grid_notes(split: str, rows: Sequence[Row], dataset: str, same: bool, home:
     unfinished = [row for row in rows if row["status"] != "done"]
     if unfinished:
         notes.append(f"{len(unfinished)} of {len(rows)} runs are not finished and left out.")
-    return notes
+    return notes + remarks(rows)
 
 
 def gamma_tables(table: pa.Table, paper: Mapping[str, Any]) -> list[Table]:
@@ -530,14 +543,18 @@ def trials_of(table: pa.Table, study: str) -> list[Row]:
         for row in last_rows(table, stage="tune", control="none", split="validation")
         if row["study"] == study
     }
-    rows = [scored.get(row["run_id"], {**row, OBJECTIVE: None}) for row in mine]
+    # Trained up to its very last row, scored by the last that was evaluated.
+    rows = [{**scored.get(row["run_id"], {**row, OBJECTIVE: None}), "epoch": row["epoch"]} for row in mine]
     return sorted(rows, key=lambda row: (row["trial"] is None, row["trial"] or 0, row["run_id"]))
 
 
 def searched(trials: Sequence[Row]) -> list[str]:
     """What a study varied: the named variant, or the settings that differ, and the seed."""
-    keys = ["variant"] if any(row.get("variant") is not None for row in trials) else varying(trials)
-    return keys + (["seed"] if len({row["seed"] for row in trials}) > 1 else [])
+    # A trial that was lost before its first row may be known by its number alone.
+    settings = config_keys(trials)
+    known = [row for row in trials if any(row.get(key) is not None for key in settings)]
+    keys = ["variant"] if any(row.get("variant") is not None for row in trials) else varying(known)
+    return keys + (["seed"] if len({row["seed"] for row in trials} - {None}) > 1 else [])
 
 
 def best_trial(trials: Sequence[Row]) -> Row | None:
@@ -592,6 +609,7 @@ def trial_table(table: pa.Table, study: str) -> Table:
             f"{len(trials)} trials: {told}. Objective: mean of Class@10, progress and AP@5, protocol cropped, on the "
             "validation share of the training videos; the last one of each trial. ★ is the best finished trial.",
             *errors[:10],
+            *remarks(trials),
         ],
         study,
     ).mark_best()

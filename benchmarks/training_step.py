@@ -26,7 +26,7 @@ from lacray.encoder import build_encoder
 from lacray.fit import TrainStep
 from lacray.losses import build_loss
 from lacray.ops import backend_name
-from lacray.study import find_space, load_space
+from lacray.study.space import find_space, load_space
 
 
 def random_batch(config: Config, device: str) -> Batch:

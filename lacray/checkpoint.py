@@ -1,4 +1,4 @@
-"""Encoder, loss, setting and the state of a training, to and from a file."""
+"""Encoder, loss, setting and state of training, to a file and back."""
 
 from __future__ import annotations
 
@@ -8,13 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+from lacray import distributed
 from lacray.config import Config, UserError, build
 from lacray.encoder import Encoder, build_encoder
 from lacray.losses import LacLoss, build_loss
 
-FORMAT = 2
+CHECKPOINT_FORMAT = 2
+KEYS = {
+    "format",
+    "config",
+    "num_features",
+    "encoder",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "epoch",
+    "seconds",
+    "world_size",
+    "random_states",
+    "cuda_random_states",
+}
 
 
 class CheckpointError(UserError):
@@ -23,35 +39,85 @@ class CheckpointError(UserError):
 
 @dataclass(frozen=True)
 class Model:
-    """What was trained, in eval mode, with its setting."""
+    """What a checkpoint holds, ready for use: both modules are in eval mode."""
 
     encoder: Encoder
     loss: LacLoss
-    """With what it has learned: gap penalties."""
+    """With what it has learned: its gap penalties."""
     config: Config
 
 
-def read_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Load a checkpoint, with weights_only: a file from a stranger cannot run code.
+def capture(
+    config: Config,
+    encoder: Encoder,
+    loss: LacLoss,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    *,
+    num_features: int | None,
+    epoch: int,
+    seconds: float,
+    device: torch.device,
+) -> dict[str, Any] | None:
+    """The state of training after an epoch, entered by every rank; at rank 0 what `save` writes, None on the others.
+
+    It refers to the weights as they are and will be: save it before they are trained on.
+    """
+    random_states = distributed.gather(torch.get_rng_state())
+    cuda_random_states = distributed.gather(torch.cuda.get_rng_state(device)) if device.type == "cuda" else None
+    if not distributed.is_first():
+        return None
+    return {
+        "format": CHECKPOINT_FORMAT,
+        "config": config.flat(),
+        "num_features": num_features,
+        "encoder": encoder.state_dict(),
+        "loss": loss.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": {"last_epoch": scheduler.last_epoch},
+        "epoch": epoch,
+        "seconds": seconds,
+        "world_size": distributed.world_size(),
+        "random_states": random_states,
+        "cuda_random_states": cuda_random_states,
+    }
+
+
+def restore(
+    state: dict[str, Any],
+    encoder: Encoder,
+    loss: LacLoss,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    *,
+    device: torch.device,
+) -> None:
+    """Put a captured state back, on each rank its own random state; a rank that was not there before keeps its own.
 
     Raises:
-        CheckpointError: it does not exist, or is no checkpoint of lacray.
+        CheckpointError: it is of another architecture.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint: {path} does not exist")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"checkpoint: {path} is no checkpoint of lacray ({type(error).__name__})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise CheckpointError(f"checkpoint: {path} must have format {FORMAT}, got {found!r}")
-    return state
+        encoder.load_state_dict(state["encoder"])
+        loss.load_state_dict(state["loss"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        had = {key: value for key, value in state["config"].items() if key.startswith(("encoder.", "loss.gap"))}
+        raise CheckpointError(
+            f"checkpoint: is of another architecture than this setting ({str(error).splitlines()[0].strip()}); "
+            f"it was trained with {had}"
+        ) from error
+    scheduler.last_epoch = state["scheduler"]["last_epoch"]
+    rank = distributed.rank()
+    if rank < len(state["random_states"]):
+        torch.set_rng_state(state["random_states"][rank])
+    if device.type == "cuda" and rank < len(state["cuda_random_states"] or ()):
+        torch.cuda.set_rng_state(state["cuda_random_states"][rank], device)
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint; it appears at once."""
+    """Write a captured state; whoever reads `path` finds it whole, or the one before it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         torch.save(state, temporary)
@@ -60,19 +126,44 @@ def save(state: dict[str, Any], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_model(path: Path | str) -> Model:
-    """The trained encoder and loss of a checkpoint, in eval mode.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state that `save` wrote, with weights_only: a file from a stranger cannot run code.
 
     Raises:
-        CheckpointError: as `read_checkpoint`.
+        CheckpointError: it does not exist, or is no checkpoint of lacray.
     """
-    state = read_checkpoint(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint: {path} does not exist")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"checkpoint: {path} is no checkpoint of lacray ({type(error).__name__})") from error
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise CheckpointError(f"checkpoint: {path} must have format {CHECKPOINT_FORMAT}, got {found!r}")
+    if missing := KEYS - state.keys():
+        raise CheckpointError(f"checkpoint: {path} is not whole: it lacks {', '.join(sorted(missing))}")
+    return state
+
+
+def load_model(path: Path | str) -> Model:
+    """The trained encoder and loss of a checkpoint, in eval mode, and their setting.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`, or its weights are not those of its setting.
+    """
+    state = read_checkpoint(Path(path))
     config = build(state["config"])
     # The checkpoint brings all weights: nothing is fetched.
     bare = config.encoder.model_copy(update={"weights": "none"})
     encoder = build_encoder(bare, config.data, num_features=state["num_features"])
     loss = build_loss(config.loss, num_frames=config.data.num_frames)
-    load(state, encoder, loss)
+    try:
+        encoder.load_state_dict(state["encoder"])
+        loss.load_state_dict(state["loss"])
+    except (RuntimeError, TypeError) as error:
+        first = str(error).splitlines()[0].strip()
+        raise CheckpointError(f"checkpoint: {path} holds weights of another setting than its own ({first})") from error
     return Model(encoder.eval(), loss.eval(), config)
 
 
@@ -80,26 +171,7 @@ def load_encoder(path: Path | str) -> tuple[Encoder, Config]:
     """The trained encoder of a checkpoint, in eval mode, and its setting.
 
     Raises:
-        CheckpointError: as `read_checkpoint`.
+        CheckpointError: as `load_model`.
     """
     model = load_model(path)
     return model.encoder, model.config
-
-
-def load(state: dict[str, Any], encoder: nn.Module, loss: nn.Module, optimizer: Any = None) -> None:
-    """Put a checkpoint's state into what was built for a setting.
-
-    Raises:
-        CheckpointError: it is of another architecture.
-    """
-    try:
-        encoder.load_state_dict(state["encoder"])
-        loss.load_state_dict(state["loss"])
-        if optimizer is not None:
-            optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        had = {key: value for key, value in state["config"].items() if key.startswith(("encoder.", "loss.gap"))}
-        raise CheckpointError(
-            f"checkpoint: is of another architecture than this setting ({str(error).splitlines()[0].strip()}); "
-            f"it was trained with {had}"
-        ) from error

@@ -200,8 +200,8 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise UserError(
-            f"RAY_ADDRESS: must name a Ray cluster that answers, got {address} ({error}); start it, correct it, or unset "
-            "RAY_ADDRESS to compute on this machine"
+            f"RAY_ADDRESS: must name a Ray cluster that answers, got {address} ({error}); start it, correct it, or "
+            "unset RAY_ADDRESS to compute on this machine"
         ) from error
 
 
@@ -262,8 +262,8 @@ def _unselectable(videos: VideoSet) -> list[str]:
     remedy = "or train without a study: python -m lacray.train data.root=..."
     if not videos.held:
         return [
-            f"{videos.root}: a study selects on a validation share of the training videos, got data.validation_share 0; "
-            f"raise it, {remedy}"
+            f"{videos.root}: a study selects on a validation share of the training videos, got data.validation_share "
+            f"0; raise it, {remedy}"
         ]
     problems = []
     for share, chosen in (("training", videos.train), ("validation", videos.validation)):
@@ -272,8 +272,9 @@ def _unselectable(videos: VideoSet) -> list[str]:
         if len(phases) < 2:
             got = f"{sum(map(len, labels))} labelled frames of {len(phases)} phase{'s' * (len(phases) != 1)}"
             problems.append(
-                f"{videos.root}: a study selects by labels of two phases at least in the training and in the validation "
-                f"share, got {got} in the {len(chosen)} {share} videos; label more of them in segments.csv, {remedy}"
+                f"{videos.root}: a study selects by labels of two phases at least in the training and in the "
+                f"validation share, got {got} in the {len(chosen)} {share} videos; label more of them in "
+                f"segments.csv, {remedy}"
             )
     return problems
 

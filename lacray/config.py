@@ -57,7 +57,7 @@ class DataConfig(Section):
     context_stride: Count = 1
     """Frames between two context frames."""
     batch_size: Count = 4
-    """Pairs of clips of an optimiser step, over all workers: they split it, and so must divide it."""
+    """Pairs of clips of an optimiser step, over all workers and `fit.accumulate`."""
     pairing: Literal["views", "videos"] = "views"
     """Two crops of one video, or of two different videos."""
     sampling: Literal["time_augment", "uniform"] = "time_augment"
@@ -229,7 +229,8 @@ class FitConfig(Section):
     clip_norm: Positive = 10.0
     """Largest norm of the encoder's gradient."""
     accumulate: Count = 1
-    """Parts that each worker takes its share of a step in, to save memory."""
+    """Into how many batches, one after the other, a worker cuts its share of a step, to save memory; batch norms see
+    one of them at a time."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: autocast where the device has it."""
     evaluate_every: Count = 5

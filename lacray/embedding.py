@@ -1,4 +1,4 @@
-"""Videos -> embeddings -> metrics: the trained encoder's and the controls'; for training and for the tools."""
+"""Videos -> embeddings -> metrics; and the controls of every table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from lacray import distributed, evaluation
-from lacray.config import Config, UserError
+from lacray.config import Config
 from lacray.data import FrameStore, Video, VideoSet
 from lacray.encoder import Encoder, build_encoder, position_code
 
@@ -36,7 +36,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     store: FrameStore | None = None,
 ) -> Evaluation:
-    """Every metric of a split under both protocols; videos are shared out over the ranks.
+    """Every metric of a split under both protocols; entered by every rank, which share the videos out.
 
     Args:
         encoder: None scores the control "positions only": the sine-cosine code of each frame's place in its video.
@@ -44,33 +44,36 @@ def evaluate(
 
     Returns:
         The same on every rank.
+
+    Raises:
+        DataError: a video that can no longer be read, on every rank.
     """
     device = torch.device(device)
     store = store or FrameStore(config.data)
     learned_from, scored = (videos.train, videos.validation) if split == "validation" else (videos.training, videos.val)
     everything = learned_from + scored
     rank, world_size = distributed.rank(), distributed.world_size()
-    error: UserError | None = None
-    mine: list[tuple[evaluation.Sequence, evaluation.Sequence]] = []
-    try:
-        mine = [_embed(config, encoder, video, device, store) for video in everything[rank::world_size]]
-    except UserError as found:
-        error = found
-    distributed.agree(error)
-    gathered = distributed.gather(mine)
-    # Classifiers may take longer than a collective waits.
-    return distributed.from_first(lambda: _score(config, videos, split, everything, gathered, len(learned_from)))
+    mine = distributed.from_each(
+        lambda: [_embed(config, encoder, video, device, store) for video in everything[rank::world_size]]
+    )
+    shares = distributed.gather(mine)
+
+    def score() -> tuple[dict[str, float], list[str]]:
+        embedded = [shares[number % world_size][number // world_size] for number in range(len(everything))]
+        return _score(config, videos, embedded, num_learned=len(learned_from))
+
+    metrics, notes = distributed.from_first(score)
+    return Evaluation(split, metrics, notes)
 
 
 def _score(
     config: Config,
     videos: VideoSet,
-    split: str,
-    everything: list[Video],
-    gathered: list[list[tuple[evaluation.Sequence, evaluation.Sequence]]],
-    num_learned_from: int,
-) -> Evaluation:
-    embedded = [gathered[number % len(gathered)][number // len(gathered)] for number in range(len(everything))]
+    embedded: list[tuple[evaluation.Sequence, evaluation.Sequence]],
+    *,
+    num_learned: int,
+) -> tuple[dict[str, float], list[str]]:
+    """Metrics and notes of embedded videos, the first `num_learned` of which are learned from."""
     metrics: dict[str, float] = {}
     notes: list[str] = []
     for number, protocol in enumerate(("full", "cropped")):
@@ -78,8 +81,8 @@ def _score(
         # Small matrices: BLAS threads gain nothing, and beyond the free cores they spin against each other.
         with threadpool_limits(1):
             found = evaluation.evaluate(
-                sequences[:num_learned_from],
-                sequences[num_learned_from:],
+                sequences[:num_learned],
+                sequences[num_learned:],
                 stride=config.evaluation.stride,
                 phases=videos.phases,
                 notes=notes,
@@ -87,7 +90,7 @@ def _score(
         metrics |= {f"{protocol}.{name}": value for name, value in found.items()}
         if protocol == "cropped" and all(name in found for name in evaluation.OBJECTIVE_METRICS):
             metrics["objective"] = evaluation.objective(found)
-    return Evaluation(split, metrics, list(dict.fromkeys(notes)))
+    return metrics, list(dict.fromkeys(notes))
 
 
 def _embed(
@@ -136,7 +139,10 @@ def control(
     device: torch.device | str = "cpu",
     store: FrameStore | None = None,
 ) -> Evaluation:
-    """A control of every table: `untrained` (the encoder as initialised) or `positions` (the code of places alone)."""
+    """A control of every table: `untrained` (the encoder as initialised) or `positions` (the code of places alone).
+
+    Entered by every rank, as `evaluate`.
+    """
     encoder = None
     if name == "untrained":
         torch.manual_seed(config.seed)

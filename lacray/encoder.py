@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from lacray.batch_norm import is_frozen
 from lacray.config import ConfigError, DataConfig, EncoderConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -151,71 +150,6 @@ class Pictures(nn.Module):
         return ((frames.flatten(0, 1) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
-class _SumOverProcesses(torch.autograd.Function):
-    """Sum over all processes, whose gradient is the sum of theirs."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        summed = values.clone()
-        dist.all_reduce(summed)
-        return summed
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        summed = gradient.clone()
-        dist.all_reduce(summed)
-        return summed
-
-
-class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over the batches of all processes, on any device: n of them normalise as one with the joined batch.
-
-    torch's SyncBatchNorm does that on GPUs only; `shared_batch_norms` puts it in this one's place there.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
-            return super().forward(input)
-        # Half precision could not even count the pixels.
-        dtype, input = input.dtype, input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        over = [dim for dim in range(input.dim()) if dim != 1]
-        shape = [-1] + [1] * (input.dim() - 2)
-        sums = torch.cat([input.sum(dim=over), input.new_tensor([input.numel() / input.shape[1]])])
-        sums = _SumOverProcesses.apply(sums)
-        count, mean = sums[-1], sums[:-1] / sums[-1]
-        centred = input - mean.view(shape)
-        variance = _SumOverProcesses.apply(centred.square().sum(dim=over)) / count
-        with torch.no_grad():
-            assert self.momentum is not None
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(dtype)
-
-
-class SharedBatchNorm2d(_SharedBatchNorm, nn.BatchNorm2d):
-    """Of pictures."""
-
-
-class SharedBatchNorm3d(_SharedBatchNorm, nn.BatchNorm3d):
-    """Of pictures with their contexts."""
-
-
-def shared_batch_norms(module: Any, device: torch.device) -> Any:
-    """A module whose batch norms take their statistics over the batches of all processes, where they are trained."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    for child in module.modules():
-        for plain, shared in ((nn.BatchNorm2d, SharedBatchNorm2d), (nn.BatchNorm3d, SharedBatchNorm3d)):
-            if type(child) is plain:
-                # The same parameters, buffers and place; only what forward does is another.
-                child.__class__ = shared
-    return module
-
-
 class SmallBackbone(nn.Module):
     """A compact network for CPUs: frames (P, K, 3, H, W) -> (P, hidden)."""
 
@@ -226,7 +160,7 @@ class SmallBackbone(nn.Module):
         for width, kernel, stride in SMALL_STAGES:
             stages += [nn.Conv2d(channels, width, kernel, stride=stride, padding=kernel // 2, bias=False)]
             # Batch statistics, not a frame's own: what is the same in all frames must stay comparable between videos.
-            stages += [SharedBatchNorm2d(width), nn.ReLU()]
+            stages += [nn.BatchNorm2d(width), nn.ReLU()]
             channels = width
         self.pictures = Pictures()
         self.convolutions = nn.Sequential(*stages).to(memory_format=torch.channels_last)
@@ -279,8 +213,7 @@ class PaperBackbone(nn.Module):
         super().train(mode)
         # Frozen batch norm keeps its statistics too.
         for module in self.trunk.modules():
-            parameters = list(module.parameters(recurse=False))
-            if parameters and not any(p.requires_grad for p in parameters):
+            if is_frozen(module):
                 module.eval()
         return self
 

@@ -1,6 +1,6 @@
-"""The training loop: one process per device, torch.distributed between them, no Ray, no files.
+"""The training loop: one process per device, torch.distributed between them; no Ray, no files.
 
-`fit` is a generator: it trains, and hands out what happened after every epoch. The caller writes, reports, stops.
+`fit` is a generator: it trains, and hands out what happened after every epoch. The caller saves, writes rows, stops.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lacray import checkpoint, distributed
-from lacray.config import Config, UserError
+from lacray.batch_norm import share_batch_norms
+from lacray.config import Config, ConfigError, UserError
 from lacray.data import Batch, FrameStore, PairLoader, VideoSet
 from lacray.data.augment import apply_to_clips
 from lacray.embedding import Evaluation, evaluate
-from lacray.encoder import Encoder, build_encoder, shared_batch_norms
+from lacray.encoder import Encoder, build_encoder
 from lacray.losses import LacLoss, build_loss
 
 
@@ -49,7 +49,7 @@ class TrainStep(nn.Module):
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """State after an epoch, the same on every rank but for `state`."""
+    """What happened in an epoch; every rank gets it, with its own seconds and memory."""
 
     epoch: int
     """Epochs done."""
@@ -60,7 +60,8 @@ class EpochEnd:
     evaluations: list[Evaluation]
     """Empty for epochs that are not evaluated."""
     state: dict[str, Any] | None
-    """The checkpoint, at rank 0; it refers to what is trained on, so write it before you ask for the next epoch."""
+    """At rank 0 what `checkpoint.save` writes, None on the others. It refers to the weights that the next epoch trains:
+    save it before you ask for that epoch."""
     seconds: float
     """Spent training so far, evaluation apart."""
     frames_per_second: float
@@ -69,18 +70,17 @@ class EpochEnd:
 
 
 def check_batch(config: Config, workers: int) -> None:
-    """That a step's pairs can be split over the workers.
+    """Refuse a step that cannot be shared out evenly.
 
     Raises:
-        UserError: they cannot.
+        ConfigError: `data.batch_size` is no multiple of workers x `fit.accumulate`.
     """
-    size, parts = config.data.batch_size, workers * config.fit.accumulate
-    if size % parts:
-        of = f"workers ({workers})" + (f" times fit.accumulate ({config.fit.accumulate})" if config.fit.accumulate > 1 else "")
-        near = sorted({max(parts, size // parts * parts), (size // parts + 1) * parts})
-        raise UserError(
-            f"data.batch_size: the pairs of a step must be a multiple of {of}, got {size}; make it "
-            f"{' or '.join(map(str, near))}, or change the number of workers"
+    parts = workers * config.fit.accumulate
+    if config.data.batch_size % parts:
+        nearest = -(-config.data.batch_size // parts) * parts
+        raise ConfigError(
+            f"data.batch_size: must be a multiple of workers x fit.accumulate = {workers} x {config.fit.accumulate}, "
+            f"got {config.data.batch_size}; {nearest} is the next one, or take fewer workers"
         )
 
 
@@ -94,22 +94,24 @@ def fit(
 ) -> Iterator[EpochEnd]:
     """Train a setting; yields after every epoch.
 
-    Under torch.distributed every rank runs it: they take the steps that one would take alone.
+    Under torch.distributed every rank runs it: together they take the same steps, on the same pairs, as one would.
 
     Args:
         config: the setting.
         videos: from `open_videos`.
         device: where the encoder lives.
-        state: of `read_checkpoint`, to go on from, bit for bit on a CPU; None starts anew.
+        state: from `checkpoint.read_checkpoint`, on every rank, to go on from: bit for bit on a CPU and on as many
+            ranks as before. None starts anew.
         store: decoded frames to share with other runs in this process.
 
     Raises:
-        NonFiniteError: with the step, the batch's videos and the parts of the loss.
+        ConfigError: as `check_batch`.
         CheckpointError: `state` does not fit this setting.
-        UserError: the batch cannot be split over the ranks, or a video cannot be read; on every rank.
+        NonFiniteError: with the step, the batch's videos and the parts of the loss.
+        DataError: a video that can no longer be read.
+        All of them on every rank, at the same step.
     """
-    rank, world_size = distributed.rank(), distributed.world_size()
-    check_batch(config, world_size)
+    check_batch(config, distributed.world_size())
     device = torch.device(device)
     store = store or FrameStore(config.data)
     torch.manual_seed(config.seed)
@@ -117,14 +119,12 @@ def fit(
         build_encoder(config.encoder, config.data, num_features=videos.num_features),
         build_loss(config.loss, num_frames=config.data.num_frames),
     ).to(device)
-    if world_size > 1:
-        step.encoder = shared_batch_norms(step.encoder, device)
     loader = PairLoader(
         videos.train,
         config.data,
         seed=config.seed,
-        rank=rank,
-        world_size=world_size,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
         steps_per_epoch=config.fit.steps_per_epoch,
         accumulate=config.fit.accumulate,
         pin_memory=device.type == "cuda",
@@ -133,91 +133,57 @@ def fit(
     optimizer = _optimizer(config, step)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(config, loader.steps_per_epoch))
     # Dropout differs between ranks, initial weights do not.
-    torch.manual_seed(config.seed * 1_000_003 + rank)
+    torch.manual_seed(config.seed * 1_000_003 + distributed.rank())
     first_epoch, seconds = 0, 0.0
     if state is not None:
-        checkpoint.load(state, step.encoder, step.loss, optimizer)
-        scheduler.last_epoch = state["scheduler"]["last_epoch"]
-        _set_random_states(state, rank, device)
+        checkpoint.restore(state, step.encoder, step.loss, optimizer, scheduler, device=device)
         first_epoch, seconds = state["epoch"], state["seconds"]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
-    wrapped: nn.Module = nn.parallel.DistributedDataParallel(step) if world_size > 1 else step
+    wrapped: nn.Module = step
+    if distributed.world_size() > 1:
+        share_batch_norms(step, device)
+        wrapped = nn.parallel.DistributedDataParallel(step)
     for epoch in range(first_epoch, config.fit.epochs):
         started = time.perf_counter()
         parts, num_frames = _train_epoch(config, wrapped, step, loader, optimizer, scheduler, device, epoch)
         elapsed = time.perf_counter() - started
         seconds += elapsed
-        done = epoch + 1
         evaluations = [
             evaluate(config, step.encoder, videos, split, device=device, store=store)
-            for split in _splits(config, videos, done)
+            for split in _evaluated_splits(config, videos, epochs_done=epoch + 1)
         ]
-        random_states = distributed.gather(torch.get_rng_state())
-        cuda_states = distributed.gather(torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
         yield EpochEnd(
-            epoch=done,
+            epoch=epoch + 1,
             parts=parts,
             diagnostics=step.loss.diagnostics(),
             evaluations=evaluations,
-            state={
-                "format": checkpoint.FORMAT,
-                "config": config.flat(),
-                "num_features": videos.num_features,
-                "encoder": step.encoder.state_dict(),
-                "loss": step.loss.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scheduler": {"last_epoch": scheduler.last_epoch},
-                "epoch": done,
-                "seconds": seconds,
-                "world_size": world_size,
-                "random_states": random_states,
-                "cuda_random_states": cuda_states,
-            }
-            if rank == 0
-            else None,
+            state=checkpoint.capture(
+                config,
+                step.encoder,
+                step.loss,
+                optimizer,
+                scheduler,
+                num_features=videos.num_features,
+                epoch=epoch + 1,
+                seconds=seconds,
+                device=device,
+            ),
             seconds=seconds,
             frames_per_second=num_frames / elapsed,
             peak_memory_bytes=_peak_memory(device),
         )
 
 
-def _splits(config: Config, videos: VideoSet, epoch: int) -> list[str]:
-    """The splits that an epoch is evaluated on."""
-    is_last = epoch == config.fit.epochs
-    if not is_last and epoch % config.fit.evaluate_every:
+def _evaluated_splits(config: Config, videos: VideoSet, *, epochs_done: int) -> list[str]:
+    is_last = epochs_done == config.fit.epochs
+    if not is_last and epochs_done % config.fit.evaluate_every:
         return []
-    splits = ["validation"] if videos.held else []
-    # Without a validation share nothing is selected, and the val split may be looked at all along.
-    if (is_last and config.evaluation.report_split) or not splits:
-        splits.append("val")
-    return splits
-
-
-def _set_random_states(state: dict[str, Any], rank: int, device: torch.device) -> None:
-    """Each rank's own generators; a rank that was not there before keeps its seed's."""
-    if rank >= len(state["random_states"]):
-        return
-    torch.set_rng_state(state["random_states"][rank])
-    on_device = state["cuda_random_states"][rank]
-    if on_device is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(on_device, device)
-
-
-def _next_batch(batches: Iterator[Batch]) -> Batch:
-    """The next batch.
-
-    Raises:
-        UserError: on every rank, whichever could not read a video.
-    """
-    error: UserError | None = None
-    try:
-        batch = next(batches)
-    except UserError as found:
-        error = found
-    distributed.agree(error)
-    return batch
+    if not videos.held:
+        # Nothing is selected, and the val split may be looked at all along.
+        return ["val"]
+    return ["validation", "val"] if is_last and config.evaluation.report_split else ["validation"]
 
 
 def _train_epoch(
@@ -236,17 +202,12 @@ def _train_epoch(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.fit.precision == "bf16")
     sums: dict[str, Tensor] = {}
     num_frames = 0
-    optimizer.zero_grad(set_to_none=True)
     told: list[tuple[dict[str, Tensor], list[str]]] = []
-    batches = loader.epoch(epoch)
-    for number in range(loader.batches_per_epoch):
-        loaded = _next_batch(batches)
+    optimizer.zero_grad(set_to_none=True)
+    for number, loaded in enumerate(_in_step(loader.epoch(epoch))):
         batch = loaded.to(device)
         is_step = (number + 1) % accumulate == 0
-        # Gradients of accumulated batches cross the network once.
-        is_ddp = isinstance(wrapped, nn.parallel.DistributedDataParallel)
-        quiet = wrapped.no_sync() if is_ddp and not is_step else contextlib.nullcontext()  # type: ignore[operator]
-        with quiet:
+        with _gradients_stay_here(wrapped) if not is_step else contextlib.nullcontext():
             with autocast:
                 loss, parts = wrapped(batch)
             (loss / accumulate).backward()
@@ -265,14 +226,22 @@ def _train_epoch(
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
-    keys = sorted(sums)
-    means = torch.stack([sums[key].double() for key in keys]) / loader.batches_per_epoch
-    total = torch.tensor(num_frames, dtype=torch.float64, device=device)
-    if distributed.world_size() > 1:
-        dist.all_reduce(means)
-        dist.all_reduce(total)
-        means = means / distributed.world_size()
-    return dict(zip(keys, means.tolist(), strict=True)), int(total.item())
+    means = {name: total.item() / loader.batches_per_epoch for name, total in sums.items()}
+    shares = distributed.all_gather((means, num_frames))
+    parts_of_all = {name: sum(own[name] for own, _ in shares) / len(shares) for name in sorted(means)}
+    return parts_of_all, sum(count for _, count in shares)
+
+
+def _in_step(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """A rank's batches, each when all ranks have theirs: one that cannot be read ends all of them, before any waits."""
+    while (batch := distributed.from_each(lambda: next(batches, None))) is not None:
+        yield batch
+
+
+def _gradients_stay_here(wrapped: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Gradients of accumulated batches cross the network once, with the last of them."""
+    is_ddp = isinstance(wrapped, nn.parallel.DistributedDataParallel)
+    return wrapped.no_sync() if is_ddp else contextlib.nullcontext()  # type: ignore[operator]
 
 
 def _non_finite(config: Config, position: int, batches: list[tuple[dict[str, Tensor], list[str]]]) -> NonFiniteError:

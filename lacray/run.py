@@ -24,18 +24,21 @@ import torch
 
 import lacray
 from lacray import checkpoint, distributed, embedding, fit
-from lacray.config import Config, DataConfig, UserError, build, column_value
+from lacray.config import Config, DataConfig, build, column_value
 from lacray.data import DataError, FrameStore, VideoSet, open_videos
 from lacray.embedding import Evaluation
 from lacray.fit import EpochEnd, NonFiniteError
 from lacray.ops import backend_name, backend_note
 from lacray.results import (
     Place,
+    ResultsError,
     RunWriter,
     differences,
     fetch_checkpoint,
+    manifest_exists,
     read_manifest,
     remove_checkpoint,
+    remove_run,
     store_checkpoint,
 )
 
@@ -69,7 +72,7 @@ class Run:
     has_study_videos: bool = False
     """The videos must be those of the study's manifest."""
     controls: dict[str, Any] = field(default_factory=dict)
-    """The controls to be scored before the run, where their rows are missing: `run_id`, the prefix of theirs, and `values`."""
+    """To be scored before the run, where their rows are missing: `run_id`, the prefix of theirs, and `values`."""
 
     def config(self) -> Config:
         return build(self.values)
@@ -111,7 +114,7 @@ def execute(run: Run, *, device: torch.device) -> Iterator[Progress]:
     if run.controls:
         _score_controls(run, config, place, videos, device)
     with tempfile.TemporaryDirectory(prefix="lacray-") as scratch:
-        state = distributed.share(_last_state(place, run, Path(scratch)) if distributed.is_first() else None)
+        state = distributed.from_first(lambda: _last_state(place, run, Path(scratch)))
         if state is not None:
             distributed.agree(_other_videos(state["videos"], videos, f"run {run.run_id}"))
         record = _Record(place, run, config, videos, device, Path(scratch), state)
@@ -169,6 +172,7 @@ class _Record:
         }
         found = [base | _columns(self.videos, self.device, evaluation) for evaluation in event.evaluations]
         self.writer.append(found or [base])
+        self._check_study()
         if kept:
             self._store(event)
             self.writer.mark("done")
@@ -178,6 +182,17 @@ class _Record:
             self._store(event)
         metrics = event.evaluations[0].metrics if event.evaluations else {}
         return Progress(event.epoch, event.parts["total"], metrics, event.seconds)
+
+    def _check_study(self) -> None:
+        """A study that was deleted is not begun again by a trial of it, whose rows would be in the way of a new one."""
+        assert self.writer is not None
+        if self.writer.was_removed and self.run.stage == "tune" and not manifest_exists(self.place, self.run.study):
+            remove_run(self.place, self.run.study, self.run.run_id)
+            raise ResultsError(
+                f"study {self.run.study}",
+                f"its study.json and rows are gone from {self.run.results}",
+                "restore the results, or begin anew",
+            )
 
     def _store(self, event: EpochEnd) -> None:
         assert event.state is not None
@@ -270,12 +285,7 @@ def _opened(run: Run, config: Config) -> VideoSet:
     Raises:
         DataError: on every rank, whichever found it.
     """
-    error: Exception | None = None
-    try:
-        videos = open_videos(config.data)
-    except UserError as found:
-        error = found
-    distributed.agree(error)
+    videos = distributed.from_each(lambda: open_videos(config.data))
     if run.has_study_videos:
         began_with = distributed.from_first(lambda: _videos_of_study(run.results, run.study))
         distributed.agree(_other_videos(began_with, videos, f"study {run.study}"))
@@ -301,7 +311,7 @@ def _other_videos(before: dict[str, str] | None, now: VideoSet, whose: str) -> D
 
 
 def _score_controls(run: Run, config: Config, place: Place, videos: VideoSet, device: torch.device) -> None:
-    """The rows of the untrained encoder and of positions alone, as runs of their own; all ranks embed, rank 0 writes."""
+    """The rows of the untrained encoder and of positions alone, as runs of their own; all ranks embed."""
     own = build(run.controls["values"])
     store = _store(own.data.model_dump_json())
     if own.data != config.data:

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from lacray.checkpoint import load_encoder
 from lacray.cli import guarded
 from lacray.config import Config, UserError
 from lacray.data import FrameStore, Video, open_videos
 from lacray.data.video import decode
 from lacray.encoder import Encoder
-from lacray.checkpoint import load_encoder
 from lacray.losses.lac import similarity
 from lacray.ops import soft_sw
 from lacray.results import open_checkpoint

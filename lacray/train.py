@@ -244,13 +244,17 @@ def _trained(run: Run, lease: Lease) -> dict[str, Any] | None:
         interrupt_main()
 
     def taken_over() -> Exception | None:
-        return UserError(f"run {run.run_id}: somebody else has taken it over; this one ends") if lease.lost.is_set() else None
+        return (
+            UserError(f"run {run.run_id}: somebody else has taken it over; this one ends")
+            if lease.lost.is_set()
+            else None
+        )
 
     with RunProgress(f"seed {run.config().seed}", run.config().fit.epochs) as progress:
 
         def work() -> None:
             try:
-                outcome.append(worker.trainer(run, str(scratch), board=progress.board).fit().return_value)
+                outcome.append(worker.trainer(run, str(scratch), board=progress.board).fit().return_value)  # type: ignore[attr-defined]
             except Exception as error:
                 problem.append(error)
 
@@ -270,8 +274,8 @@ def _trained(run: Run, lease: Lease) -> dict[str, Any] | None:
     if isinstance(problem[0], worker.TrainingFailedError):
         reason = str(problem[0]).strip().splitlines()[-1]
         raise UserError(
-            f"run {run.run_id}: its workers were lost {worker.MAX_FAILURES + 1} times, at last by: {reason}; mend it, and the "
-            "same command goes on from its last checkpoint"
+            f"run {run.run_id}: its workers were lost {worker.MAX_FAILURES + 1} times, at last by: {reason}; mend it, "
+            "and the same command goes on from its last checkpoint"
         ) from problem[0]
     raise problem[0]
 

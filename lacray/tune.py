@@ -73,7 +73,10 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m lacray.tune", description="Study which settings matter: Ray Tune, Optuna, rows to Parquet."
     )
     result.add_argument(
-        "words", nargs="*", metavar="SPACE.yaml | key=value | status", help=f"default: {DEFAULT_SPACE}; status: show studies"
+        "words",
+        nargs="*",
+        metavar="SPACE.yaml | key=value | status",
+        help=f"default: {DEFAULT_SPACE}; status: show studies",
     )
     result.add_argument("--trials", type=positive, help="settings to try; default: the space's")
     result.add_argument("--workers", type=positive, default=1, help="ranks of one trial; default 1")
@@ -84,13 +87,15 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--resume", action="store_true", help="go on with studies that were interrupted, or add trials")
     result.add_argument("--storage", metavar="URL", help="Optuna storage that shows the study; default: a SQLite file")
     result.add_argument("--tensorboard", metavar="DIR", help="write TensorBoard files of the trials there")
-    result.add_argument("--mlflow", metavar="URI", help="log the trials to this MLflow server: pip install 'lacray[mlflow]'")
+    result.add_argument(
+        "--mlflow", metavar="URI", help="log the trials to this MLflow server: pip install 'lacray[mlflow]'"
+    )
     result.add_argument("--price", type=positive_number, metavar="USD", help="of a node and hour: shows what is spent")
     result.add_argument(
         "--time-limit",
         type=positive_number,
         metavar="SECONDS",
-        help="silence after which a trial counts as hanging; default: ten times the longest so far, two minutes at least",
+        help="silence after which a trial counts as hanging; default: ten times the longest so far, at least 120",
     )
     return result
 
@@ -110,7 +115,11 @@ def wanted_studies(arguments: argparse.Namespace) -> list[tuple[str, Space | Non
         unfinished = [name for name in there if is_unfinished(arguments.results, name) or arguments.trials]
         if unfinished:
             return [(name, None) for name in unfinished]
-        found = f"all of its studies are finished: {', '.join(there)}; --trials adds to one" if there else "it holds no study"
+        found = (
+            f"all of its studies are finished: {', '.join(there)}; --trials adds to one"
+            if there
+            else "it holds no study"
+        )
         raise UserError(f"--resume: there is nothing to go on with in {arguments.results}: {found}")
     overrides = parse_assignments(word for word in arguments.words if "=" in word)
     files = [word for word in arguments.words if "=" not in word] or [DEFAULT_SPACE]
@@ -126,7 +135,9 @@ def wanted_studies(arguments: argparse.Namespace) -> list[tuple[str, Space | Non
     names = [arguments.study or space.name for space in spaces]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice and arguments.study is None:
-        problems.append(f"name: must be another in each search space, got {', '.join(twice)} twice; run them one by one")
+        problems.append(
+            f"name: must be another in each search space, got {', '.join(twice)} twice; run them one by one"
+        )
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return list(zip(names, spaces, strict=True))

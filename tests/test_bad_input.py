@@ -14,7 +14,6 @@ from test_entry_points import environment
 from tiny import make_features, tiny_settings, write_csv
 
 from lacray import fit, results, train, tune
-from lacray.checkpoint import CheckpointError, load_encoder
 from lacray.cli import guarded
 from lacray.config import build, parse_assignments
 from lacray.data import open_videos
@@ -203,14 +202,6 @@ def test_resuming_what_is_not_there(capsys, data):
     assert line == "--study: lac is not in results; there is none"
     (line,) = refused(capsys, tune.main, "status")
     assert line.startswith("--results: results holds no study")
-
-
-def test_a_checkpoint_that_is_none(tmp_path):
-    (tmp_path / "a.pt").write_text("text")
-    with pytest.raises(CheckpointError, match=r"a\.pt is no checkpoint of lacray"):
-        load_encoder(tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match=r"b\.pt does not exist"):
-        load_encoder(tmp_path / "b.pt")
 
 
 def test_no_compiler_is_one_loud_line_and_the_reference_runs(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -838,11 +839,11 @@ def test_epoch_longer_than_the_videos_goes_over_them_again_in_another_order(feat
 
 
 @pytest.mark.parametrize("kind", ["features", "videos"])
-def test_ranks_together_train_on_the_batches_of_one_process_with_the_joined_batch(features_root, plain_root, kind):
+def test_ranks_together_train_on_the_batches_of_one_process(features_root, plain_root, kind):
     root = features_root if kind == "features" else plain_root
-    size = 2 if kind == "features" else 1
-    joined = loader_of(config_of(root, input=kind, batch_size=2 * size))
-    ranks = [loader_of(config_of(root, input=kind, batch_size=size), rank=rank, world_size=2) for rank in (0, 1)]
+    config = config_of(root, input=kind, batch_size=4 if kind == "features" else 2)
+    joined = loader_of(config)
+    ranks = [loader_of(config, rank=rank, world_size=2) for rank in (0, 1)]
     assert joined.batches_per_epoch == ranks[0].batches_per_epoch == 2
     for whole, *shares in zip(joined.epoch(1), *(loader.epoch(1) for loader in ranks), strict=True):
         assert [name for share in shares for name in share.names] == whole.names
@@ -852,12 +853,18 @@ def test_ranks_together_train_on_the_batches_of_one_process_with_the_joined_batc
     assert bool(whole.augmentations) == (kind == "videos")
 
 
-def test_accumulated_batches_are_those_of_a_larger_batch(features_root):
-    whole = loader_of(config_of(features_root, input="features", batch_size=4))
-    parts = loader_of(config_of(features_root, input="features", batch_size=2), accumulate=2)
-    assert parts.steps_per_epoch == whole.steps_per_epoch == 2
-    assert parts.batches_per_epoch == 4
-    assert torch.cat([b.steps for b in parts.epoch(0)]).equal(torch.cat([b.steps for b in whole.epoch(0)]))
+def test_step_that_is_cut_to_save_memory_holds_the_same_pairs_on_any_number_of_ranks(features_root):
+    config = config_of(features_root, input="features", batch_size=4)
+    whole, cut = loader_of(config), loader_of(config, accumulate=2)
+    ranks = [loader_of(config, accumulate=2, rank=rank, world_size=2) for rank in (0, 1)]
+    assert {loader.steps_per_epoch for loader in (whole, cut, *ranks)} == {2}
+    assert {loader.batches_per_epoch for loader in (cut, *ranks)} == {4}
+    steps = [torch.cat([batch.steps for batch in loader.epoch(0)]) for loader in (whole, cut)]
+    assert torch.equal(*steps)
+    # Each part of a step is one batch of all ranks: their batch norms see what one rank's would.
+    for part, *shares in zip(cut.epoch(0), *(loader.epoch(0) for loader in ranks), strict=True):
+        assert [len(share.steps) for share in shares] == [1, 1]
+        assert torch.equal(torch.cat([share.steps for share in shares]), part.steps)
 
 
 def test_epoch_can_be_entered_anywhere(features_root):
@@ -874,6 +881,18 @@ def test_loader_processes_give_the_same_batches_as_none(plain_root):
     apart = list(loader_of(config_of(plain_root, num_loaders=2)).epoch(1))
     assert len(alone) == 2
     assert all(same_batch(a, b) for a, b in zip(alone, apart, strict=True))
+
+
+@pytest.mark.parametrize("num_loaders", [0, 1])
+def test_video_that_breaks_after_it_was_opened_is_told_in_one_line(tmp_path, num_loaders):
+    root = plain(tmp_path, 2, 1, features=True)
+    loader = loader_of(config_of(root, input="features", num_loaders=num_loaders))
+    victim = loader.dataset.videos[1]
+    Path(victim.path).write_bytes(Path(victim.path).read_bytes()[:-50])
+    with pytest.raises(DataError) as caught:
+        list(loader.epoch(0))
+    (problem,) = caught.value.problems
+    assert re.fullmatch(rf"{re.escape(victim.path)}: cannot be read any more \([^\n]*\); mend or remove it", problem)
 
 
 @pytest.mark.parametrize("gib", [0.0, 45 * 3 * 16 * 16 / 2**30], ids=["off", "two videos"])

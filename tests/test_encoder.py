@@ -1,4 +1,4 @@
-"""Frames -> embeddings: shapes, positions, what depends on what, freezing, weights, batch statistics."""
+"""Frames -> embeddings: shapes, positions, what depends on what, freezing, weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torchvision
 from paths import shared
 from torch import nn
@@ -17,7 +16,6 @@ from torch import nn
 from lacray.config import ConfigError, DataConfig, EncoderConfig
 from lacray.encoder import (
     Encoder,
-    SharedBatchNorm2d,
     build_encoder,
     centred_over_time,
     position_code,
@@ -372,70 +370,3 @@ def test_weights_that_cannot_be_fetched_are_told_with_the_remedy(tmp_path, monke
     monkeypatch.delenv("NO_PROXY", raising=False)
     with pytest.raises(ConfigError, match=r"could not be fetched .* give a local file, or encoder\.weights=none"):
         torchvision_trunk(EncoderConfig(name="resnet18", weights="default"))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Batch statistics of several processes.
-
-
-def batch_norm_case(rank: int | None) -> dict[str, torch.Tensor]:
-    """One training step of a batch norm on all pictures (None), or on this rank's uneven share of them."""
-    generator = torch.Generator().manual_seed(0)
-    pictures = torch.randn(5, 3, 4, 4, dtype=torch.float64, generator=generator) * 2 + 1
-    weights = torch.randn(5, 3, 4, 4, dtype=torch.float64, generator=generator)
-    share = {None: slice(0, 5), 0: slice(0, 2), 1: slice(2, 5)}[rank]
-    norm = (SharedBatchNorm2d if rank is not None else nn.BatchNorm2d)(3).double()
-    with torch.no_grad():
-        norm.weight.copy_(torch.tensor([0.5, 2.0, -1.0]))
-        norm.bias.copy_(torch.tensor([0.1, 0.2, 0.3]))
-    own = pictures[share].clone().requires_grad_()
-    out = norm(own)
-    (out.square() * weights[share]).sum().backward()
-    assert own.grad is not None
-    return {
-        "out": out.detach(),
-        "input": own.grad,
-        "weight gradient": norm.weight.grad,
-        "bias gradient": norm.bias.grad,
-        **norm.state_dict(),
-    }
-
-
-def batch_norm_process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save(batch_norm_case(rank), f"{folder}/{rank}.pt")
-    half = SharedBatchNorm2d(2)(torch.full((40, 2, 9, 9), 3.0, dtype=torch.bfloat16) + rank)
-    torch.save(half, f"{folder}/half{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_normalise_as_one_with_the_joined_batch(tmp_path):
-    context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lacray.fit"])  # imports torch once for all tests' processes
-    torch.multiprocessing.start_processes(
-        batch_norm_process, args=(str(tmp_path),), nprocs=2, start_method="forkserver"
-    )
-    one = batch_norm_case(None)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
-    for name in ("out", "input"):
-        torch.testing.assert_close(torch.cat([rank[name] for rank in ranks]), one[name], rtol=1e-10, atol=1e-10)
-    for name in ("weight gradient", "bias gradient"):  # which DDP averages
-        torch.testing.assert_close(ranks[0][name] + ranks[1][name], one[name], rtol=1e-10, atol=1e-10)
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        for rank in ranks:
-            torch.testing.assert_close(rank[name], one[name], rtol=1e-10, atol=1e-10)
-    # Half of all pixels are 3 and half are 4: their mean is 3.5, if 6480 pixels are counted as 6480.
-    halves = [torch.load(tmp_path / f"half{rank}.pt") for rank in (0, 1)]
-    assert [half.dtype for half in halves] == [torch.bfloat16] * 2
-    for half, expected in zip(halves, (-1.0, 1.0), strict=True):
-        torch.testing.assert_close(half.float(), torch.full_like(half, expected).float(), rtol=1e-2, atol=1e-2)
-
-
-def test_batch_norm_alone_is_torchs():
-    torch.manual_seed(0)
-    pictures = torch.randn(4, 3, 5, 5)
-    one, other = SharedBatchNorm2d(3), nn.BatchNorm2d(3)
-    torch.testing.assert_close(one(pictures), other(pictures))
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
-    torch.testing.assert_close(one.eval()(pictures), other.eval()(pictures))

@@ -24,21 +24,27 @@ sys.meta_path.insert(0, Blocker())
 
 # Of the package's own modules, which each may import besides itself. Not listed: the entry points, which may all.
 FOUNDATION = {"config", "ops"}
-DATA_SIDE = {"losses", "encoder", "data", "evaluation"}
+DATA_SIDE = {"losses", "encoder", "data", "evaluation", "batch_norm", "distributed", "checkpoint", "embedding", "fit"}
 MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "ops": {"config"},
     "losses": FOUNDATION,
-    "encoder": FOUNDATION,
+    "batch_norm": set(),
+    "encoder": FOUNDATION | {"batch_norm"},
     "data": FOUNDATION,
     "evaluation": FOUNDATION,
+    "distributed": set(),
+    "checkpoint": FOUNDATION | {"losses", "encoder", "distributed"},
+    "embedding": FOUNDATION | {"data", "encoder", "evaluation", "distributed"},
     "fit": FOUNDATION | DATA_SIDE,
     "results": {"config"},
-    "study": {"config"},
-    "worker": FOUNDATION | DATA_SIDE | {"fit", "results"},
-    "cli": FOUNDATION | DATA_SIDE | {"fit", "results", "study", "worker"},
-    "progress": FOUNDATION | DATA_SIDE | {"fit", "results", "study", "worker", "cli"},
-    "searcher": FOUNDATION | DATA_SIDE | {"fit", "results", "study", "worker", "cli", "progress"},
+    "run": FOUNDATION | DATA_SIDE | {"results"},
+    "worker": FOUNDATION | DATA_SIDE | {"results", "run"},
+    "nodes": {"config"},
+    "watch": set(),
+    "cli": {"config", "data", "results", "watch"},
+    "progress": {"cli", "worker"},
+    "study": FOUNDATION | DATA_SIDE | {"results", "run", "worker", "nodes", "watch", "cli"},
 }
 ENTRY_POINTS = {path.stem for path in (ROOT / "lacray").glob("*.py") if '__name__ == "__main__"' in path.read_text()}
 
@@ -123,7 +129,7 @@ def test_ray_stays_in_the_worker_and_around_the_entry_points():
         for path, package, part in files_of("lacray")
         if any(name.split(".")[0] == "ray" for name in imported(path, package))
     }
-    assert found <= {"worker", "cli", "progress", "searcher"} | ENTRY_POINTS
+    assert found <= {"worker", "cli", "progress", "nodes", "watch", "study"} | ENTRY_POINTS
 
 
 def test_analysis_reads_results_and_nothing_else_of_lacray():
@@ -146,7 +152,7 @@ def run_without(blocked: set[str], code: str) -> subprocess.CompletedProcess[str
 def test_operators_losses_and_training_work_where_ray_is_not_installed():
     code = """
 import torch
-import lacray.ops, lacray.losses, lacray.fit, lacray.results, lacray.evaluation
+import lacray.ops, lacray.losses, lacray.fit, lacray.checkpoint, lacray.results, lacray.evaluation
 score, match = lacray.ops.soft_sw(torch.rand(2, 3, 4), torch.tensor(1.0), torch.tensor(0.5), gamma=0.8)
 assert score.shape == (2,) and match.shape == (2, 3, 4)
 assert "ray" not in sys.modules

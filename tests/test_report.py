@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lacray.results import RunWriter, read
+from lacray.results import Place, RunWriter, read, write_end
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -366,6 +366,49 @@ def test_importance_finds_the_setting_that_the_objective_was_made_from(made):
     assert sum(shares.values()) == pytest.approx(1.0, abs=0.01)
 
 
+def test_epochs_without_a_score_and_trials_without_a_row_break_no_table(tmp_path):
+    for trial, gamma in enumerate((0.2, 0.5, 0.9)):
+        rows = [
+            base(
+                trial=trial,
+                space="lac",
+                epoch=epoch,
+                split="validation" if epoch % 2 == 0 else None,
+                status="done" if epoch == 5 else "running",
+                seconds=10.0 * epoch,
+                notes=["pour_3 left out: one phase"] if epoch % 2 == 0 else None,
+                **{"loss.gamma": gamma, "part.total": 1 / epoch, "gap.open": 1.0, "data.root": "simpouring"},
+                **(metrics(gamma) if epoch % 2 == 0 else {}),
+            )
+            for epoch in range(1, 6)
+        ]
+        write_run(tmp_path, "mine", f"trial-{trial:04d}", rows)
+    end = {"status": "failed", "epoch": 0, "error": "node lost", "trial": 3, "stage": "tune", "space": "lac"}
+    write_end(Place(tmp_path), "mine", "trial-0003", end)
+    made = report.build(read(str(tmp_path)))
+    table = table_of(made, "trials-mine")
+    assert table.header == ["trial", "loss.gamma", "objective", "epochs", "status", "seconds"]
+    told = [[line.label, *(c.text for c in line.cells)] for line in table.lines if line.kind == "method"]
+    assert told[2] == ["2", "0.9", "72.00", "5", "done", "50"]
+    assert told[3] == ["3", "–", "–", "0", "failed", "–"]
+    assert "trial 3: node lost" in table.notes
+    assert "Pour_3 left out: one phase." in table.notes
+    assert table.lines[2].marked
+    for written in (report.markdown(made), report.latex(made), report.page(made)):
+        assert not re.search(r"\bnan\b", written, re.IGNORECASE)
+    train = [
+        base(stage="train", split=split, epoch=epoch, status=status, notes=notes, **values)
+        for epoch, split, status, notes, values in (
+            (1, "val", "running", ["two videos left out"], metrics(0.9)),
+            (2, None, "done", None, {}),
+        )
+    ]
+    write_run(tmp_path, "mine", "train-s0", train)
+    main_table = table_of(report.build(read(str(tmp_path))), "main-simpouring-full")
+    assert cell(main_table, "mine", "Class@10").text == "90.00"
+    assert "Two videos left out." in main_table.notes
+
+
 def test_too_few_trials_have_no_importance_and_say_so(tmp_path):
     campaign(tmp_path, num_trials=3)
     table = table_of(report.build(read(str(tmp_path))), "importance-lac")
@@ -553,7 +596,7 @@ def test_one_study_alone_is_reported_alone(results, tmp_path, capsys):
 
 def test_an_unreadable_file_is_a_warning_on_the_terminal_and_in_the_report(results, tmp_path, capsys):
     shutil.copytree(results, tmp_path / "results")
-    (tmp_path / "results" / "lac" / "trial-0003.parquet").write_text("torn")
+    (tmp_path / "results" / "lac" / "rows" / "trial-0003.parquet").write_text("torn")
     assert report.main(["--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]) == 0
     assert "warning: 1 of " in capsys.readouterr().err
     assert "trial-0003.parquet" in (tmp_path / "out" / "report.md").read_text()

@@ -70,7 +70,9 @@ def test_a_row_for_every_epoch_and_its_metrics_where_it_was_evaluated(undisturbe
     assert [row["split"] for row in rows] == [None, None, "validation", None, "validation", "validation"]
     assert [row["status"] for row in rows] == ["running"] * 5 + ["done"]
     for row in rows[1:]:
-        assert row["part.total"] == pytest.approx(row["part.L_c"] + 0.01 * (row["part.L_l"] + row["part.L_sw"]), rel=1e-4)
+        assert row["part.total"] == pytest.approx(
+            row["part.L_c"] + 0.01 * (row["part.L_l"] + row["part.L_sw"]), rel=1e-4
+        )
         assert row["gap.open"] > 0
         assert (row["metric.objective"] is None) == (row["split"] is None)
     assert {row["world_size"] for row in rows} == {1}
@@ -93,9 +95,7 @@ class CutOffError(BaseException):
 
 @pytest.mark.parametrize("moment", ["before the checkpoint", "after the checkpoint"])
 @pytest.mark.parametrize("epoch", [1, 3, 5])
-def test_a_run_cut_off_while_it_stores_goes_on_to_the_same_end(
-    data, tmp_path, undisturbed, monkeypatch, epoch, moment
-):
+def test_a_run_cut_off_while_it_stores_goes_on_to_the_same_end(data, tmp_path, undisturbed, monkeypatch, epoch, moment):
     run = a_run(data, tmp_path)
     store = run_module.store_checkpoint
     calls = itertools.count(1)

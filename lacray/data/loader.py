@@ -63,7 +63,11 @@ class FrameStore:
     def read(self, video: Video, steps: Steps, *, first: int = 0) -> NDArray[np.generic]:
         """Frames (n, K, 3, H, W) uint8 with their contexts (none before `first`), or features (n, C)."""
         if self.config.input == "features":
-            return np.asarray(np.load(video.path, mmap_mode="r", allow_pickle=False)[steps], dtype=np.float32)
+            try:
+                features = np.load(video.path, mmap_mode="r", allow_pickle=False)
+                return np.asarray(features[steps], dtype=np.float32)
+            except (OSError, ValueError, IndexError) as error:
+                raise DataError(f"{video.path}: cannot be read any more ({error}); mend or remove it") from error
         config = self.config
         wanted = context_steps(steps - first, num_contexts=config.num_contexts, stride=config.context_stride) + first
         kept = self._keep(video)
@@ -102,15 +106,23 @@ class _Pair:
     augmentations: list[augment.Augmentation]
 
 
-class PairDataset(Dataset[_Pair]):
-    """Pairs of clips; an item's key is (epoch, place in the epoch's global order, video)."""
+class PairDataset(Dataset["_Pair | DataError"]):
+    """Pairs of clips; an item's key is (epoch, place in the epoch's global order, video).
+
+    A video that cannot be read is an item too: raised in a loader process, torch would bury it in a traceback.
+    """
 
     def __init__(self, videos: list[Video], config: DataConfig, *, seed: int, store: FrameStore | None = None) -> None:
         self.videos, self.config, self.seed = videos, config, seed
         self.store = store or FrameStore(config)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> _Pair:
-        epoch, place, index = key
+    def __getitem__(self, key: tuple[int, int, int]) -> _Pair | DataError:
+        try:
+            return self._pair(*key)
+        except DataError as error:
+            return error
+
+    def _pair(self, epoch: int, place: int, index: int) -> _Pair:
         # One generator per place in the global order: the same clips whatever the number of workers and loaders.
         rng = np.random.default_rng((self.seed, epoch, place))
         config = self.config
@@ -146,7 +158,10 @@ class _Collate:
     def __init__(self, num_frames: int) -> None:
         self.num_frames = num_frames
 
-    def __call__(self, pairs: list[_Pair]) -> Batch:
+    def __call__(self, items: list[_Pair | DataError]) -> Batch | DataError:
+        pairs = [item for item in items if isinstance(item, _Pair)]
+        if len(pairs) < len(items):
+            return next(item for item in items if isinstance(item, DataError))
         clips = [clip for pair in pairs for clip in pair.frames]
         frames = np.zeros((len(clips), self.num_frames, *clips[0].shape[1:]), dtype=clips[0].dtype)
         steps = np.zeros((len(clips), self.num_frames), dtype=np.int64)
@@ -180,12 +195,12 @@ def _forkserver() -> BaseContext:
 
 
 class PairLoader:
-    """Batches of an epoch for one worker.
+    """Batches of an epoch for one of `world_size` workers.
 
     The global order of an epoch is a permutation of the videos that depends on (seed, epoch) alone, repeated or cut to
-    whole steps; a step takes the next `batch_size` pairs, each of its `accumulate` parts the next share of them, and
-    rank r the r-th share of each part. So any number of workers trains on the same pairs in the same steps, and an epoch
-    can be entered anywhere.
+    whole steps of `batch_size` pairs. A step is cut into `accumulate` slices, and rank r takes the r-th part of each:
+    any number of workers trains on the same pairs in the same steps, with the same batches behind their batch norms,
+    and an epoch can be entered anywhere.
     """
 
     def __init__(
@@ -201,10 +216,11 @@ class PairLoader:
         pin_memory: bool = False,
         store: FrameStore | None = None,
     ) -> None:
+        assert config.batch_size % (world_size * accumulate) == 0
         self.config, self.seed, self.rank, self.world_size = config, seed, rank, world_size
         self.pin_memory = pin_memory
         self.dataset = PairDataset(videos, config, seed=seed, store=store)
-        self.size = config.batch_size // (world_size * accumulate)
+        self.pairs_per_batch = config.batch_size // (world_size * accumulate)
         self.steps_per_epoch = steps_per_epoch or max(1, len(videos) // config.batch_size)
         self.batches_per_epoch = self.steps_per_epoch * accumulate
 
@@ -219,13 +235,18 @@ class PairLoader:
         return np.concatenate(drawn)[:needed].tolist()
 
     def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
-        """This worker's batches of an epoch, from `first_batch` on."""
+        """This worker's batches of an epoch, from `first_batch` on.
+
+        Raises:
+            DataError: a video that can no longer be read.
+        """
         order = self.order(epoch)
+        size = self.pairs_per_batch
         keys = []
         for batch in range(first_batch, self.batches_per_epoch):
-            start = (batch * self.world_size + self.rank) * self.size
-            keys.append([(epoch, place, order[place]) for place in range(start, start + self.size)])
-        loader: DataLoader[_Pair] = DataLoader(
+            start = (batch * self.world_size + self.rank) * size
+            keys.append([(epoch, place, order[place]) for place in range(start, start + size)])
+        loader: DataLoader[_Pair | DataError] = DataLoader(
             self.dataset,
             batch_sampler=keys,
             num_workers=self.config.num_loaders,
@@ -234,4 +255,7 @@ class PairLoader:
             # fork after torch has started threads is a known way to hang
             multiprocessing_context=_forkserver() if self.config.num_loaders else None,
         )
-        return iter(loader)
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch

@@ -55,8 +55,8 @@ def select(kind: str) -> str:
         return require_native(kind)
     except BuildError as error:
         _refused[kind] = (
-            f"there are no compiled operators for {kind!r}, the torch reference takes over: the same results, about 100 "
-            f"times slower. Reason and remedy: {error}"
+            f"there are no compiled operators for {kind!r}, the torch reference takes over: the same results, about "
+            f"100 times slower. Reason and remedy: {error}"
         )
         warnings.warn(f"lacray.ops: {_refused[kind]}", RuntimeWarning, stacklevel=2)
         return "reference"

@@ -14,7 +14,7 @@ from lacray.results.names import check_name
 from lacray.results.place import Place
 from lacray.results.reading import StudyFiles, generation, load_study, merged, packed_rows
 from lacray.results.rows import COMPACTED, SUFFIX, end_key, remove_end, rows_key
-from lacray.results.schema import encode
+from lacray.results.schema import encode_many
 from lacray.results.selection import last_rows
 
 # A failed run is tried again by a resume; a run that was written to just now may be written to again.
@@ -69,19 +69,18 @@ def _compact(place: Place, study: str, quiet_seconds: float) -> tuple[int, int]:
             if key in entries
         )
     }
-    fresh = packable & ({*files.singles} | {*files.ends})
+    fresh = packable & (files.own | {*files.ends})
     if not fresh and len(files.packed) < 2:
         return 0, sum(len(pc.unique(table["run_id"])) for table in files.packed.values())
     # What is not finished keeps its own files, and its own end, which may still be taken back.
-    own = StudyFiles(
-        {name: rows for name, rows in files.singles.items() if name in fresh},
-        {
-            key: table.filter(pc.invert(pc.is_in(table["run_id"], pa.array(sorted(files.singles), pa.string()))))
-            for key, table in files.packed.items()
-        },
-        {name: end for name, end in files.ends.items() if name in fresh},
+    own, packing = pa.array(sorted(files.own), pa.string()), pa.array(sorted(fresh), pa.string())
+    chosen = StudyFiles(
+        singles=[table.filter(pc.is_in(table["run_id"], packing)) for table in files.singles],
+        own=files.own & fresh,
+        packed={key: rows.filter(pc.invert(pc.is_in(rows["run_id"], own))) for key, rows in files.packed.items()},
+        ends={name: end for name, end in files.ends.items() if name in fresh},
     )
-    (kept,) = merged(own)
+    (kept,) = merged(chosen)
     remove_earlier = _repack(place, study, files.packed, kept)
     for run_id in sorted(fresh):
         # Rows that have changed since belong to a run that is at work again, and so does its end.
@@ -122,7 +121,7 @@ def _lease(place: Place, study: str) -> Lease:
 def _repack(place: Place, study: str, packed: Mapping[str, pa.Table], table: pa.Table) -> Callable[[], None]:
     """Writes a packed file in place of others; what it returns removes these."""
     newest = max((generation(earlier) for earlier in packed.values()), default=0)
-    content = encode(table, {"generation": str(newest + 1)})
+    content = encode_many(table, {"generation": str(newest + 1)})
     key = f"{study}/rows/{COMPACTED}{hashlib.sha256(content).hexdigest()[:16]}{SUFFIX}"
     place.write(key, content)
 

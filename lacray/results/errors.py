@@ -12,7 +12,8 @@ from lacray.config import UserError
 _SECRETS: set[str] = set()
 _SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SECRET_FORMS = re.compile(
-    r"(?P<userinfo>(?<=://)[^/\s@]+(?=@))"
+    # A secret may hold slashes.
+    r"(?P<userinfo>(?<=://)[^/\s@:]*(?::[^\s@]*)?(?=@))"
     r"|(?P<query>(?<=X-Amz-Credential=)[^&\s]+|(?<=X-Amz-Signature=)[^&\s]+|(?<=X-Amz-Security-Token=)[^&\s]+)"
     r"|(?P<key>\b(?:AKIA|ASIA)[0-9A-Z]{16}\b)"
 )

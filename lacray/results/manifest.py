@@ -31,7 +31,8 @@ def write_manifest(place: Place, study: str, manifest: Mapping[str, Any]) -> boo
     Raises:
         ResultsError: it could not be written.
     """
-    text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False)
+    # In its own order: it is the order of the dimensions of a search space, and so of its trials.
+    text = json.dumps(manifest, indent=2, allow_nan=False)
     return place.create(_key(study), redact(text).encode() + b"\n") is not None
 
 

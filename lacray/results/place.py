@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
@@ -147,45 +146,30 @@ class Place:
         """Writes and removes a probe; creates the directory or bucket."""
         self._try(self._store.check_writable)
 
-    def read_many(self, keys: Sequence[str], parse: Callable[[Any], T]) -> Sequence[T | Exception | None]:
-        """Many objects, side by side.
+    @property
+    def num_readers(self) -> int:
+        """How many threads read many objects fastest."""
+        return self._store.num_readers
 
-        Args:
-            keys: which.
-            parse: content (bytes-like) -> value; called by several threads.
-
-        Returns:
-            For each key: the value, None where there is no object, or what `parse` raised.
+    def loader(self) -> Callable[[str], Any]:
+        """For many reads by several threads: key -> content (bytes-like), or None where there is no object.
 
         Raises:
-            ResultsError: an object cannot be had; unlike one that cannot be parsed, it may be had tomorrow.
+            ResultsError: of the loader: an object cannot be had.
         """
-        if not keys:
-            return []
         try:
-            load: Callable[[str], Any] | None = self._store.bulk()
+            quick = self._store.bulk()
         except OSError:
-            load = None
+            return self.read
 
-        def get(key: str) -> T | Exception | None:
-            content = None
+        def load(key: str) -> Any:
             try:
-                content = load(key) if load is not None else None
+                return quick(key)
             except OSError:
                 # The patient way finds out what it is, and waits or says so.
-                content = self.read(key)
-            else:
-                if load is None:
-                    content = self.read(key)
-            if content is None:
-                return None
-            try:
-                return parse(content)
-            except Exception as error:
-                return error
+                return self.read(key)
 
-        with ThreadPoolExecutor(min(self._store.num_readers, len(keys))) as pool:
-            return list(pool.map(get, keys))
+        return load
 
     def _conditionally(self, key: str, data: bytes, attempt: Callable[[], str | None]) -> str | None:
         tries = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +17,12 @@ from lacray.results.errors import ResultsError
 from lacray.results.names import check_name
 from lacray.results.place import Place, as_place
 from lacray.results.rows import COMPACTED, SUFFIX
-from lacray.results.schema import decode, to_rows, to_table, unify
+from lacray.results.schema import by_schema, decode, to_rows, to_table, unify
 
 # A file that vanished between listing and reading was packed or removed: how often to look again.
 MAX_LOOKS = 5
+# At most so many files does a thread read before it puts their rows together.
+BATCH = 64
 
 
 @dataclass
@@ -27,14 +30,16 @@ class StudyFiles:
     """What was read of one study.
 
     Attributes:
-        singles: run -> its rows.
+        singles: rows of the runs that have a file of their own, in as many tables as it took.
+        own: these runs.
         packed: file -> rows of many runs, the newest file first.
         ends: run -> how it ended.
         entries: all files that were listed.
         broken: file -> why it could not be read.
     """
 
-    singles: dict[str, pa.Table] = field(default_factory=dict)
+    singles: list[pa.Table] = field(default_factory=list)
+    own: set[str] = field(default_factory=set)
     packed: dict[str, pa.Table] = field(default_factory=dict)
     ends: dict[str, dict[str, Any]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
@@ -42,7 +47,7 @@ class StudyFiles:
 
 
 def studies(where: Place | str) -> list[str]:
-    """Names of the studies that have a manifest or rows.
+    """Names of the studies that have a manifest, rows or ends.
 
     Args:
         where: the place, or its address.
@@ -54,12 +59,12 @@ def studies(where: Place | str) -> list[str]:
         ResultsError: the place cannot be reached.
     """
     place = as_place(where)
-    found = []
-    for name in place.folders():
-        # What is no name of ours was not made by us.
-        if _is_name(name) and ("rows" in place.folders(name) or place.version(f"{name}/study.json") is not None):
-            found.append(name)
-    return found
+    # What is no name of ours was not made by us.
+    return [name for name in place.folders() if _is_name(name) and _is_study(place, name)]
+
+
+def _is_study(place: Place, name: str) -> bool:
+    return bool({"rows", "ends"} & {*place.folders(name)}) or place.version(f"{name}/study.json") is not None
 
 
 def has_rows(where: Place | str, study: str) -> bool:
@@ -142,29 +147,57 @@ def _tell_broken(place: Place, loaded: Sequence[StudyFiles]) -> None:
 
 def load_study(place: Place, study: str) -> StudyFiles:
     """Reads all files of one study; one moment's state, also while runs are written and packed."""
-    for last in [False] * (MAX_LOOKS - 1) + [True]:
-        entries = _files(place, study)
-        tables = place.read_many([entry.key for entry in entries], decode)
+    for _ in range(MAX_LOOKS):
+        files, has_vanished = _load_files(place, _files(place, study))
         # Gone since it was listed: its rows are in a packed file now, or somebody removed it.
-        if last or not any(table is None for table in tables):
+        if not has_vanished:
             break
-    files = StudyFiles()
-    for entry, table in zip(entries, tables, strict=True):
-        if table is None:
-            continue
-        files.entries.append(entry)
-        _, folder, name = entry.key.split("/")
-        name = name.removesuffix(SUFFIX)
-        if isinstance(table, Exception):
-            files.broken[entry.key] = table
-        elif folder == "ends":
-            files.ends[name] = to_rows(table)[0]
-        elif name.startswith(COMPACTED):
-            files.packed[entry.key] = table
-        else:
-            files.singles[name] = table
-    files.packed = dict(sorted(files.packed.items(), key=lambda item: (-generation(item[1]), item[0])))
     return files
+
+
+def _load_files(place: Place, entries: Sequence[Entry]) -> tuple[StudyFiles, bool]:
+    load = place.loader()
+
+    def load_some(some: Sequence[Entry]) -> tuple[StudyFiles, bool]:
+        files, tables, has_vanished = StudyFiles(), [], False
+        for entry in some:
+            content = load(entry.key)
+            if content is None:
+                has_vanished = True
+                continue
+            files.entries.append(entry)
+            _, folder, name = entry.key.removesuffix(SUFFIX).split("/")
+            try:
+                table = decode(content)
+            except (OSError, pa.ArrowException) as error:
+                files.broken[entry.key] = error
+                continue
+            if folder == "ends":
+                files.ends[name] = to_rows(table)[0]
+            elif name.startswith(COMPACTED):
+                files.packed[entry.key] = table
+            else:
+                files.own.add(name)
+                tables.append(table)
+        # Thousands of small tables take a hundred times the memory of their rows.
+        files.singles = [pa.concat_tables(same).combine_chunks() for same in by_schema(tables)]
+        return files, has_vanished
+
+    size = max(1, min(BATCH, -(-len(entries) // place.num_readers)))
+    batches = [entries[start : start + size] for start in range(0, len(entries), size)]
+    whole, has_vanished = StudyFiles(), False
+    if batches:
+        with ThreadPoolExecutor(min(place.num_readers, len(batches))) as pool:
+            for files, some_vanished in pool.map(load_some, batches):
+                has_vanished |= some_vanished
+                whole.singles += files.singles
+                whole.own |= files.own
+                whole.packed |= files.packed
+                whole.ends |= files.ends
+                whole.entries += files.entries
+                whole.broken |= files.broken
+    whole.packed = dict(sorted(whole.packed.items(), key=lambda item: (-generation(item[1]), item[0])))
+    return whole, has_vanished
 
 
 def generation(table: pa.Table) -> int:
@@ -174,8 +207,8 @@ def generation(table: pa.Table) -> int:
 
 def merged(files: StudyFiles) -> list[pa.Table]:
     """The study's rows: each run once, ends applied, sorted by run; as few tables as schemas, in run order."""
-    tables = list(files.singles.values())
-    known = set(files.singles)
+    tables = list(files.singles)
+    known = set(files.own)
     for packed in files.packed.values():
         names = set(pc.unique(packed["run_id"]).to_pylist())
         fresh = names - known
@@ -188,10 +221,9 @@ def merged(files: StudyFiles) -> list[pa.Table]:
     table = unify(tables) if tables else to_table([])
     if files.ends:
         table = _ended(table, files.ends)
-    if files.packed or files.ends:
-        order = np.argsort(_codes(table["run_id"])[0], kind="stable")
-        if not bool(np.all(order[1:] > order[:-1])):
-            table = table.take(pa.array(order))
+    codes, _ = _codes(table["run_id"])
+    if np.any(codes[1:] < codes[:-1]):
+        table = table.take(pa.array(np.argsort(codes, kind="stable")))
     return [table]
 
 
@@ -228,9 +260,8 @@ def _ended(table: pa.Table, ends: dict[str, dict[str, Any]]) -> pa.Table:
 
 def packed_rows(place: Place, study: str, run_id: str) -> list[dict[str, Any]]:
     """A run's rows in the newest packed file that has any, as `RunWriter` keeps them."""
-    keys = [entry.key for entry in place.list(f"{study}/rows/") if entry.key.split("/")[-1].startswith(COMPACTED)]
-    tables = [table for table in place.read_many(keys, decode) if isinstance(table, pa.Table)]
-    for table in sorted(tables, key=lambda table: -generation(table)):
+    packed = [entry for entry in _files(place, study) if entry.key.split("/")[-1].startswith(COMPACTED)]
+    for table in _load_files(place, packed)[0].packed.values():
         own = table.filter(pc.equal(table["run_id"], run_id))
         if len(own):
             return to_rows(own)

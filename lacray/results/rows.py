@@ -41,6 +41,7 @@ class RunWriter:
 
     Attributes:
         rows: everything written so far, in order.
+        was_removed: whether the file was removed under this writer, which then wrote it anew.
 
     Raises:
         ResultsError: the place cannot be read, or a name does not fit a file.
@@ -50,6 +51,7 @@ class RunWriter:
         self._place, self._key = as_place(where), rows_key(study, run_id)
         self.study, self.run_id = study, run_id
         self.rows: list[dict[str, Any]] = []
+        self.was_removed = False
         # What a killed write left behind; nobody else writes this run.
         self._place.sweep(self._key)
         found = self._place.look(self._key)
@@ -121,6 +123,7 @@ class RunWriter:
             version = self._place.replace(self._key, content, self._version)
         if version is None and (self._version is None or self._place.version(self._key) is None):
             # The first of the run, or its file was removed: the whole run is in our hands.
+            self.was_removed = self._version is not None
             version = self._place.create(self._key, content)
         if version is None:
             raise SupersededError(
@@ -155,7 +158,7 @@ def write_end(where: Place | str, study: str, run_id: str, end: Mapping[str, Any
     if epoch is None:
         del row["epoch"]
     place = as_place(where)
-    place.write(end_key(study, run_id), encode(to_table([row])))
+    place.write(end_key(study, run_id), encode(to_table([row]).select(list(row))))
     # What is over is not gone on with.
     remove_checkpoint(place, study, run_id)
 

@@ -24,6 +24,9 @@ PASSING_CODES = {
 }
 ABSENT = ("NoSuchKey", "404")
 UNMET = ("PreconditionFailed", "412")
+REFUSED = re.compile(r"credential|40[13]\b|forbidden|access.?denied|signature|access.?key|token", re.IGNORECASE)
+AWAY = re.compile(r"connect|resolve|timed? ?out|curl|network", re.IGNORECASE)
+BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 # Larger files go up in parts, side by side.
 PART_BYTES = 64 * 2**20
 
@@ -58,7 +61,7 @@ def s3_client() -> Any:
 def endpoint() -> str | None:
     """The server where it is not AWS itself."""
     address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-    if address and "@" in urlparse(address if "//" in address else f"//{address}").netloc:
+    if address and "@" in address:
         raise ResultsError(
             "AWS_ENDPOINT_URL", "must hold no user and password", "use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
@@ -78,11 +81,11 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
         ResultsError: no bucket, or a key and secret in the address.
     """
     parsed = urlparse(uri)
-    if "@" in parsed.netloc:
+    if ("@" in uri.partition("://")[2] and ":" in parsed.netloc) or "@" in parsed.netloc:
         raise ResultsError(
             uri, "must hold no user and password", "use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
         )
-    if not parsed.netloc:
+    if not BUCKET.fullmatch(parsed.netloc):
         raise ResultsError(uri, "must name a bucket, s3://bucket/prefix", "pass another --results")
     return parsed.netloc, parsed.path.strip("/")
 
@@ -165,7 +168,8 @@ class S3:
             region=region(),
             connect_timeout=5,
             request_timeout=30,
-            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=2),
+            # What fails is tried again the patient way, which tells what passes from what stays.
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
         )
         return filesystem, f"{self.bucket}/{self.prefix}".rstrip("/")
 
@@ -271,19 +275,21 @@ class S3:
             return (status >= 500 and status != 501) or status in (408, 429) or code in PASSING_CODES
         if isinstance(error, exceptions.SSLError | exceptions.InvalidProxiesConfigError):
             return False
-        if isinstance(error, exceptions.HTTPClientError | exceptions.IncompleteReadError):
+        # A refused connection is a ConnectionError, one that was cut an HTTPClientError: neither is the other's kind.
+        away = exceptions.ConnectionError | exceptions.HTTPClientError | exceptions.IncompleteReadError
+        if isinstance(error, away):
             return True
         if isinstance(error, exceptions.BotoCoreError):
             return False
         return passes(error) if isinstance(error, OSError) else None
 
     def explain(self, error: Exception, waited: float | None = None) -> ResultsError:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).replace("(reached max retries: 0)", "").split()).replace(" : ", ": ")
         at = f" at {endpoint()}" if endpoint() else ""
         lasted = "" if waited is None else f" (tried for {waited:.0f} s)"
-        if re.search(r"credential|40[13]\b|forbidden|access.?denied|signature|access.?key|token", text, re.IGNORECASE):
+        if REFUSED.search(text):
             remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or the instance's role) and the bucket's policy"
-        elif re.search(r"connect|resolve|timed? ?out|curl|network", text, re.IGNORECASE):
+        elif waited is not None or AWAY.search(text):
             remedy = "check AWS_ENDPOINT_URL and the network"
         else:
             remedy = "check the bucket's name, AWS_REGION and AWS_ENDPOINT_URL"

@@ -34,8 +34,9 @@ def last_rows(table: pa.Table, **where: str) -> list[dict[str, Any]]:
             state[key] = position
         if fits[position] and (key not in chosen or epochs[position] >= epochs[chosen[key]]):
             chosen[key] = position
-    rows = table.take(list(chosen.values())).to_pylist()
-    ends = table.select(["status", "error", "seconds"]).take([state[key] for key in chosen]).to_pylist()
+    own, very_last = pa.array(chosen.values(), pa.int64()), pa.array([state[key] for key in chosen], pa.int64())
+    rows = table.take(own).to_pylist()
+    ends = table.select(["status", "error", "seconds"]).take(very_last).to_pylist()
     return [
         {**row, **end, "seconds": row["seconds"] if end["seconds"] is None else end["seconds"]}
         for row, end in zip(rows, ends, strict=True)

@@ -51,8 +51,11 @@ class Driver:
         price: float | None = None,
     ) -> None:
         self.study, self.plan, self.asides, self.time_limit, self.price = study, plan, asides, time_limit, price
+        self.is_nested = study.options.workers > 1
         self.view = StudyView(console, study)
         self.problem: Exception | None = None
+        self._referee: Any = None
+        self._referee_name = f"lacray-referee-{study.manifest['id']}"
         self._noted: set[str] = set()
         self._hung: dict[int, int] = {}
         self._slow_check = time.monotonic()
@@ -72,12 +75,15 @@ class Driver:
             console.print(f"finished already: {study.num_over} of {study.num_trials} trials")
         searched = ", ".join(study.space.distributions()) or "nothing"
         console.print(
-            f"study {study.name}: {study.num_trials} trials over {searched}; {plan.concurrent} at once, workers "
-            f"{study.options.workers}, CPUs per worker {plan.cpus_per_worker}, GPUs per worker {plan.gpus_per_worker:g}",
+            f"study {study.name}: {study.num_trials} trials over {searched}; {plan.concurrent} at once, "
+            f"workers {study.options.workers}, CPUs per worker {plan.cpus_per_worker}, "
+            f"GPUs per worker {plan.gpus_per_worker:g}",
             markup=False,
         )
         self._advise()
         scratch = worker.new_scratch()
+        if self.is_nested:
+            self._referee = ray.remote(num_cpus=0)(worker.Referee).options(name=self._referee_name).remote()
         checks = [ray_is_there(), self._check_study, self._check_silence, self._check_slowly]
         try:
             with self.view, Watch(checks, self._on_problem):
@@ -117,29 +123,27 @@ class Driver:
             )
 
     def _tuner(self, scratch: str) -> tune.Tuner:
-        is_nested = self.study.options.workers > 1
-        if is_nested:
+        if self.is_nested:
             # The driver of a nested trial holds no CPU (that deadlocks a full cluster) and stays on the head node.
             bundle: dict[str, float] = {"cpu": 0, "node:__internal_head__": 0.001}
         else:
             bundle = {"cpu": self.plan.cpus_per_worker, "gpu": self.plan.gpus_per_worker}
         return tune.Tuner(
             tune.with_resources(worker.trial, bundle),
-            param_space={"scratch": scratch},
+            param_space={"scratch": scratch, "referee": self._referee_name},
             tune_config=tune.TuneConfig(
                 search_alg=Suggestions(self, self.study.space.metric),
                 scheduler=EarlyStopping(self),
                 num_samples=-1,
                 max_concurrent_trials=self.plan.concurrent,
-                # An actor whose thread sits in Train's fit() cannot be used again, and would keep its workers.
-                reuse_actors=not is_nested,
+                reuse_actors=True,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=scratch,
                 # The ranks of a nested trial have been started again by Train before.
-                failure_config=tune.FailureConfig(max_failures=1 if is_nested else worker.MAX_FAILURES),
+                failure_config=tune.FailureConfig(max_failures=1 if self.is_nested else worker.MAX_FAILURES),
                 callbacks=[Listener(self)],
                 stop=EndOfStudy(self),
                 verbose=0,
@@ -156,8 +160,8 @@ class Driver:
         trial = self.study.next_trial() if self.problem is None else None
         if trial is None:
             return None
-        resources = {"gpus_per_worker": self.plan.gpus_per_worker, "cpus_per_worker": self.plan.cpus_per_worker}
-        return {"run": self.study.run_of(trial, **resources).as_dict()}
+        cpus, gpus = self.plan.cpus_per_worker, self.plan.gpus_per_worker
+        return {"run": self.study.run_of(trial, cpus_per_worker=cpus, gpus_per_worker=gpus).as_dict()}
 
     def on_report(self, number: int, result: dict[str, Any]) -> bool:
         """Whether a trial is stopped early."""
@@ -171,7 +175,12 @@ class Driver:
         if note and note not in self._noted:
             self._noted.add(note)
             self.view.say(note, "yellow")
-        return self.study.report(number, result)
+        stop = self.study.report(number, result)
+        if stop and self.is_nested:
+            # It ends by itself, after the epoch that it is in.
+            self._referee.stop.remote(number)
+            return False
+        return stop
 
     def on_return(self, number: int, result: dict[str, Any]) -> None:
         """A trial's function has returned, or was stopped early."""
@@ -180,7 +189,9 @@ class Driver:
     def _on_return(self, number: int, result: dict[str, Any]) -> None:
         if result.get("ended") == "refused":
             lines = str(result["error"]).splitlines()
-            self.stop(UserError([*lines, f"study {self.study.name}: mend it, and go on: {self.study.resume_command()}"]))
+            self.stop(
+                UserError([*lines, f"study {self.study.name}: mend it, and go on: {self.study.resume_command()}"])
+            )
         elif self.problem is None:
             self.study.returned(number, result.get("ended"), result.get("error"))
             self._advise()
@@ -210,7 +221,8 @@ class Driver:
 
     def _advise(self) -> None:
         study = self.study
-        advice.text = f"{study.num_over} of {study.num_trials} trials are over, all of it is stored; go on: {study.resume_command()}"
+        told = f"{study.num_over} of {study.num_trials} trials are over, all of it is stored"
+        advice.text = f"{told}; go on: {study.resume_command()}"
 
     # --- what the watch looks at -------------------------------------------------------------------------------------
 
@@ -230,7 +242,9 @@ class Driver:
         self._slow_check = now
         if not manifest_exists(self.study.place, self.study.name):
             where = self.study.options.results
-            return UserError(f"study {self.study.name}: its study.json is gone from {where}; restore the results, or begin anew")
+            return UserError(
+                f"study {self.study.name}: its study.json is gone from {where}; restore the results, or begin anew"
+            )
         return None
 
     def _check_silence(self) -> None:
@@ -241,12 +255,9 @@ class Driver:
             if trial.state == "running" and now - trial.heard > limit:
                 trial.heard = now
                 self._hung[trial.number] = self._hung.get(trial.number, 0) + 1
-                self.view.say(
-                    f"trial {trial.number}: no sign of life for {limit:.0f} s (the limit is "
-                    f"{'--time-limit' if self.time_limit else 'ten times the longest silence so far, two minutes at least'}); "
-                    "its processes are ended, it goes on from its checkpoint",
-                    "yellow",
-                )
+                whose = "--time-limit" if self.time_limit else "ten times the longest silence so far, 120 s at least"
+                told = f"trial {trial.number}: no sign of life for {limit:.0f} s ({whose})"
+                self.view.say(f"{told}; its processes are ended, it goes on from its checkpoint", "yellow")
                 _end_processes(trial)
 
     def _on_problem(self, problem: Exception) -> None:
@@ -269,7 +280,7 @@ def _end_processes(trial: Trial) -> None:
             worker.end_process(pid)
         else:
             where = NodeAffinitySchedulingStrategy(node, soft=False)
-            ray.remote(num_cpus=0, scheduling_strategy=where)(worker.end_process).remote(pid)
+            ray.remote(num_cpus=0)(worker.end_process).options(scheduling_strategy=where).remote(pid)
 
 
 def open_asides(study: Study, storage: str | None, tensorboard: str | None, mlflow: str | None) -> list[Aside]:

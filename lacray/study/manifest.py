@@ -75,5 +75,8 @@ def check_same(manifest: dict[str, Any], space: Space, num_trials: int | None, v
     shown = [*found[:10], *([f"... and {len(found) - 10} more"] if len(found) > 10 else [])]
     raise UserError(
         [f"study {study}: cannot go on as another study: {line}" for line in shown]
-        + [f"study {study}: leave out what differs (--resume --study {study} alone takes it up), or begin another: --study NAME"]
+        + [
+            f"study {study}: leave out what differs (--resume --study {study} alone takes it up), or begin another: "
+            "--study NAME"
+        ]
     )

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lacray.study.study import Study
-from lacray.study.trials import Trial, Trials
+from lacray.study.trials import Trial
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_POINTS = 12
@@ -35,7 +35,11 @@ class StudyView:
         self._started, self._done_before = time.monotonic(), _epochs_done(self.trials)
         if self.console.is_terminal:
             self._live = Live(
-                console=self.console, get_renderable=self.table, refresh_per_second=2, transient=True, redirect_stderr=False
+                console=self.console,
+                get_renderable=self.table,
+                refresh_per_second=2,
+                transient=True,
+                redirect_stderr=False,
             )
             self._live.start()
         return self
@@ -67,8 +71,10 @@ class StudyView:
     def tick(self) -> None:
         """Called every now and then: a log shows that the study is alive."""
         if self._live is None and time.monotonic() - self._said > HEARTBEAT_S:
-            running = [f"trial {t.number} at epoch {t.epoch} of {t.epochs}" for t in self.trials if t.state == "running"]
-            self.say(f"{', '.join(running) or 'waiting for the first trial'}; {self.headline()}")
+            running = [
+                f"trial {t.number} at epoch {t.epoch} of {t.epochs}" for t in self.trials if t.state == "running"
+            ]
+            self.say(f"{', '.join(running) or 'waiting for trials to start'}; {self.headline()}")
 
     def headline(self) -> str:
         told = [f"{self.trials.count('done', 'pruned', 'failed')} of {self.study.num_trials} trials"]
@@ -105,7 +111,9 @@ def trials_table(title: str, trials: Iterable[Trial], metric: str, room: int) ->
     trials = list(trials)
     searched = list(dict.fromkeys(key for trial in trials for key in trial.params))
     table = new_table(title, ["trial", "state", "epoch", metric, "course", *searched])
-    ordered = sorted(trials, key=lambda trial: (trial.is_over, -(trial.value or 0.0) if trial.is_over else trial.number))
+    ordered = sorted(
+        trials, key=lambda trial: (trial.is_over, -(trial.value or 0.0) if trial.is_over else trial.number)
+    )
     for trial in ordered[:room]:
         value = f"{trial.value:.4f}" if trial.value is not None else "-"
         table.add_row(
@@ -123,9 +131,7 @@ def trials_table(title: str, trials: Iterable[Trial], metric: str, room: int) ->
 
 def new_table(title: str, columns: list[str]) -> Table:
     """An empty table of trials that fits a narrow terminal: settings by their last word, broken at underscores."""
-    table = Table(
-        title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
         heading = column.rsplit(".", 1)[-1].replace("_", "\n")
         justify = "left" if column in ("state", "status", "course") else "right"

@@ -71,7 +71,9 @@ def show_status(results: str, study: str | None) -> None:
     place = Place(results)
     names = [study] if study is not None else [n for n in studies(results) if read_manifest(place, n) is not None]
     if not names:
-        raise UserError(f"--results: {results} holds no study; run python -m lacray.tune first, or give another --results")
+        raise UserError(
+            f"--results: {results} holds no study; run python -m lacray.tune first, or give another --results"
+        )
     for name in names:
         _show(results, standing(results, name))
 

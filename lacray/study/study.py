@@ -302,7 +302,7 @@ class Study:
     def _end_row(self, trial: Trial) -> dict[str, Any]:
         """The driver's last word on a trial, which may never have written one of its own."""
         variant = trial.params.get(VARIANT)
-        values = {**self.config.flat(), **self.space.variants.get(variant, {}), **trial.params}
+        values = {**self.config.flat(), **self.space.variants.get(str(variant), {}), **trial.params}
         values.pop(VARIANT, None)
         return {
             "stage": "tune",

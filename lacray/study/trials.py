@@ -95,7 +95,7 @@ class Trials:
         return sum(trial.state in states for trial in self)
 
     def best(self) -> Trial | None:
-        """The finished trial with the highest value, of equals the earlier one; before there is any, of all but failed."""
+        """The finished trial with the highest value, of equals the earlier; while none is finished, of all others."""
         scored = [trial for trial in self if trial.value is not None and trial.state != "failed"]
         scored = [trial for trial in scored if trial.state == "done"] or scored
         return max(scored, key=lambda trial: (trial.value, -trial.number), default=None)

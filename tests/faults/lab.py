@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from s3_proxy import Proxy
 from tiny import TINY_ENCODER
 
 from lacray import results
@@ -144,19 +145,26 @@ class Lab:
         concurrent: int | None = 1,
         env: dict[str, str] | None = None,
     ) -> Command:
-        many = ["--concurrent", str(concurrent)] if concurrent else []
-        return self.start(
-            "lacray.tune",
-            *("--trials", str(trials), *many, "--results", self.results),
-            *arguments,
+        return self.study(
+            *("--trials", str(trials), *arguments),
             *settings(self.data, epochs=epochs, steps=steps),
+            concurrent=concurrent,
             env=env,
         )
 
-    def resume(self, *arguments: str, env: dict[str, str] | None = None) -> Command:
-        return self.start("lacray.tune", "--resume", "--concurrent", "1", "--results", self.results, *arguments, env=env)
+    def study(self, *arguments: str, concurrent: int | None = 1, env: dict[str, str] | None = None) -> Command:
+        """A study of exactly these arguments."""
+        many = ["--concurrent", str(concurrent)] if concurrent else []
+        return self.start("lacray.tune", *many, "--results", self.results, *arguments, env=env)
 
-    def train(self, *arguments: str, epochs: int = EPOCHS, steps: int = 8, env: dict[str, str] | None = None) -> Command:
+    def resume(self, *arguments: str, env: dict[str, str] | None = None) -> Command:
+        return self.start(
+            "lacray.tune", "--resume", "--concurrent", "1", "--results", self.results, *arguments, env=env
+        )
+
+    def train(
+        self, *arguments: str, epochs: int = EPOCHS, steps: int = 8, env: dict[str, str] | None = None
+    ) -> Command:
         own = settings(self.data, epochs=epochs, steps=steps)
         return self.start("lacray.train", "--results", self.results, *own, *arguments, env=env)
 
@@ -193,6 +201,34 @@ class Lab:
         return {name: (folder / f"{name}.parquet").stat().st_mtime_ns for name in over}
 
 
+@dataclass
+class Bucket:
+    """A bucket of a real S3 server, behind a proxy that can hurt it."""
+
+    name: str
+    proxy: Proxy
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a process needs beside the tests' own environment to go by way of the proxy."""
+        return {"AWS_ENDPOINT_URL": self.proxy.address}
+
+    def make(self) -> None:
+        """Make the bucket, and wait until it takes what is written."""
+        results.check_writable(f"s3://{self.name}")
+        results.Place(f"s3://{self.name}").write("ready", b"yes")
+
+    def remove(self) -> None:
+        """Remove the bucket with all that is in it."""
+        import boto3
+
+        client = boto3.session.Session().client("s3")
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.name):
+            for item in page.get("Contents", ()):
+                client.delete_object(Bucket=self.name, Key=item["Key"])
+        client.delete_bucket(Bucket=self.name)
+
+
 Told = dict[int, tuple[str, int, dict[str, Any], float | None]]
 
 
@@ -201,7 +237,9 @@ def told(lab: Lab, study: str = "lac") -> Told:
     found: Told = {}
     for number, rows in lab.trials(study).items():
         last = rows[-1]
-        searched = {key: last[key] for key in ("loss.gamma", "loss.alpha", "loss.tau", "loss.score_sign") if key in last}
+        searched = {
+            key: last[key] for key in ("loss.gamma", "loss.alpha", "loss.tau", "loss.score_sign") if key in last
+        }
         values = [row["metric.objective"] for row in rows if row.get("metric.objective") is not None]
         found[number] = (last["status"], last["epoch"], searched, values[-1] if values else None)
     return found
@@ -214,7 +252,9 @@ def assert_whole(lab: Lab, study: str = "lac") -> None:
         assert epochs == list(range(len(epochs))), f"trial {number}: {epochs}"
         assert rows[-1]["status"] in ("done", "pruned", "failed"), f"trial {number}: {rows[-1]['status']}"
     assert {row["control"] for row in lab.rows(study)} == {"none", "untrained", "positions"}
-    left = [path.name for path in (Path(lab.uri) / study / "checkpoints").glob("trial-*")] if "://" not in lab.uri else []
+    left = (
+        [path.name for path in (Path(lab.uri) / study / "checkpoints").glob("trial-*")] if "://" not in lab.uri else []
+    )
     assert not left, f"checkpoints of trials that are over: {left}"
 
 

