@@ -130,7 +130,7 @@ def _counted(number: float, what: str) -> str:
 
 def read_nodes() -> list[Node]:
     """The nodes that Ray has, then those that its autoscaler may still start."""
-    return with_startable(_nodes_there(), _autoscaler_config())
+    return with_startable(_nodes_there(), autoscaler_config())
 
 
 def _nodes_there() -> list[Node]:
@@ -174,9 +174,10 @@ def with_startable(there: Sequence[Node], config: dict[str, Any] | None) -> list
     return found
 
 
-def _autoscaler_config() -> dict[str, Any] | None:
+def autoscaler_config() -> dict[str, Any] | None:
     """What the cluster's autoscaler reads; None where there is none, or its machine is another."""
-    return _kubernetes_config() if "KUBERNETES_SERVICE_HOST" in os.environ else _file_config()
+    name, namespace = os.environ.get("RAY_CLUSTER_NAME"), os.environ.get("RAY_CLUSTER_NAMESPACE")
+    return _kubernetes_config(name, namespace) if name and namespace else _file_config()
 
 
 def _file_config() -> dict[str, Any] | None:
@@ -193,11 +194,8 @@ def _file_config() -> dict[str, Any] | None:
     return None
 
 
-def _kubernetes_config() -> dict[str, Any] | None:
+def _kubernetes_config(name: str, namespace: str) -> dict[str, Any] | None:
     """KubeRay keeps the node types in the RayCluster, which the head's service account may read."""
-    name, namespace = os.environ.get("RAY_CLUSTER_NAME"), os.environ.get("RAY_CLUSTER_NAMESPACE")
-    if not name or not namespace:
-        return None
     from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
 
     try:
@@ -227,7 +225,7 @@ def check_shared(results: str) -> None:
     remedy = "give a folder that all nodes share, or s3://bucket/prefix"
     if not others:
         there = _nodes_there()
-        startable = with_startable(there, _autoscaler_config())[len(there) :]
+        startable = with_startable(there, autoscaler_config())[len(there) :]
         if startable:
             raise UserError(
                 f"--results: must be one place for all nodes, and those that are still to be started "

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import shlex
+import ssl
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from autoscaler import started
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from jsonschema import Draft202012Validator
 from paths import ROOT
 
@@ -137,3 +152,72 @@ def test_the_job_is_a_study_that_goes_on_where_an_earlier_try_ended(job):
     assert all(group["minReplicas"] == 0 for group in groups)
     given = {entry["name"] for entry in head["template"]["spec"]["containers"][0]["env"]}
     assert given == {"RAY_CLUSTER_NAME", "RAY_CLUSTER_NAMESPACE"}, "lacray.nodes reads what may be started by them"
+
+
+ASK = """
+import json
+from lacray.nodes import Node, autoscaler_config, with_startable
+nodes = with_startable([Node("head", 0)], autoscaler_config())
+print(json.dumps([(node.name, node.cpus, node.gpus, node.count) for node in nodes]))
+"""
+
+
+def test_the_pods_that_may_be_started_are_read_from_kubernetes(job, tmp_path):
+    cluster = {"metadata": {"name": "lacray-x", "namespace": "study"}, "spec": job["spec"]["rayClusterSpec"]}
+    asked: list[str] = []
+
+    class Kubernetes(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = json.dumps(cluster).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    certificate, key = certified(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Kubernetes) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = {
+            **os.environ,
+            "RAY_CLUSTER_NAME": "lacray-x",
+            "RAY_CLUSTER_NAMESPACE": "study",
+            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+            "KUBERNETES_SERVICE_PORT_HTTPS": str(server.server_port),
+            # In the place of the files of a service account.
+            "RAY_KUBERAY_CA_CERT_PATH": str(certificate),
+            "RAY_KUBERAY_CLIENT_CERT_PATH": str(certificate),
+            "RAY_KUBERAY_CLIENT_KEY_PATH": str(key),
+            "PYTHONPATH": str(ROOT),
+            "NO_PROXY": "127.0.0.1",
+        }
+        done = subprocess.run([sys.executable, "-c", ASK], env=env, capture_output=True, text=True, timeout=120)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert asked == ["/apis/ray.io/v1/namespaces/study/rayclusters/lacray-x"]
+    assert json.loads(done.stdout) == [["head", 0, 0.0, 1], ["gpu", 8, 1, 8]]
+
+
+def certified(folder: Path) -> tuple[Path, Path]:
+    """A certificate of this machine for itself, and its key."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lacray")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(
+            name, name, private.public_key(), x509.random_serial_number(), now, now + timedelta(days=1)
+        )
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    certificate.write_bytes(signed.public_bytes(Encoding.PEM))
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return certificate, key
