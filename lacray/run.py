@@ -211,8 +211,7 @@ class _Record:
 
     def fail(self, reason: str) -> None:
         assert self.writer is not None
-        last = max(row["epoch"] for row in self.writer.rows)
-        self.writer.append([self._row(last) | {"status": "failed", "error": reason}])
+        self.writer.mark("failed", reason)
         remove_checkpoint(self.place, self.run.study, self.run.run_id)
 
     def _row(self, epoch: int) -> dict[str, Any]:

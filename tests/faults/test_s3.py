@@ -56,8 +56,8 @@ def test_a_single_500_is_not_noticed_at_the_first_write_nor_at_the_first_row(rem
         s3.proxy.fail_once(lambda method, path: method == "PUT" and "/rows/trial-" in path)
         said = study.wait()
     assert s3.proxy.num_failed == 2
-    assert "500" not in said
     assert "InternalError" not in said
+    assert "waiting up to" not in said
     assert_no_page(said)
     assert_whole(remote)
     assert told(remote) == {0: undisturbed[0]}
@@ -85,8 +85,9 @@ def test_a_bucket_that_vanishes_ends_a_study_in_lines(s3: Bucket, data: Path, tm
         bucket.remove()
         said = study.wait(code=2, timeout=90)
     found = errors(said)
-    assert "vanishing" in found[0]
-    assert "bucket" in found[0]
+    assert f"s3://{bucket.name}/runs" in found[0]
+    # By whichever is first: the trial, which writes, or the driver, which looks.
+    assert "bucket does not exist" in found[0] or "its study.json is gone" in found[0]
     assert len(found) <= 3, said
     assert_no_page(said)
     for secret in (WRITER_KEY, WRITER_SECRET):
