@@ -194,11 +194,15 @@ class Lab:
     def num_over(self, study: str = "lac") -> int:
         return sum(rows[-1]["status"] != "running" for rows in self.trials(study).values())
 
-    def stamps(self, study: str = "lac") -> dict[str, int]:
-        """When each run's rows were last written, of those that are over."""
+    def stamps(self, study: str = "lac") -> dict[str, list[int]]:
+        """When what is told of each run was last written, of those that are over."""
         over = {rows[-1]["run_id"] for rows in self.trials(study).values() if rows[-1]["status"] != "running"}
-        folder = Path(self.uri) / study / "rows"
-        return {name: (folder / f"{name}.parquet").stat().st_mtime_ns for name in over}
+        folder = Path(self.uri) / study
+        return {
+            # A trial that could not begin has no rows, but an end.
+            name: [path.stat().st_mtime_ns for path in sorted(folder.glob(f"*/{name}.parquet"))]
+            for name in over
+        }
 
 
 @dataclass
