@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from lacray.cli import console, guarded, not_negative, positive, positive_number, shell, shown, start_ray
+from lacray.cli import console, guarded, not_negative, positive, positive_number, shell, shown, start_ray, warn
 from lacray.config import ConfigError, UserError, parse_assignments
 from lacray.nodes import Plan, check_shared, default_gpus, plan, read_nodes
 from lacray.ops import backend_name
@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         show_status(arguments.results, arguments.study)
         return
     wanted = wanted_studies(arguments)
+    if not wanted:
+        return
     check_writable(arguments.results)
     # Compiled now, or said now that they cannot be.
     backend_name("cpu")
@@ -112,15 +114,14 @@ def wanted_studies(arguments: argparse.Namespace) -> list[tuple[str, Space | Non
             return [(arguments.study, None)]
         place = Place(arguments.results)
         there = [name for name in studies(arguments.results) if read_manifest(place, name) is not None]
-        unfinished = [name for name in there if is_unfinished(arguments.results, name) or arguments.trials]
-        if unfinished:
-            return [(name, None) for name in unfinished]
-        found = (
-            f"all of its studies are finished: {', '.join(there)}; --trials adds to one"
-            if there
-            else "it holds no study"
-        )
-        raise UserError(f"--resume: there is nothing to go on with in {arguments.results}: {found}")
+        if not there:
+            raise UserError(f"--resume: there is nothing to go on with in {arguments.results}: it holds no study")
+        if arguments.trials is not None and len(there) > 1:
+            raise UserError(f"--trials: must be told which study, got {', '.join(there)}; name it: --study NAME")
+        unfinished = [name for name in there if arguments.trials is not None or is_unfinished(arguments.results, name)]
+        if not unfinished:
+            console.print(f"finished already: {', '.join(there)}; --study NAME --trials N adds to one", markup=False)
+        return [(name, None) for name in unfinished]
     overrides = parse_assignments(word for word in arguments.words if "=" in word)
     files = [word for word in arguments.words if "=" not in word] or [DEFAULT_SPACE]
     spaces: list[Space] = []
@@ -150,7 +151,11 @@ def planned(study: Study, arguments: argparse.Namespace) -> Plan:
     if gpus is None:
         gpus = default_gpus(nodes)
     left = max(1, study.num_trials - study.num_over)
-    return plan(nodes, workers=arguments.workers, gpus_per_worker=gpus, concurrent=arguments.concurrent, most=left)
+    asked = arguments.concurrent
+    found = plan(nodes, workers=arguments.workers, gpus_per_worker=gpus, concurrent=asked, most=left)
+    if asked is not None and found.concurrent < min(asked, left):
+        warn(f"--concurrent: {asked} trials at once were asked for, and the nodes have room for {found.concurrent}")
+    return found
 
 
 def tell(study: Study) -> None:
