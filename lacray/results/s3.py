@@ -101,7 +101,7 @@ class S3:
     """
 
     # Many small files: the time is round trips, and the server answers them side by side.
-    num_readers = 32
+    num_readers = 16
     # Conditional puts are no more than promised: some servers let two of them through within milliseconds.
     settle_seconds = 1.0
 
