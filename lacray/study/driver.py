@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.state import list_actors
 
 from lacray import worker
 from lacray.cli import advice, console, warn
@@ -19,11 +20,11 @@ from lacray.results import manifest_exists
 from lacray.study.aside import Aside
 from lacray.study.show import StudyView
 from lacray.study.study import Study
-from lacray.study.trials import Trial
 from lacray.study.tuning import EarlyStopping, EndOfStudy, Listener, Suggestions
 from lacray.watch import ClusterLostError, Watch, interrupt_main, leave, ray_is_there
 
-MAX_OUT_OF_MEMORY = 5
+MAX_RESTARTS = 5
+MAX_ACTORS = 10_000
 # Between two looks at what changes slowly: the manifest, the number of nodes.
 SLOW_CHECK_S = 15.0
 
@@ -56,6 +57,7 @@ class Driver:
         self._referee_name = f"lacray-referee-{study.manifest['id']}"
         self._noted: set[str] = set()
         self._hung: dict[int, int] = {}
+        self._has_stalled = False
         self._slow_check = time.monotonic()
 
     def run(self) -> None:
@@ -98,20 +100,27 @@ class Driver:
             raise self.problem
 
     def _fit(self, scratch: str) -> None:
-        """Tune (2.60) starts a trial anew whose process died, but gives up where Ray's memory monitor ended it."""
-        for _ in range(MAX_OUT_OF_MEMORY):
+        """Tune (2.60) starts a trial anew whose process died, but gives up where Ray's memory monitor ended it.
+
+        Nor does it start one again whose process died when it was given that trial after another one.
+        """
+        for _ in range(MAX_RESTARTS):
+            self._has_stalled = False
+            why = "a node ran out of memory"
             try:
                 self._tuner(scratch).fit()
-                break
+                if not self._has_stalled or self.problem is not None:
+                    break
+                why = "no trial went on though there was room"
             except RuntimeError as error:
                 if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
                     raise
-            self.view.say("a node ran out of memory; the trials on it go on from their checkpoints", "yellow")
+            self.view.say(f"{why}; the trials that were going on do so from their checkpoints", "yellow")
             self.study.requeue()
         else:
             raise UserError(
-                f"study {self.study.name}: a node ran out of memory {MAX_OUT_OF_MEMORY} times; lower --concurrent or "
-                f"data.cache_gib, and go on: {self.study.resume_command()}"
+                f"study {self.study.name}: {MAX_RESTARTS} times {why}; lower --concurrent or data.cache_gib, and "
+                f"go on: {self.study.resume_command()}"
             )
         left = [str(trial.number) for trial in self.study.trials if not trial.is_over]
         if left and self.problem is None:
@@ -148,6 +157,11 @@ class Driver:
             ),
         )
 
+    @property
+    def is_over(self) -> bool:
+        """Whether Tune must end, whatever is still going on."""
+        return self.problem is not None or self._has_stalled
+
     # --- what Tune asks and tells ------------------------------------------------------------------------------------
 
     def next_trial(self) -> dict[str, Any] | None:
@@ -158,6 +172,7 @@ class Driver:
         trial = self.study.next_trial() if self.problem is None else None
         if trial is None:
             return None
+        trial.heard = time.monotonic()
         cpus, gpus = self.plan.cpus_per_worker, self.plan.gpus_per_worker
         return {"run": self.study.run_of(trial, cpus_per_worker=cpus, gpus_per_worker=gpus).as_dict()}
 
@@ -195,7 +210,9 @@ class Driver:
             self._advise()
 
     def on_retry(self, number: int) -> None:
-        """A trial's process was lost; Tune starts it again."""
+        """A trial's process was lost; Tune starts it again, once there is room for it."""
+        trial = self.study.trials[number]
+        trial.state, trial.heard = "waiting", time.monotonic()
         self.view.say(f"trial {number}: its process was lost; it goes on from its checkpoint", "yellow")
 
     def on_loss(self, number: int, reason: str) -> None:
@@ -250,13 +267,38 @@ class Driver:
         now = time.monotonic()
         limit = self.time_limit or self.study.trials.silence_limit()
         for trial in list(self.study.trials):
-            if trial.state == "running" and now - trial.heard > limit:
-                trial.heard = now
-                self._hung[trial.number] = self._hung.get(trial.number, 0) + 1
-                whose = "--time-limit" if self.time_limit else "ten times the longest silence so far, 120 s at least"
-                told = f"trial {trial.number}: no sign of life for {limit:.0f} s ({whose})"
-                self.view.say(f"{told}; its processes are ended, it goes on from its checkpoint", "yellow")
-                _end_processes(trial)
+            if trial.is_over or not trial.heard or now - trial.heard <= limit:
+                continue
+            trial.heard = now
+            processes = trial.processes if trial.state == "running" else self._unheard_processes()
+            if trial.state != "running" and not processes:
+                self._has_stalled = self._has_stalled or self._is_idle()
+                continue
+            self._hung[trial.number] = self._hung.get(trial.number, 0) + 1
+            whose = "--time-limit" if self.time_limit else "ten times the longest silence so far, 120 s at least"
+            told = f"trial {trial.number}: no sign of life for {limit:.0f} s ({whose})"
+            self.view.say(f"{told}; its processes are ended, it goes on from its checkpoint", "yellow")
+            _end_processes(processes)
+
+    def _is_idle(self) -> bool:
+        """Whether no trial runs, though there is room for one."""
+        free = ray.available_resources()
+        has_room = free.get("CPU", 0) >= self.plan.cpus_per_worker and free.get("GPU", 0) >= self.plan.gpus_per_worker
+        return not self.is_nested and has_room and not self.study.trials.count("running")
+
+    def _unheard_processes(self) -> list[tuple[str, int]]:
+        """Node and process of the trials' actors that no running trial has reported from.
+
+        One that hangs before its first report, or when it is given its next trial, has not told who it is.
+        """
+        if self.is_nested:
+            # Ranks wait for room after their trial's own actor is there; Train ends those that do not start.
+            return []
+        own = ray.get_runtime_context().get_job_id()
+        actors = list_actors(filters=[("job_id", "=", own), ("state", "=", "ALIVE")], limit=MAX_ACTORS)
+        heard = {process for trial in self.study.trials if trial.state == "running" for process in trial.processes}
+        found = [(actor.node_id, actor.pid) for actor in actors if actor.node_id and actor.pid]
+        return [process for process in found if process not in heard]
 
     def _on_problem(self, problem: Exception) -> None:
         self.stop(problem)
@@ -268,9 +310,9 @@ class Driver:
         interrupt_main()
 
 
-def _end_processes(trial: Trial) -> None:
+def _end_processes(processes: list[tuple[str, int]]) -> None:
     here = ray.get_runtime_context().get_node_id()
-    for node, pid in trial.processes:
+    for node, pid in processes:
         if node == here:
             worker.end_process(pid)
         else:

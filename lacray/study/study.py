@@ -192,6 +192,8 @@ class Study:
     def requeue(self) -> None:
         """Trials that were going on are to be taken up again, before new ones."""
         self._unfinished = [trial for trial in self.trials if not trial.is_over]
+        for trial in self._unfinished:
+            trial.state = "waiting"
 
     def next_trial(self) -> Trial | None:
         """The next trial to run: first those that were cut off, under their old numbers; None: there is none left."""

@@ -15,7 +15,8 @@ from ray.tune.search import Searcher
 class Decider(Protocol):
     """Who drives a study, as Tune's parts see it."""
 
-    problem: Exception | None
+    @property
+    def is_over(self) -> bool: ...
 
     def next_trial(self) -> dict[str, Any] | None: ...
 
@@ -89,7 +90,7 @@ class Listener(_OfDriver, tune.Callback):
 
 
 class EndOfStudy(_OfDriver, tune.Stopper):
-    """Tune's stopper: ends all trials when the study cannot go on."""
+    """Tune's stopper: ends all trials when the study cannot go on with them."""
 
     def __init__(self, driver: Decider) -> None:
         self._driver = driver
@@ -98,7 +99,7 @@ class EndOfStudy(_OfDriver, tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._driver.problem is not None
+        return self._driver.is_over
 
 
 def number_of(trial: Any) -> int:

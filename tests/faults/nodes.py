@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-# As a study on a machine without a cluster has them; Ray reads them once.
-os.environ.update(RAY_AUTH_MODE="token", RAY_health_check_period_ms="500")
+# As a study has it that starts a Ray of its own; read once.
+os.environ["RAY_AUTH_MODE"] = "token"
 
 from ray.cluster_utils import Cluster
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,20 @@ def test_a_trial_that_hangs_is_ended_and_goes_on(lab: Lab, undisturbed):
     assert told(lab) == undisturbed
 
 
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["hangs", "dies"])
+def test_a_process_that_hangs_or_dies_between_two_trials_costs_none(lab: Lab, undisturbed, number):
+    study = lab.tune("--time-limit", "15")
+    with ended([study]):
+        # Its row is the last that a trial writes: Tune has not given the process its next trial yet.
+        study.until(lambda: any(rows[-1]["status"] == "done" for rows in lab.trials().values()))
+        for process in study.trial_processes():
+            send(process, number)
+        said = study.wait()
+    assert_no_page(said)
+    assert_whole(lab)
+    assert told(lab) == undisturbed
+
+
 def stop_in_the_middle(lab: Lab, study) -> int | None:
     """SIGSTOP to the process of a trial that is then in the middle of its epochs; its number."""
     going_on = [number for number in lab.trials() if number > 0 and lab.epoch(number) >= 1]
@@ -81,6 +96,8 @@ def stop_in_the_middle(lab: Lab, study) -> int | None:
         return None
     for process in processes:
         send(process, signal.SIGSTOP)
+    # A trial that was stopped early is known by its driver's word, which may come a moment later.
+    time.sleep(1.0)
     last = max(going_on)
     if lab.trials()[last][-1]["status"] == "running":
         return last
