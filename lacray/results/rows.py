@@ -135,7 +135,7 @@ class RunWriter:
 
 
 def write_end(where: Place | str, study: str, run_id: str, end: Mapping[str, Any]) -> None:
-    """Says how a run ended that did not end itself; `read` puts it over the run's own rows. A pruned run's checkpoint goes.
+    """Says how a run ended that did not end itself; `read` puts it over its rows. A pruned run's checkpoint goes.
 
     Args:
         where: the place, or its address.
