@@ -140,11 +140,8 @@ def test_more_trials_are_other_trials_and_the_finished_ones_stay(finished: Lab):
 
 def test_a_finished_study_has_nothing_to_go_on_with(finished: Lab):
     before = times(finished.folder / "results" / "lac")
-    said = finished.resume().wait(code=2)
-    assert errors(said) == [
-        "error: --resume: there is nothing to go on with in results: all of its studies are finished: lac; "
-        "--trials adds to one"
-    ]
+    said = finished.resume().wait()
+    assert "finished already: lac; --study NAME --trials N adds to one" in said
     said = finished.resume("--study", "lac").wait()
     assert "finished already: 3 of 3 trials" in said
     assert "best: trial" in said
