@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +22,9 @@ from lacray.results.schema import by_schema, decode, to_rows, to_table, unify
 
 # A file that vanished between listing and reading was packed or removed: how often to look again.
 MAX_LOOKS = 5
-# At most so many files does a thread read before it puts their rows together.
+# Files whose rows are put together as soon as they are decoded.
 BATCH = 64
+NUM_DECODERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass
@@ -156,48 +158,59 @@ def load_study(place: Place, study: str) -> StudyFiles:
 
 
 def _load_files(place: Place, entries: Sequence[Entry]) -> tuple[StudyFiles, bool]:
-    load = place.loader()
-
-    def load_some(some: Sequence[Entry]) -> tuple[StudyFiles, bool]:
-        files, tables, has_vanished = StudyFiles(), [], False
-        for entry in some:
-            content = load(entry.key)
-            if content is None:
-                has_vanished = True
-                continue
-            files.entries.append(entry)
-            _, folder, name = entry.key.removesuffix(SUFFIX).split("/")
-            try:
-                table = decode(content)
-            except (OSError, pa.ArrowException) as error:
-                files.broken[entry.key] = error
-                continue
-            if folder == "ends":
-                files.ends[name] = to_rows(table)[0]
-            elif name.startswith(COMPACTED):
-                files.packed[entry.key] = table
-            else:
-                files.own.add(name)
-                tables.append(table)
-        # Thousands of small tables take a hundred times the memory of their rows.
-        files.singles = [pa.concat_tables(same).combine_chunks() for same in by_schema(tables)]
-        return files, has_vanished
-
-    size = max(1, min(BATCH, -(-len(entries) // place.num_readers)))
-    batches = [entries[start : start + size] for start in range(0, len(entries), size)]
-    whole, has_vanished = StudyFiles(), False
-    if batches:
-        with ThreadPoolExecutor(min(place.num_readers, len(batches))) as pool:
-            for files, some_vanished in pool.map(load_some, batches):
-                has_vanished |= some_vanished
-                whole.singles += files.singles
-                whole.own |= files.own
-                whole.packed |= files.packed
-                whole.ends |= files.ends
-                whole.entries += files.entries
-                whole.broken |= files.broken
+    """What the files hold, and whether some of them have vanished."""
+    contents: list[tuple[Entry, Any]] = []
+    decoded: list[Future[StudyFiles]] = []
+    has_vanished = False
+    # Many threads wait for a server; few decode, since more of them than cores only stand in each other's way.
+    with ThreadPoolExecutor(place.num_readers) as readers, ThreadPoolExecutor(NUM_DECODERS) as decoders:
+        try:
+            for entry, content in zip(entries, readers.map(place.loader(), (e.key for e in entries)), strict=True):
+                if content is None:
+                    has_vanished = True
+                    continue
+                contents.append((entry, content))
+                if len(contents) == BATCH:
+                    decoded.append(decoders.submit(_decoded, contents))
+                    contents = []
+            decoded.append(decoders.submit(_decoded, contents))
+        except BaseException:
+            # What one file cannot be had for is the same for the thousands behind it.
+            readers.shutdown(wait=False, cancel_futures=True)
+            raise
+        whole = StudyFiles()
+        for future in decoded:
+            files = future.result()
+            whole.singles += files.singles
+            whole.own |= files.own
+            whole.packed |= files.packed
+            whole.ends |= files.ends
+            whole.entries += files.entries
+            whole.broken |= files.broken
     whole.packed = dict(sorted(whole.packed.items(), key=lambda item: (-generation(item[1]), item[0])))
     return whole, has_vanished
+
+
+def _decoded(contents: Sequence[tuple[Entry, Any]]) -> StudyFiles:
+    files, tables = StudyFiles(), []
+    for entry, content in contents:
+        files.entries.append(entry)
+        _, folder, name = entry.key.removesuffix(SUFFIX).split("/")
+        try:
+            table = decode(content)
+        except (OSError, pa.ArrowException) as error:
+            files.broken[entry.key] = error
+            continue
+        if folder == "ends":
+            files.ends[name] = to_rows(table)[0]
+        elif name.startswith(COMPACTED):
+            files.packed[entry.key] = table
+        else:
+            files.own.add(name)
+            tables.append(table)
+    # Thousands of small tables take a hundred times the memory of their rows.
+    files.singles = [pa.concat_tables(same).combine_chunks() for same in by_schema(tables)]
+    return files
 
 
 def generation(table: pa.Table) -> int:

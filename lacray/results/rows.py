@@ -135,7 +135,7 @@ class RunWriter:
 
 
 def write_end(where: Place | str, study: str, run_id: str, end: Mapping[str, Any]) -> None:
-    """Says how a run ended that did not end itself; `read` puts it over the run's own rows. Its checkpoint goes.
+    """Says how a run ended that did not end itself; `read` puts it over its rows. A pruned run's checkpoint goes.
 
     Args:
         where: the place, or its address.
@@ -159,8 +159,9 @@ def write_end(where: Place | str, study: str, run_id: str, end: Mapping[str, Any
         del row["epoch"]
     place = as_place(where)
     place.write(end_key(study, run_id), encode(to_table([row]).select(list(row))))
-    # What is over is not gone on with.
-    remove_checkpoint(place, study, run_id)
+    if end["status"] == "pruned":
+        # A run that was lost may be tried again, and goes on from there.
+        remove_checkpoint(place, study, run_id)
 
 
 def remove_end(where: Place | str, study: str, run_id: str) -> None:

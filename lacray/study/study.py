@@ -5,6 +5,7 @@ The results are the truth: what is decided here follows from them, and is writte
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from lacray.fit import check_batch
 from lacray.results import (
     Lease,
     Place,
+    ResultsError,
     has_rows,
     read,
     read_manifest,
+    remove_checkpoint,
     remove_end,
     studies,
     write_end,
@@ -72,6 +75,7 @@ class Study:
         self._given_space = space
         self._unfinished: list[Trial] = []
         self._controls_at: int | None = None
+        self._has_begun = False
         self._outbox = Outbox(f"ends of study {name}")
 
     # --- open and close ----------------------------------------------------------------------------------------------
@@ -111,13 +115,25 @@ class Study:
         """
         if self._is_new and not write_manifest(self.place, self.name, self.manifest):
             raise UserError(f"study {self.name}: has begun elsewhere this very moment; --resume goes on with it")
-        self._is_new = False
+        self._is_new, self._has_begun = False, True
 
     def close(self) -> None:
         """Write what is not written yet, and let others drive the study."""
         if not self._outbox.flush(LAST_WRITES_S):
             warn(f"study {self.name}: not all ends of trials could be written; --resume decides them again")
+        if self._has_begun:
+            self._sweep()
         self.lease.release()
+
+    def _sweep(self) -> None:
+        """Remove the checkpoints of trials that are over: one that is ended may have been storing at that moment."""
+        place = self.place.patient(LAST_WRITES_S)
+        over = {run_name(trial.number) for trial in self.trials if trial.is_over and trial.is_final}
+        with contextlib.suppress(ResultsError):
+            for entry in place.list(f"{self.name}/checkpoints/"):
+                run_id = PurePosixPath(entry.key).stem
+                if run_id in over:
+                    remove_checkpoint(place, self.name, run_id)
 
     def _check_place(self, manifest: dict[str, Any] | None) -> None:
         where = self.options.results
