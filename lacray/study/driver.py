@@ -297,7 +297,9 @@ class Driver:
         own = ray.get_runtime_context().get_job_id()
         actors = list_actors(filters=[("job_id", "=", own), ("state", "=", "ALIVE")], limit=MAX_ACTORS)
         heard = {process for trial in self.study.trials if trial.state == "running" for process in trial.processes}
-        found = [(actor.node_id, actor.pid) for actor in actors if actor.node_id and actor.pid]
+        # Tune's name for the actor of a function; Ray has others in the job that must live.
+        own_kind = [actor for actor in actors if "ImplicitFunc" in str(actor.class_name)]
+        found = [(actor.node_id, actor.pid) for actor in own_kind if actor.node_id and actor.pid]
         return [process for process in found if process not in heard]
 
     def _on_problem(self, problem: Exception) -> None:
