@@ -44,7 +44,8 @@ def standing(results: str, name: str) -> Standing:
         raise UserError(f"--study: {name} is no study in {results}; {found}")
     space = space_of(manifest, name)
     rows = read(results, name).to_pylist() if has_rows(place, name) else []
-    trials = Trials(recorded(rows, space))
+    given_up = {entry.key.rpartition("/")[2].removesuffix(".parquet") for entry in place.list(f"{name}/ends/")}
+    trials = Trials(recorded(rows, space, given_up=given_up))
     lease = lease_state(place, name)
     driver = lease if lease is not None and lease["fresh"] else None
     if driver is not None:
@@ -56,10 +57,8 @@ def standing(results: str, name: str) -> Standing:
 def is_unfinished(results: str, name: str) -> bool:
     """Whether trials of a study are missing, or were lost and may be tried again."""
     found = standing(results, name)
-    given_up = Place(results).list(f"{name}/ends/")
-    lost = {stored.key.rsplit("/", 1)[-1].removesuffix(".parquet") for stored in given_up}
-    failed = any(trial.state == "failed" and f"trial-{trial.number:04d}" in lost for trial in found.trials)
-    return found.num_over < found.num_trials or failed
+    lost = any(trial.state == "failed" and not trial.is_final for trial in found.trials)
+    return found.num_over < found.num_trials or lost
 
 
 def show_status(results: str, study: str | None) -> None:
