@@ -55,14 +55,6 @@ def warn(line: str) -> None:
     console.print(line, style="yellow", markup=False)
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or SIGHUP."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
 def guarded(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
     """Run an entry point and exit as it ended.
 
@@ -79,8 +71,9 @@ def guarded(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | 
     except ClusterLostError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(3) from None
-    except KeyboardInterrupt as error:
-        number = getattr(error, "number", signal.SIGINT)
+    except KeyboardInterrupt:
+        # Libraries raise their own in the place of ours.
+        number = _signals_seen[0] if _signals_seen else signal.SIGINT
         print(f"interrupted by {signal.Signals(number).name}; {advice.text}", file=sys.stderr, flush=True)
         # Not by SystemExit: threads of libraries that wait for the network would be waited for.
         os._exit(128 + number)
@@ -96,7 +89,7 @@ advice = _Advice()
 
 
 def catch_signals() -> None:
-    """Turn signals into `Interrupted` in the main thread; called again after libraries that set their own handlers."""
+    """Turn signals into KeyboardInterrupt in the main thread; called again after libraries that set their own handlers."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _on_signal)
 
@@ -113,7 +106,7 @@ def _on_signal(number: int, frame: Any) -> None:
     timer = threading.Timer(LAST_WORDS_S, lambda: os._exit(128 + number))
     timer.daemon = True
     timer.start()
-    raise Interrupted(number)
+    raise KeyboardInterrupt
 
 
 def positive(text: str) -> int:

@@ -80,7 +80,7 @@ class Driver:
             f"GPUs per worker {plan.gpus_per_worker:g}",
             markup=False,
         )
-        self._advise()
+        self.study.advise()
         scratch = worker.new_scratch()
         if self.is_nested:
             self._referee = ray.remote(num_cpus=0)(worker.Referee).options(name=self._referee_name).remote()
@@ -207,7 +207,7 @@ class Driver:
             )
         elif self.problem is None:
             self.study.returned(number, result.get("ended"), result.get("error"))
-            self._advise()
+            self.study.advise()
 
     def on_retry(self, number: int) -> None:
         """A trial's process was lost; Tune starts it again, once there is room for it."""
@@ -233,11 +233,6 @@ class Driver:
         """End the study, its trials as they are; the first problem is the one that is told."""
         if self.problem is None:
             self.problem = problem
-
-    def _advise(self) -> None:
-        study = self.study
-        told = f"{study.num_over} of {study.num_trials} trials are over, all of it is stored"
-        advice.text = f"{told}; go on: {study.resume_command()}"
 
     # --- what the watch looks at -------------------------------------------------------------------------------------
 

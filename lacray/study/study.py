@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from lacray.cli import absolute, commit, placed, prepare_videos, shell, warn
+from lacray.cli import absolute, advice, commit, placed, prepare_videos, shell, warn
 from lacray.config import ConfigError, UserError, cache_dir
 from lacray.fit import check_batch
 from lacray.results import (
@@ -106,6 +106,13 @@ class Study:
         if changed:
             warn(f"study {self.name}: began with {', '.join(changed)}: its rows name the versions that made them")
         self._gather()
+        if not self._is_new:
+            self.advise()
+
+    def advise(self) -> None:
+        """Keep at hand how to go on, for when this is interrupted."""
+        told = f"{self.num_over} of {self.num_trials} trials are over, all of it is stored"
+        advice.text = f"{told}; go on: {self.resume_command()}"
 
     def begin(self) -> None:
         """Write the manifest of a new study, when nothing keeps its trials from starting any more.
