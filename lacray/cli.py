@@ -89,7 +89,7 @@ advice = _Advice()
 
 
 def catch_signals() -> None:
-    """Turn signals into KeyboardInterrupt in the main thread; called again after libraries that set their own handlers."""
+    """Turn signals into KeyboardInterrupt in the main thread; called again after libraries that set their own."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _on_signal)
 
