@@ -10,7 +10,6 @@ from typing import Any
 import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from ray.util.state import list_actors
 
 from lacray import worker
 from lacray.cli import advice, console, warn
@@ -24,7 +23,6 @@ from lacray.study.tuning import EarlyStopping, EndOfStudy, Listener, Suggestions
 from lacray.watch import ClusterLostError, Watch, interrupt_main, leave, ray_is_there
 
 MAX_RESTARTS = 5
-MAX_ACTORS = 10_000
 # Between two looks at what changes slowly: the manifest, the number of nodes.
 SLOW_CHECK_S = 15.0
 
@@ -57,7 +55,7 @@ class Driver:
         self._referee_name = f"lacray-referee-{study.manifest['id']}"
         self._noted: set[str] = set()
         self._hung: dict[int, int] = {}
-        self._has_stalled = False
+        self._retries: dict[int, int] = {}
         self._slow_check = time.monotonic()
 
     def run(self) -> None:
@@ -102,32 +100,24 @@ class Driver:
     def _fit(self, scratch: str) -> None:
         """Tune (2.60) starts a trial anew whose process died, but gives up where Ray's memory monitor ended it.
 
-        Nor does it start one again whose process died when it was given that trial after another one.
+        Nor does it ask for more, once it was told that there are none.
         """
         for _ in range(MAX_RESTARTS):
-            self._has_stalled = False
-            why = "a node ran out of memory"
+            why = "Ray Tune ended before its trials"
             try:
                 self._tuner(scratch).fit()
-                if not self._has_stalled or self.problem is not None:
-                    break
-                why = "no trial went on though there was room"
+                if self.problem is not None or self.study.num_over >= self.study.num_trials:
+                    return
             except RuntimeError as error:
                 if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
                     raise
-            self.view.say(f"{why}; the trials that were going on do so from their checkpoints", "yellow")
+                why = "a node ran out of memory"
+            self.view.say(f"{why}; those that were going on do so from their checkpoints", "yellow")
             self.study.requeue()
-        else:
-            raise UserError(
-                f"study {self.study.name}: {MAX_RESTARTS} times {why}; lower --concurrent or data.cache_gib, and "
-                f"go on: {self.study.resume_command()}"
-            )
-        left = [str(trial.number) for trial in self.study.trials if not trial.is_over]
-        if left and self.problem is None:
-            raise UserError(
-                f"study {self.study.name}: Ray Tune ended before trials {', '.join(left)}; go on: "
-                f"{self.study.resume_command()}"
-            )
+        raise UserError(
+            f"study {self.study.name}: {MAX_RESTARTS} times {why}; lower --concurrent or data.cache_gib, and go on: "
+            f"{self.study.resume_command()}"
+        )
 
     def _tuner(self, scratch: str) -> tune.Tuner:
         if self.is_nested:
@@ -149,8 +139,7 @@ class Driver:
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=scratch,
-                # The ranks of a nested trial have been started again by Train before.
-                failure_config=tune.FailureConfig(max_failures=1 if self.is_nested else worker.MAX_FAILURES),
+                failure_config=tune.FailureConfig(max_failures=self._max_failures),
                 callbacks=[Listener(self)],
                 stop=EndOfStudy(self),
                 verbose=0,
@@ -158,9 +147,9 @@ class Driver:
         )
 
     @property
-    def is_over(self) -> bool:
-        """Whether Tune must end, whatever is still going on."""
-        return self.problem is not None or self._has_stalled
+    def _max_failures(self) -> int:
+        # The ranks of a nested trial have been started again by Train before.
+        return 1 if self.is_nested else worker.MAX_FAILURES
 
     # --- what Tune asks and tells ------------------------------------------------------------------------------------
 
@@ -211,12 +200,18 @@ class Driver:
 
     def on_retry(self, number: int) -> None:
         """A trial's process was lost; Tune starts it again, once there is room for it."""
+        self._retries[number] = self._retries.get(number, 0) + 1
         trial = self.study.trials[number]
         trial.state, trial.heard = "waiting", time.monotonic()
         self.view.say(f"trial {number}: its process was lost; it goes on from its checkpoint", "yellow")
 
     def on_loss(self, number: int, reason: str) -> None:
-        """A trial's processes were lost too often."""
+        """Tune has given a trial up."""
+        if self._retries.get(number, 0) < self._max_failures:
+            # Too early, and told: its process died when it was given this trial after another one.
+            self._retries[number] = self._retries.get(number, 0) + 1
+            self._guarded(lambda: self.study.put_back(number))
+            return
         times = self._hung.get(number)
         why = f"it gave no sign of life, {times} times" if times else reason
         self._guarded(lambda: self.study.lost(number, why))
@@ -265,37 +260,17 @@ class Driver:
             if trial.is_over or not trial.heard or now - trial.heard <= limit:
                 continue
             trial.heard = now
-            processes = trial.processes if trial.state == "running" else self._unheard_processes()
-            if trial.state != "running" and not processes:
-                self._has_stalled = self._has_stalled or self._is_idle()
-                continue
+            processes = trial.processes
+            if trial.state != "running":
+                # It waits for room, or for the process of an earlier trial, which hangs.
+                processes = [] if self.is_nested else self.study.trials.take_idle_processes()
+                if not processes:
+                    continue
             self._hung[trial.number] = self._hung.get(trial.number, 0) + 1
             whose = "--time-limit" if self.time_limit else "ten times the longest silence so far, 120 s at least"
             told = f"trial {trial.number}: no sign of life for {limit:.0f} s ({whose})"
             self.view.say(f"{told}; its processes are ended, it goes on from its checkpoint", "yellow")
             _end_processes(processes)
-
-    def _is_idle(self) -> bool:
-        """Whether no trial runs, though there is room for one."""
-        free = ray.available_resources()
-        has_room = free.get("CPU", 0) >= self.plan.cpus_per_worker and free.get("GPU", 0) >= self.plan.gpus_per_worker
-        return not self.is_nested and has_room and not self.study.trials.count("running")
-
-    def _unheard_processes(self) -> list[tuple[str, int]]:
-        """Node and process of the trials' actors that no running trial has reported from.
-
-        One that hangs before its first report, or when it is given its next trial, has not told who it is.
-        """
-        if self.is_nested:
-            # Ranks wait for room after their trial's own actor is there; Train ends those that do not start.
-            return []
-        own = ray.get_runtime_context().get_job_id()
-        actors = list_actors(filters=[("job_id", "=", own), ("state", "=", "ALIVE")], limit=MAX_ACTORS)
-        heard = {process for trial in self.study.trials if trial.state == "running" for process in trial.processes}
-        # Tune's name for the actor of a function; Ray has others in the job that must live.
-        own_kind = [actor for actor in actors if "ImplicitFunc" in str(actor.class_name)]
-        found = [(actor.node_id, actor.pid) for actor in own_kind if actor.node_id and actor.pid]
-        return [process for process in found if process not in heard]
 
     def _on_problem(self, problem: Exception) -> None:
         self.stop(problem)

@@ -216,7 +216,13 @@ class Study:
         """Trials that were going on are to be taken up again, before new ones."""
         self._unfinished = [trial for trial in self.trials if not trial.is_over]
         for trial in self._unfinished:
-            trial.state = "waiting"
+            trial.state, trial.heard = "waiting", 0.0
+
+    def put_back(self, number: int) -> None:
+        """A trial is to be taken up again, next."""
+        trial = self.trials[number]
+        trial.state, trial.heard = "waiting", 0.0
+        self._unfinished.insert(0, trial)
 
     def next_trial(self) -> Trial | None:
         """The next trial to run: first those that were cut off, under their old numbers; None: there is none left."""

@@ -47,7 +47,7 @@ class Trial:
     processes: list[tuple[str, int]] = field(default_factory=list)
     """Node and process of each rank."""
     heard: float = 0.0
-    """When it last gave a sign of life, on a monotonic clock."""
+    """When it last gave a sign of life, or was handed out, on a monotonic clock; 0: it is not being run."""
 
     def copy(self) -> Trial:
         """As it is now, for another thread."""
@@ -115,6 +115,16 @@ class Trials:
         if isinstance(loss, int | float) and math.isfinite(loss):
             trial.losses[result["epoch"]] = float(loss)
         return trial
+
+    def take_idle_processes(self) -> list[tuple[str, int]]:
+        """Node and process of trials that are over, unless another trial has reported from it; each is told once."""
+        busy = {process for trial in self if trial.state == "running" for process in trial.processes}
+        idle: dict[tuple[str, int], None] = {}
+        for trial in self:
+            if trial.is_over:
+                idle |= dict.fromkeys(process for process in trial.processes if process not in busy)
+                trial.processes = []
+        return list(idle)
 
     def silence_limit(self) -> float:
         """Seconds without a sign of life after which a trial counts as hanging."""

@@ -15,8 +15,7 @@ from ray.tune.search import Searcher
 class Decider(Protocol):
     """Who drives a study, as Tune's parts see it."""
 
-    @property
-    def is_over(self) -> bool: ...
+    problem: Exception | None
 
     def next_trial(self) -> dict[str, Any] | None: ...
 
@@ -90,7 +89,7 @@ class Listener(_OfDriver, tune.Callback):
 
 
 class EndOfStudy(_OfDriver, tune.Stopper):
-    """Tune's stopper: ends all trials when the study cannot go on with them."""
+    """Tune's stopper: ends all trials when the study cannot go on."""
 
     def __init__(self, driver: Decider) -> None:
         self._driver = driver
@@ -99,7 +98,7 @@ class EndOfStudy(_OfDriver, tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._driver.is_over
+        return self._driver.problem is not None
 
 
 def number_of(trial: Any) -> int:

@@ -175,3 +175,15 @@ def test_the_best_is_a_trial_that_did_not_fail_and_of_equals_the_earlier():
     best = trials.best()
     assert best is not None
     assert best.number == 1
+
+
+def test_idle_processes_are_those_of_trials_that_are_over_and_of_no_other_one():
+    states = ("done", "pruned", "running", "waiting")
+    processes = ([("node", 1), ("node", 2)], [("node", 3)], [("node", 1)], [])
+    trials = Trials(
+        Trial(number, {}, 9, state=state, processes=own)
+        for number, (state, own) in enumerate(zip(states, processes, strict=True))
+    )
+    assert trials.take_idle_processes() == [("node", 2), ("node", 3)]
+    assert trials.take_idle_processes() == []
+    assert trials[2].processes == [("node", 1)]
