@@ -81,23 +81,24 @@ boot() {
   mount -t tmpfs -o size=2g tmpfs "$root/dev/shm"
   mount -t tmpfs -o mode=1777,size=2g tmpfs "$root/tmp"
   # The machine's own home is no part of a host.
+  local home="$root/root"
   mkdir -p "$disk/upper/home.$host"
-  mount --bind "$disk/upper/home.$host" "$root/root"
+  mount --bind "$disk/upper/home.$host" "$home"
   local folder
   for folder in ${FOLDERS//:/ }; do
     mkdir -p "$root$folder"
     mount --bind "$folder" "$root$folder"
     mount -o remount,ro,bind "$root$folder"
   done
-  mkdir -p "$root/run/sshd" "$root/root/.ssh" "$root/etc/ssh"
+  mkdir -p "$root/run/sshd" "$home/.ssh" "$root/etc/ssh"
   chmod 755 "$root/run/sshd"
-  chmod 700 "$root/root" "$root/root/.ssh"
-  cp "$LAB/key.pub" "$root/root/.ssh/authorized_keys"
-  chmod 600 "$root/root/.ssh/authorized_keys"
-  cp "$LAB/profile" "$root/root/.bashrc"
-  cp "$LAB/profile" "$root/root/.profile"
-  if [ -d "$LAB/cache" ]; then cp -r "$LAB/cache" "$root/root/cache"; fi
-  ln -sfn "${FOLDERS%%:*}" "$root/root/env"
+  chmod 700 "$home" "$home/.ssh"
+  cp "$LAB/key.pub" "$home/.ssh/authorized_keys"
+  chmod 600 "$home/.ssh/authorized_keys"
+  cp "$LAB/profile" "$home/.bashrc"
+  cp "$LAB/profile" "$home/.profile"
+  if [ -d "$LAB/cache" ]; then cp -r "$LAB/cache" "$home/cache"; fi
+  ln -sfn "${FOLDERS%%:*}" "$home/env"
   rm -f "$root"/etc/ssh/ssh_host_*
   ssh-keygen -q -t ed25519 -N "" -f "$root/etc/ssh/ssh_host_ed25519_key"
   # Names that lead to 127.0.0.1 would be what ranks tell each other.
