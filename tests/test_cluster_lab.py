@@ -30,6 +30,7 @@ from lacray.ops.library import library
 pytestmark = pytest.mark.cluster
 
 HEAD, WORKERS = "10.77.0.10", ["10.77.0.11", "10.77.0.12"]
+HOST_HOME = "/root"
 RESULTS = "s3://lacray/results"
 QUIET = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
 
@@ -219,11 +220,11 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
             hosts.env = json.loads(server.stdout.readline())
             profile = {
                 **hosts.env,
-                "PYTHONPATH": "/root/lacray",
+                "PYTHONPATH": f"{HOST_HOME}/lacray",
                 "OMP_NUM_THREADS": "1",
                 "RAY_worker_niceness": "0",
                 "RAY_AUTH_MODE": "token",
-                "LACRAY_CACHE": "/root/cache",
+                "LACRAY_CACHE": f"{HOST_HOME}/cache",
             }
             lines = [f"export {name}={shlex.quote(value)}" for name, value in profile.items()]
             (folder / "profile").write_text("\n".join([*lines, "export PATH=~/env/bin:$PATH", ""]))
