@@ -88,7 +88,8 @@ def test_training_needs_no_home_no_short_temporary_folder_and_no_cache(tmp_path:
     data = make_features(tmp_path / "data")
     folder = tmp_path / ("temporary" * 8)
     folder.mkdir()
-    done = train(data, tmp_path, HOME="/nonexistent", TMPDIR=str(folder), LACRAY_CACHE="/proc/none")
+    (tmp_path / "cache").write_text("a file, not a folder")
+    done = train(data, tmp_path, HOME="/nonexistent", TMPDIR=str(folder), LACRAY_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert not Path("/nonexistent").exists()
     assert list((tmp_path / "results" / "train" / "checkpoints").glob("*.pt"))
