@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -211,6 +211,119 @@ class LacConfig(Section):
         return self
 
 
+class TcnConfig(Section):
+    """Time-contrastive networks, one video at a time, as TCC and CARL train them."""
+
+    name: Literal["tcn"] = "tcn"
+    objective: Literal["npairs", "triplet"] = "npairs"
+    """n-pairs over anchors and positives that the data interleave (`data.positive_window`), or triplets of a clip's
+    frames, as the LAC release has it."""
+    regularization: NonNegative = 0.002
+    """n-pairs: weight of the embeddings' squared norms."""
+    margin: Positive = 0.2
+    """Triplet: by how much a negative has to be further away than a positive."""
+    positive_window: Count = 10
+    """Triplet: a positive is at most so many frames away."""
+    negative_window: Count = 30
+    """Triplet: a negative is more than so many frames away."""
+    normalize: bool = False
+    """L2-normalised embeddings."""
+
+
+class TccConfig(Section):
+    """Temporal cycle-consistency: a frame's soft nearest neighbour in another clip leads back to it."""
+
+    name: Literal["tcc"] = "tcc"
+    objective: Literal["regression_mse_var", "regression_mse", "regression_huber", "classification"] = (
+        "regression_mse_var"
+    )
+    similarity: Literal["l2", "cosine"] = "l2"
+    """-d^2 or the inner product, over E and tau."""
+    tau: Positive = 0.1
+    variance_lambda: NonNegative = 0.001
+    huber_delta: Positive = 0.1
+    label_smoothing: Share = 0.1
+    normalize_indices: bool = True
+    """Frame indices over the video's length."""
+    stochastic: bool = False
+    """Random cycles from single frames, in place of every frame of every ordered pair of clips."""
+    cycle_length: int = Field(2, ge=2)
+    num_cycles: Count = 20
+    normalize: bool = False
+    """L2-normalised embeddings."""
+
+
+class LavConfig(Section):
+    """LAV: soft-DTW between two videos, and C-IDM within each, which keeps the embeddings from collapsing."""
+
+    name: Literal["lav"] = "lav"
+    gamma: Positive = 0.1
+    """Smoothing of soft-DTW's minimum, in units of squared distance."""
+    alpha: NonNegative = 0.5
+    """Weight of both C-IDM terms."""
+    margin: Positive = 2.0
+    """C-IDM: squared distance that temporally distant frames are pushed to."""
+    sigma: Positive = 10.0
+    """C-IDM: frames; closer ones are pulled together."""
+    debiased: bool = False
+    """Soft-DTW's divergence in place of its value."""
+    normalize: bool = True
+    """L2-normalised embeddings."""
+
+
+class GtaConfig(Section):
+    """GTA: smooth DTW on softmax costs, and the consistency of the way there and back."""
+
+    name: Literal["gta"] = "gta"
+    gamma: Positive = 0.1
+    """Smoothing of DTW's minimum, in units of cost."""
+    tau: Positive = 0.1
+    """Temperature of the costs' softmax."""
+    minimum: Literal["smooth", "soft"] = "smooth"
+    """The minimum weighted by its softmax, or the log-sum-exp of soft-DTW."""
+    consistency: bool = True
+    """Off: the DTW cost of one direction alone."""
+    dtw_weight: NonNegative = 0.1
+    label_smoothing: Share = 0.1
+    normalize: bool = True
+    """L2-normalised embeddings."""
+
+
+class SclConfig(Section):
+    """SCL, the sequence contrastive loss of CARL: L_c of LAC, behind a projection head."""
+
+    name: Literal["scl"] = "scl"
+    tau: Positive = 0.1
+    sigma: Positive = math.sqrt(10.0)
+    """Width of the Gaussian targets, in frames."""
+    time_scale: Literal["frames", "relative"] = "relative"
+    """Targets compare frame indices as they are, or scaled by the ratio of the two videos' lengths."""
+    negatives: Literal["single_noself", "single", "noself"] = "single_noself"
+    """Frames in the softmax: of the pair's other clip; of both its clips; of all clips but one's own."""
+    projection: int = Field(128, ge=0)
+    """Width of the head that training puts behind the encoder, and of its hidden layer; 0: none."""
+    learning_rate: Positive | None = None
+    """Of the head; null: the encoder's."""
+
+
+class LrpropConfig(Section):
+    """LRProp, which has no public code: position labels propagated along the DTW path between two videos of one action,
+    and C-IDM-regularised soft-DTW. Reconstructed from its paper, with CARL's settings."""
+
+    name: Literal["lrprop"] = "lrprop"
+    tau: Positive = 0.1
+    sigma: Positive = math.sqrt(10.0)
+    """Width of the Gaussian labels, in frames."""
+    alpha: NonNegative = 1.0
+    """Weight of the alignment term, soft-DTW and C-IDM as in LAV."""
+    gamma: Positive = 0.1
+    idm_weight: NonNegative = 0.5
+    margin: Positive = 2.0
+    idm_sigma: Positive = 10.0
+    normalize: bool = True
+    """L2-normalised embeddings."""
+
+
 class FitConfig(Section):
     """The training loop."""
 
@@ -246,13 +359,22 @@ class EvaluationConfig(Section):
     """Seed of the windows of the `cropped` protocol."""
 
 
+LossConfig = Annotated[
+    LacConfig | TcnConfig | TccConfig | LavConfig | GtaConfig | SclConfig | LrpropConfig, Field(discriminator="name")
+]
+LOSS_CONFIGS: dict[str, type[Section]] = {
+    kind.model_fields["name"].default: kind for kind in get_args(get_args(LossConfig)[0])
+}
+"""loss.name -> its section."""
+
+
 class Config(Section):
     """One run: data, encoder, loss, training loop, evaluation."""
 
     seed: int = Field(0, ge=0)
     data: DataConfig = DataConfig()
     encoder: EncoderConfig = EncoderConfig()
-    loss: LacConfig = LacConfig()
+    loss: LossConfig = LacConfig()
     fit: FitConfig = FitConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -272,9 +394,9 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def known_keys() -> list[str]:
-    """Every dotted key, in order."""
-    return list(Config().flat())
+def known_keys(loss: str = "lac") -> list[str]:
+    """Every dotted key of a setting with this loss, in order."""
+    return list(Config(loss=LOSS_CONFIGS[loss]()).flat())  # type: ignore[arg-type]
 
 
 def parse_assignments(arguments: Iterable[str]) -> dict[str, Any]:
@@ -327,12 +449,16 @@ def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -
         ConfigError: every unknown key and every value out of range, together.
     """
     origins = origins or {}
-    known = known_keys()
+    loss = values.get("loss.name", LacConfig.model_fields["name"].default)
+    if loss not in LOSS_CONFIGS:
+        rule = f"loss.name: must be one of {', '.join(sorted(LOSS_CONFIGS))}, got {loss!r}"
+        raise ConfigError(_with_origin(rule, origins.get("loss.name")))
+    known = known_keys(loss)
     problems: list[str] = []
-    nested: dict[str, Any] = {}
+    nested: dict[str, Any] = {"loss": {"name": loss}}
     for key, value in values.items():
         if key not in known:
-            problems.append(_with_origin(unknown_key(key, known), origins.get(key)))
+            problems.append(_with_origin(unknown_key(key, known, loss), origins.get(key)))
             continue
         *path, leaf = key.split(".")
         section = nested
@@ -343,7 +469,9 @@ def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -
         config = Config.model_validate(nested)
     except ValidationError as error:
         for item in error.errors():
-            key = ".".join(str(part) for part in item["loc"])
+            # The union's member is a part of the place.
+            place = [part for position, part in enumerate(item["loc"]) if not (position == 1 and part in LOSS_CONFIGS)]
+            key = ".".join(map(str, place))
             said = _sentence(item)
             # A rule between several settings is their section's: it lies where those that it names were written.
             named = [name for name in values if name.startswith(f"{key}.") and name.split(".")[-1] in said]
@@ -354,9 +482,12 @@ def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -
     return config
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The message for a key that does not exist, with the nearest that do."""
+def unknown_key(key: str, known: Iterable[str], loss: str = "lac") -> str:
+    """The message for a key that does not exist, with the nearest that do, or whose it is."""
     known = list(known)
+    owners = [name for name in LOSS_CONFIGS if key in known_keys(name)]
+    if owners:
+        return f"{key}: is a setting of loss.name={' or '.join(owners)}, and this one is {loss}; leave it out"
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
     leaf = key.rsplit(".", 1)[-1]
     near += [name for name in known if name.rsplit(".", 1)[-1] == leaf and name not in near]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lacray.losses.targets import gaussian_log_targets
 from paths import shared
 
 from lacray.config import ConfigError, LacConfig, build
 from lacray.losses import LacLoss, build_loss
 from lacray.losses.lac import similarity
-from lacray.losses.targets import gaussian_log_targets
 from lacray.ops import needleman_wunsch
 
 CASES = [(case, setting) for case in range(3) for setting in range(3)]

@@ -1,0 +1,40 @@
+"""What every loss is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lacray.losses.clips import Clips
+
+
+class Loss(nn.Module):
+    """A loss of embedded clips; what it learns (gaps, projection heads) are its parameters, trained with the encoder.
+
+    Subclasses define `compute`, and the rest where they differ.
+    """
+
+    couples_pairs = False
+    """Whether clips of different pairs meet in it: several ranks then share their embeddings, to be one batch."""
+
+    def forward(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, in float32 at least.
+
+        Returns:
+            The scalar loss, and its detached parts by name, `total` among them.
+        """
+        with torch.autocast(clips.embeddings.device.type, enabled=False):
+            return self.compute(clips.cleaned())
+
+    def compute(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
+        """`forward` of clips whose padding is zeros."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """The loss's own parameters for the optimiser; with the encoder's learning rate unless they say another."""
+        own = list(self.parameters())
+        return [{"params": own}] if own else []
+
+    def diagnostics(self) -> dict[str, float]:
+        """What the loss has learned, by column name."""
+        return {}

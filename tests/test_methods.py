@@ -1,0 +1,248 @@
+"""The losses that LAC is compared with: the releases' numbers, and what must hold of all of them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from paths import shared
+from torch import Tensor
+
+from lacray.config import LOSS_CONFIGS, GtaConfig, LavConfig, SclConfig, TccConfig, TcnConfig, build
+from lacray.losses import Clips, build_loss, paired
+from lacray.losses.gta import GtaLoss
+from lacray.losses.lav import LavLoss
+from lacray.losses.lrprop import LrpropLoss, propagated_steps
+from lacray.losses.scl import SclLoss
+from lacray.losses.tcc import TccLoss, follow_cycles
+from lacray.losses.tcn import TcnLoss
+
+
+def golden(method: str, case: int) -> tuple[dict[str, np.ndarray], dict]:
+    with np.load(shared(f"golden/loss_{method}/case{case}.npz")) as file:
+        arrays = dict(file)
+    return arrays, json.loads(str(arrays["meta"]))
+
+
+def clips_of(embeddings: Tensor, *, steps=None, video_lengths=None, lengths=None, pairs=None) -> Clips:
+    num, frames, _ = embeddings.shape
+    order = torch.arange(num)
+    return Clips(
+        embeddings,
+        torch.arange(frames).expand(num, -1) if steps is None else torch.as_tensor(steps),
+        torch.full((num,), frames) if lengths is None else torch.as_tensor(lengths),
+        torch.full((num,), frames) if video_lengths is None else torch.as_tensor(video_lengths).long(),
+        order,
+        order.unflatten(0, (-1, 2)) if pairs is None else torch.as_tensor(pairs),
+    )
+
+
+def check(loss, clips: Clips, leaf: Tensor, value: np.ndarray, grad: np.ndarray, tolerance: float = 1e-12) -> None:
+    found, _ = loss(clips)
+    np.testing.assert_allclose(found.item(), value, rtol=tolerance)
+    (slope,) = torch.autograd.grad(found, leaf)
+    np.testing.assert_allclose(slope.numpy().reshape(grad.shape), grad, rtol=0, atol=tolerance * np.abs(grad).max())
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_npairs_are_the_releases(case: int) -> None:
+    z, meta = golden("tcn", case)
+    embeddings = torch.tensor(z["embs"], requires_grad=True)
+    loss = TcnLoss(TcnConfig(regularization=meta["reg_lambda"]))
+    check(loss, clips_of(embeddings), embeddings, z["carl_npairs_value"], z["carl_npairs_grad"])
+
+
+@pytest.mark.parametrize("similarity", ["l2", "cosine"])
+@pytest.mark.parametrize("objective", ["regression_mse_var", "regression_mse", "regression_huber", "classification"])
+@pytest.mark.parametrize("case", range(3))
+def test_cycles_are_the_originals(case: int, objective: str, similarity: str) -> None:
+    z, meta = golden("tcc", case)
+    hyper = dict(meta["hyper"])
+    config = TccConfig(objective=objective, similarity=similarity, tau=hyper.pop("temperature"), **hyper)
+    # tf-keras rounds Huber's delta to float32.
+    tolerance = 1e-7 if objective == "regression_huber" else 1e-12
+    name = f"{objective}_{similarity}"
+    embeddings = torch.tensor(z["embs"], requires_grad=True)
+    clips = clips_of(embeddings, steps=z["steps"], video_lengths=z["seq_lens"])
+    check(TccLoss(config), clips, embeddings, z[f"{name}__tf64_value"], z[f"{name}__tf64_grad"], tolerance)
+    if f"{name}_rawidx__tf64_value" in z:
+        raw = config.model_copy(update={"normalize_indices": False})
+        check(TccLoss(raw), clips, embeddings, z[f"{name}_rawidx__tf64_value"], z[f"{name}_rawidx__tf64_grad"])
+    for length, key in ((2, "stoch_cycles"), (3, "stoch_cycles3")):
+        drawn = f"stoch{length}_{name}__tf64"
+        if f"{drawn}_value" not in z:
+            continue
+        # The release names the first clip once more at the end.
+        cycles, target = torch.tensor(z[key])[:, :-1].long(), torch.tensor(z["stoch_n_idx"]).long()
+        loss = TccLoss(config)
+        logits, target, start, weight = follow_cycles(embeddings, clips, config, cycles, target)
+        steps = clips.steps / clips.video_lengths[:, None].double()
+        value = (loss._value(logits, target, steps[start], clips.mask[start]) * weight).sum()
+        np.testing.assert_allclose(value.item(), z[f"{drawn}_value"], rtol=tolerance)
+        (slope,) = torch.autograd.grad(value, embeddings)
+        grad = z[f"{drawn}_grad"]
+        np.testing.assert_allclose(slope.numpy(), grad, rtol=0, atol=tolerance * np.abs(grad).max())
+
+
+@pytest.mark.parametrize("setting", range(3))
+@pytest.mark.parametrize("case", range(3))
+def test_lav_is_the_release(case: int, setting: int) -> None:
+    z, meta = golden("lav", case)
+    given = meta["settings"][setting]
+    config = LavConfig(
+        gamma=given["dtw_gamma"],
+        alpha=given["alpha"],
+        margin=given["margin"],
+        sigma=given["sigma"],
+        debiased=given["dtw_normalize"],
+        normalize=False,
+    )
+    a, b = (torch.tensor(z[f"{side}_emb"], requires_grad=True) for side in "ab")
+    stacked = torch.stack([a, b], dim=1)
+    steps = torch.stack([torch.tensor(z["a_steps"]), torch.tensor(z["b_steps"])], dim=1)
+    lengths = torch.stack([torch.tensor(z["a_len"]), torch.tensor(z["b_len"])], dim=1).long()
+    found, _ = LavLoss(config)(paired(stacked, steps, video_lengths=lengths))
+    np.testing.assert_allclose(found.item(), z[f"p{setting}_lav_value"], rtol=1e-12)
+    for slope, side in zip(torch.autograd.grad(found, [a, b]), "ab", strict=True):
+        grad = z[f"p{setting}_lav_grad_{side}"]
+        np.testing.assert_allclose(slope.numpy(), grad, rtol=0, atol=1e-12 * np.abs(grad).max())
+
+
+@pytest.mark.parametrize("minimum", ["smooth", "soft"])
+@pytest.mark.parametrize("consistency", [True, False])
+@pytest.mark.parametrize("case", range(3))
+def test_gta_is_the_original(case: int, consistency: bool, minimum: str) -> None:
+    z, meta = golden("gta", case)
+    config = GtaConfig(
+        gamma=meta["gamma_s"],
+        tau=meta["gamma_f"],
+        label_smoothing=meta["label_smoothing"],
+        consistency=consistency,
+        minimum=minimum,
+    )
+    key = f"D2TW{'_consistency' * consistency}_dtw_{'prob' if minimum == 'smooth' else 'minGamma'}__tf_f64"
+    embeddings = torch.tensor(z["embs"], requires_grad=True)
+    pairs = [[0, other] for other in range(1, len(embeddings))]
+    check(GtaLoss(config), clips_of(embeddings, pairs=pairs), embeddings, z[f"{key}_value"], z[f"{key}_grad"])
+
+
+@pytest.mark.parametrize("setting", range(4))
+@pytest.mark.parametrize("case", range(3))
+def test_scl_is_the_release(case: int, setting: int) -> None:
+    z, meta = golden("scl", case)
+    given = meta["settings"][setting]
+    config = SclConfig(tau=given["t"], sigma=given["var"] ** 0.5, negatives=given["neg"], projection=0)
+    embeddings = torch.tensor(z["embs"], requires_grad=True)
+    lengths = torch.tensor(z["masks"]).sum(-1).long()
+    clips = paired(
+        embeddings, torch.tensor(z["steps"]), lengths=lengths, video_lengths=torch.tensor(z["seq_lens"]).long()
+    )
+    # The release gives frames of the padding a weight of 1e-6 in its softmax; here they have none.
+    tolerance = 1e-12 if (lengths == embeddings.shape[2]).all() else 1e-5
+    name = f"p{setting}_carl"
+    check(
+        SclLoss(config, embedding=embeddings.shape[-1]),
+        clips,
+        embeddings,
+        z[f"{name}_value"],
+        z[f"{name}_grad"],
+        tolerance,
+    )
+
+
+VARIANTS = [
+    {"loss.name": "tcn"},
+    {"loss.name": "tcn", "loss.objective": "triplet", "loss.positive_window": 3, "loss.negative_window": 5},
+    {"loss.name": "tcc"},
+    {"loss.name": "tcc", "loss.objective": "classification", "loss.similarity": "cosine"},
+    {"loss.name": "tcc", "loss.stochastic": True, "loss.cycle_length": 3},
+    {"loss.name": "lav"},
+    {"loss.name": "lav", "loss.debiased": True},
+    {"loss.name": "gta"},
+    {"loss.name": "gta", "loss.minimum": "soft", "loss.consistency": False},
+    {"loss.name": "scl"},
+    {"loss.name": "scl", "loss.negatives": "single"},
+    {"loss.name": "scl", "loss.negatives": "noself", "loss.projection": 0},
+    {"loss.name": "lrprop"},
+    {"loss.name": "lac"},
+]
+
+
+def batch(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(2, 2, 12, 128, generator=generator, dtype=dtype)
+    steps = torch.stack([torch.randperm(30, generator=generator)[:12].sort().values for _ in range(4)]).unflatten(
+        0, (2, 2)
+    )
+    return embeddings, steps, torch.tensor([[12, 9], [7, 10]]), torch.tensor([[40, 35], [35, 38]])
+
+
+@pytest.mark.parametrize("values", VARIANTS, ids=lambda values: "-".join(map(str, values.values())))
+def test_padding_changes_nothing_bit_for_bit(values: dict) -> None:
+    torch.manual_seed(0)
+    loss = build_loss(build({**values, "data.num_frames": 12})).double()
+    embeddings, steps, lengths, video_lengths = batch()
+    results = []
+    for fill in (0.0, float("nan"), 1e30):
+        own = embeddings.clone()
+        padding = torch.arange(12) >= lengths[..., None]
+        own[padding] = fill
+        own.requires_grad_()
+        moved = steps.clone()
+        moved[padding] = 7 if fill else 0
+        value, parts = loss(paired(own, moved, lengths=lengths, video_lengths=video_lengths))
+        assert torch.isfinite(value)
+        (grad,) = torch.autograd.grad(value, own)
+        assert torch.isfinite(grad).all()
+        assert (grad[padding] == 0).all()
+        assert (grad[~padding] != 0).any()
+        assert parts["total"] == value
+        results.append((value, grad))
+    for value, grad in results[1:]:
+        assert torch.equal(value, results[0][0])
+        assert torch.equal(grad, results[0][1])
+
+
+@pytest.mark.parametrize("values", VARIANTS, ids=lambda values: "-".join(map(str, values.values())))
+def test_gradients_are_those_of_the_value(values: dict) -> None:
+    torch.manual_seed(0)
+    if values["loss.name"] == "lrprop":
+        pytest.skip("its path is a constant of the gradient")
+    loss = build_loss(build({**values, "data.num_frames": 12, "encoder.embedding": 128})).double()
+    embeddings, steps, lengths, video_lengths = batch()
+    embeddings = embeddings * 0.3
+    direction = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def value_at(distance: float) -> Tensor:
+        return loss(paired(embeddings + distance * direction, steps, lengths=lengths, video_lengths=video_lengths))[0]
+
+    leaf = embeddings.clone().requires_grad_()
+    value, _ = loss(paired(leaf, steps, lengths=lengths, video_lengths=video_lengths))
+    (grad,) = torch.autograd.grad(value, leaf)
+    slope = (value_at(1e-6) - value_at(-1e-6)) / 2e-6
+    torch.testing.assert_close((grad * direction).sum(), slope.detach(), rtol=2e-6, atol=1e-8)
+
+
+def test_every_method_has_a_config_and_a_loss_of_its_name() -> None:
+    for name in LOSS_CONFIGS:
+        assert build_loss(build({"loss.name": name})).config.name == name
+
+
+def test_labels_are_carried_along_the_path() -> None:
+    # (0,0) (1,0) (1,1) (2,2): row 1 lies between columns 0 and 1.
+    path = torch.tensor([[[0, 0], [1, 0], [1, 1], [2, 2], [-1, -1]]])
+    rows, columns = propagated_steps(path, torch.tensor([[10, 20, 30]]), torch.tensor([[1, 2, 3]]))
+    assert rows.tolist() == [[10, 15, 30]]
+    assert columns.tolist() == [[1.5, 2, 3]]
+
+
+def test_lrprop_of_equal_clips_has_labels_on_the_diagonal() -> None:
+    torch.manual_seed(0)
+    one = torch.randn(1, 1, 8, 16, dtype=torch.float64)
+    steps = torch.arange(0, 80, 10)[None, None].expand(1, 2, -1)
+    config = build({"loss.name": "lrprop"}).loss
+    _, same = LrpropLoss(config)(paired(one.expand(-1, 2, -1, -1), steps))
+    _, reversed_ = LrpropLoss(config)(paired(torch.cat([one, one.flip(2)], dim=1), steps))
+    assert same["labels"] < reversed_["labels"]
