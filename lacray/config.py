@@ -304,6 +304,8 @@ class SclConfig(Section):
     """Width of the head that training puts behind the encoder, and of its hidden layer; 0: none."""
     learning_rate: Positive | None = None
     """Of the head; null: the encoder's."""
+    normalize: bool = True
+    """L2-normalised behind the head."""
 
 
 class LrpropConfig(Section):

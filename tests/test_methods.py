@@ -121,6 +121,7 @@ def test_gta_is_the_original(case: int, consistency: bool, minimum: str) -> None
         label_smoothing=meta["label_smoothing"],
         consistency=consistency,
         minimum=minimum,
+        normalize=False,
     )
     key = f"D2TW{'_consistency' * consistency}_dtw_{'prob' if minimum == 'smooth' else 'minGamma'}__tf_f64"
     embeddings = torch.tensor(z["embs"], requires_grad=True)
@@ -133,7 +134,7 @@ def test_gta_is_the_original(case: int, consistency: bool, minimum: str) -> None
 def test_scl_is_the_release(case: int, setting: int) -> None:
     z, meta = golden("scl", case)
     given = meta["settings"][setting]
-    config = SclConfig(tau=given["t"], sigma=given["var"] ** 0.5, negatives=given["neg"], projection=0)
+    config = SclConfig(tau=given["t"], sigma=given["var"] ** 0.5, negatives=given["neg"], projection=0, normalize=False)
     embeddings = torch.tensor(z["embs"], requires_grad=True)
     lengths = torch.tensor(z["masks"]).sum(-1).long()
     clips = paired(

@@ -43,7 +43,9 @@ class SclLoss(Loss):
 
     def compute(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
-        embeddings = F.normalize(self.projection(clips.embeddings), dim=-1)
+        embeddings = self.projection(clips.embeddings)
+        if config.normalize:
+            embeddings = F.normalize(embeddings, dim=-1)
         one, other = torch.cat([clips.pairs, clips.pairs.flip(1)]).T
         rows, columns = clips.mask[one], clips.mask[other]
         ratio = None
