@@ -41,7 +41,7 @@ def random_batch(config: Config, device: str) -> Batch:
 def measure(config: Config, device: str, repetitions: int) -> dict[str, Any]:
     """Seconds of a step, and those of the operator in it."""
     torch.manual_seed(0)
-    modules = build_encoder(config.encoder, config.data), build_loss(config.loss, num_frames=config.data.num_frames)
+    modules = build_encoder(config.encoder, config.data), build_loss(config)
     step = TrainStep(*modules).to(device).train()
     batch = random_batch(config, device)
 

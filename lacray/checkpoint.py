@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lacray import distributed
 from lacray.config import Config, UserError, build
 from lacray.encoder import Encoder, build_encoder
-from lacray.losses import LacLoss, build_loss
+from lacray.losses import Loss, build_loss
 
 CHECKPOINT_FORMAT = 2
 KEYS = {
@@ -42,7 +42,7 @@ class Model:
     """What a checkpoint holds, ready for use: both modules are in eval mode."""
 
     encoder: Encoder
-    loss: LacLoss
+    loss: Loss
     """With what it has learned: its gap penalties."""
     config: Config
 
@@ -50,7 +50,7 @@ class Model:
 def capture(
     config: Config,
     encoder: Encoder,
-    loss: LacLoss,
+    loss: Loss,
     optimizer: Optimizer,
     scheduler: LRScheduler,
     *,
@@ -86,7 +86,7 @@ def capture(
 def restore(
     state: dict[str, Any],
     encoder: Encoder,
-    loss: LacLoss,
+    loss: Loss,
     optimizer: Optimizer,
     scheduler: LRScheduler,
     *,
@@ -157,7 +157,7 @@ def load_model(path: Path | str) -> Model:
     # The checkpoint brings all weights: nothing is fetched.
     bare = config.encoder.model_copy(update={"weights": "none"})
     encoder = build_encoder(bare, config.data, num_features=state["num_features"])
-    loss = build_loss(config.loss, num_frames=config.data.num_frames)
+    loss = build_loss(config)
     try:
         encoder.load_state_dict(state["encoder"])
         loss.load_state_dict(state["loss"])

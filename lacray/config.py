@@ -398,7 +398,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def known_keys(loss: str = "lac") -> list[str]:
     """Every dotted key of a setting with this loss, in order."""
-    return list(Config(loss=LOSS_CONFIGS[loss]()).flat())  # type: ignore[arg-type]
+    return list(Config(loss=LOSS_CONFIGS[loss]()).flat())
 
 
 def parse_assignments(arguments: Iterable[str]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lacray.data import Batch, FrameStore, PairLoader, VideoSet
 from lacray.data.augment import apply_to_clips
 from lacray.embedding import Evaluation, evaluate
 from lacray.encoder import Encoder, build_encoder
-from lacray.losses import LacLoss, build_loss
+from lacray.losses import Loss, build_loss, paired
 
 
 class NonFiniteError(UserError):
@@ -33,7 +33,7 @@ class NonFiniteError(UserError):
 class TrainStep(nn.Module):
     """What DDP wraps: a batch in, the loss and its parts out; what the loss learns are parameters like any other."""
 
-    def __init__(self, encoder: Encoder, loss: LacLoss) -> None:
+    def __init__(self, encoder: Encoder, loss: Loss) -> None:
         super().__init__()
         self.encoder, self.loss = encoder, loss
 
@@ -43,7 +43,12 @@ class TrainStep(nn.Module):
             clips = apply_to_clips(clips, batch.augmentations)
         embeddings = self.encoder(clips, batch.lengths.flatten() if batch.is_padded else None)
         return self.loss(
-            embeddings.unflatten(0, (-1, 2)), batch.steps, lengths=batch.lengths, video_lengths=batch.video_lengths
+            paired(
+                embeddings.unflatten(0, (-1, 2)),
+                batch.steps,
+                lengths=batch.lengths,
+                video_lengths=batch.video_lengths,
+            )
         )
 
 
@@ -117,7 +122,7 @@ def fit(
     torch.manual_seed(config.seed)
     step = TrainStep(
         build_encoder(config.encoder, config.data, num_features=videos.num_features),
-        build_loss(config.loss, num_frames=config.data.num_frames),
+        build_loss(config),
     ).to(device)
     loader = PairLoader(
         videos.train,

@@ -18,12 +18,12 @@ import torch
 from matplotlib.figure import Figure
 
 from lacray.checkpoint import load_encoder
-from lacray.config import Config, UserError
+from lacray.config import Config, LacConfig, UserError
 from lacray.data import FrameStore, Video, open_videos
 from lacray.data.video import decode
 from lacray.encoder import Encoder
 from lacray.exits import guarded
-from lacray.losses.lac import similarity
+from lacray.losses.parts import similarity
 from lacray.ops import soft_sw
 from lacray.results import open_checkpoint
 
@@ -65,17 +65,20 @@ def alignment(encoder: Encoder, config: Config, one: Video, other: Video) -> np.
 
     It is the derivative of the alignment score with respect to the similarity.
     """
+    loss = config.loss
+    if not isinstance(loss, LacConfig):
+        raise UserError(f"checkpoint: must be of a loss that aligns locally (loss.name=lac), got {loss.name}")
     store = FrameStore(config.data)
     codes = []
     with torch.no_grad():
         for video in (one, other):
             frames = torch.from_numpy(store.read(video, np.arange(video.num_frames)))[None]
             code = encoder(frames)
-            codes.append(torch.nn.functional.normalize(code, dim=-1) if config.loss.normalize else code)
-        table = similarity(*codes, kind=config.loss.similarity, eps=config.loss.similarity_eps)
+            codes.append(torch.nn.functional.normalize(code, dim=-1) if loss.normalize else code)
+        table = similarity(*codes, kind=loss.similarity, eps=loss.similarity_eps)
     # Around its mean, so that frames that are less alike than usual are worth leaving out of a local alignment.
     table = (table - table.mean()).requires_grad_()
-    score, _ = soft_sw(table, config.loss.gap_open, config.loss.gap_extend, gamma=config.loss.gamma)
+    score, _ = soft_sw(table, loss.gap_open, loss.gap_extend, gamma=loss.gamma)
     (matched,) = torch.autograd.grad(score.sum(), table)
     return matched[0].numpy()
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lacray.losses.targets import gaussian_log_targets
 from paths import shared
 
 from lacray.config import ConfigError, LacConfig, build
-from lacray.losses import LacLoss, build_loss
-from lacray.losses.lac import similarity
+from lacray.losses import build_loss, paired
+from lacray.losses.lac import LacLoss
+from lacray.losses.parts import gaussian_log_targets, similarity
 from lacray.ops import needleman_wunsch
 
 CASES = [(case, setting) for case in range(3) for setting in range(3)]
@@ -45,7 +45,7 @@ def golden_loss(z, settings, number: int, **fields) -> LacLoss:
 
 def check(loss: LacLoss, z, number: int, kind: str) -> None:
     embeddings = torch.from_numpy(z["embs"]).requires_grad_()
-    value, parts = loss(embeddings, torch.from_numpy(z["steps"]))
+    value, parts = loss(paired(embeddings, torch.from_numpy(z["steps"])))
     value.backward()
     key = f"p{number}_{kind}"
     np.testing.assert_allclose(value.item(), z[f"{key}_value"], rtol=1e-12)
@@ -64,7 +64,7 @@ def test_released_preset_gives_the_value_and_the_true_gradient_of_the_release(ca
     # match_gradient: the golden gradient is the forward's true one; the release drops what flows through D.
     loss = golden_loss(z, settings, number, preset="released", match_gradient=True)
     check(loss, z, number, "exact")
-    value, _ = loss(torch.from_numpy(z["embs"]), torch.from_numpy(z["steps"]))
+    value, _ = loss(paired(torch.from_numpy(z["embs"]), torch.from_numpy(z["steps"])))
     np.testing.assert_allclose(value.item(), z[f"p{number}_sw_value"], rtol=1e-12)
 
 
@@ -79,7 +79,7 @@ def test_released_contrastive_part_alone_is_the_release_without_alignment(case, 
         time_scale="frames",
     )
     loss = LacLoss(config, num_frames=z["embs"].shape[2]).double()
-    value, parts = loss(torch.from_numpy(z["embs"]), torch.from_numpy(z["steps"]))
+    value, parts = loss(paired(torch.from_numpy(z["embs"]), torch.from_numpy(z["steps"])))
     np.testing.assert_allclose(value.item(), z[f"p{number}_nosw_value"], rtol=1e-12)
     assert set(parts) == {"L_c", "total"}
 
@@ -125,11 +125,11 @@ def test_masked_frames_change_nothing(pair, fields, garbage):
     embeddings, steps, lengths = pair
     loss = LacLoss(LacConfig(alpha=0.5, **{"preset": "lacray", **fields}), num_frames=9).double()
     clean = embeddings.clone().requires_grad_()
-    value, _ = loss(clean, steps, lengths=lengths)
+    value, _ = loss(paired(clean, steps, lengths=lengths))
     value.backward()
     beyond = torch.arange(9) >= lengths[..., None]
     dirty = embeddings.masked_fill(beyond[..., None], garbage).requires_grad_()
-    other, _ = loss(dirty, steps.masked_fill(beyond, 10**6), lengths=lengths)
+    other, _ = loss(paired(dirty, steps.masked_fill(beyond, 10**6), lengths=lengths))
     other.backward()
     assert value.item() == other.item()
     assert torch.equal(dirty.grad, clean.grad)
@@ -144,13 +144,15 @@ def test_padded_pairs_equal_the_same_pairs_cut_to_their_lengths(pair, fields):
     for number in [2] if fields.get("combine") == "matmul" else range(3):
         n, m = lengths[number].tolist()
         padded, _ = LacLoss(config, num_frames=9).double()(
-            embeddings[number : number + 1], steps[number : number + 1], lengths=lengths[number : number + 1]
+            paired(embeddings[number : number + 1], steps[number : number + 1], lengths=lengths[number : number + 1])
         )
         longest = max(n, m)
         cut, _ = LacLoss(config, num_frames=longest).double()(
-            embeddings[number : number + 1, :, :longest],
-            steps[number : number + 1, :, :longest],
-            lengths=lengths[number : number + 1],
+            paired(
+                embeddings[number : number + 1, :, :longest],
+                steps[number : number + 1, :, :longest],
+                lengths=lengths[number : number + 1],
+            )
         )
         assert padded.item() == pytest.approx(cut.item(), rel=1e-12)
 
@@ -176,7 +178,7 @@ def test_dropping_the_match_gradient_leaves_the_value_and_stops_l_l_from_trainin
     for fields in ({"match_gradient": True}, {"match_gradient": False}, {"local": False}):
         loss = LacLoss(LacConfig(alpha=0.5, **fields), num_frames=9).double()
         z = embeddings.clone().requires_grad_()
-        value, _ = loss(z, steps, lengths=lengths)
+        value, _ = loss(paired(z, steps, lengths=lengths))
         value.backward()
         gradients.append(z.grad)
         values.append(value.item())
@@ -197,7 +199,7 @@ def test_contrastive_loss_of_two_frames_solved_by_hand():
     z = torch.tensor([[[[1.0, 0], [0, 1]], [[1.0, 0], [0, 1]]]], dtype=torch.float64)
     steps = torch.tensor([[[0, 2], [0, 2]]])
     config = LacConfig(alpha=0, tau=0.5, sigma=1.0, symmetric=False)
-    value, _ = LacLoss(config, num_frames=2)(z, steps)
+    value, _ = LacLoss(config, num_frames=2)(paired(z, steps))
     near, far = 1 / (1 + math.exp(-2)), math.exp(-2) / (1 + math.exp(-2))  # G(0), G(2) normalised; e^(0 - 2)
     log_near, log_far = -math.log(1 + math.exp(-2)), -2 - math.log(1 + math.exp(-2))  # logits 2 and 0
     assert value.item() == pytest.approx(-(near * log_near + far * log_far), rel=1e-12)
@@ -209,7 +211,7 @@ def test_sign_of_the_score_and_its_weight():
     values = {}
     for sign in (1, -1):
         config = LacConfig(alpha=0.3, beta=0.7, local=False, score_sign=sign)
-        values[sign], parts = LacLoss(config, num_frames=5)(z, steps)
+        values[sign], parts = LacLoss(config, num_frames=5)(paired(z, steps))
     assert (values[1] - values[-1]).item() == pytest.approx(2 * 0.3 * 0.7 * parts["L_sw"].item(), rel=1e-5)
 
 
@@ -217,7 +219,7 @@ def test_alignment_from_end_to_end_is_one_word(pair):
     embeddings, steps, lengths = pair
     fields = {"local": False, "alpha": 1.0, "gamma": 1e-5, "gap": "fixed", "gap_open": 0.7, "gap_extend": 0.2}
     loss = LacLoss(LacConfig(**fields, alignment="end_to_end"), num_frames=embeddings.shape[2]).double()
-    _, parts = loss(embeddings, steps, lengths=lengths)
+    _, parts = loss(paired(embeddings, steps, lengths=lengths))
     similar = similarity(*F.normalize(embeddings, dim=-1).unbind(1), kind="inverse_squared", eps=0.1)
     there, _ = needleman_wunsch(similar, 0.7, 0.2, lengths=lengths)
     back, _ = needleman_wunsch(similar.transpose(1, 2), 0.7, 0.2, lengths=lengths.flip(1))
@@ -239,18 +241,18 @@ def test_penalties_start_at_their_initial_values(gap, transform):
 def test_half_precision_is_computed_in_float32():
     torch.manual_seed(2)
     z, steps = torch.randn(2, 2, 12, 8), torch.arange(12).expand(2, 2, 12)
-    loss = build_loss(LacConfig(), num_frames=12)
+    loss = build_loss(build({"data.num_frames": 12}))
     rounded = z.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        value, _ = loss(rounded, steps)
+        value, _ = loss(paired(rounded, steps))
     assert value.dtype == torch.float32
-    assert value.item() == loss(rounded.float(), steps)[0].item()
+    assert value.item() == loss(paired(rounded.float(), steps))[0].item()
 
 
 def test_position_penalties_refuse_clips_of_another_length():
     loss = LacLoss(LacConfig(gap="position"), num_frames=8)
     with pytest.raises(ValueError, match=r"built for clips of 8 frames, got 5.*gap=scalar"):
-        loss(torch.randn(1, 2, 5, 4), torch.arange(5).expand(1, 2, 5))
+        loss(paired(torch.randn(1, 2, 5, 4), torch.arange(5).expand(1, 2, 5)))
 
 
 def test_a_field_that_is_given_wins_over_its_preset():
