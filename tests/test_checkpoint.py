@@ -110,7 +110,8 @@ def test_loss_comes_back_with_the_gap_penalties_that_it_has_learned(features, tm
     embeddings = torch.randn(3, 2, 10, 16, generator=generator)
     steps = torch.arange(10).expand(3, 2, 10)
     fresh = type(model.loss)(config.loss, num_frames=10)
-    assert model.loss(embeddings, steps)[0] != fresh(embeddings, steps)[0]
+    clips = paired(embeddings, steps)
+    assert model.loss(clips)[0] != fresh(clips)[0]
 
 
 def test_weights_of_another_setting_than_the_files_own_are_refused(features, tmp_path):

@@ -166,7 +166,7 @@ def test_gradient_is_the_slope_of_the_value(pair, fields):
 
     def value(z, *gaps):
         parameters = dict(zip(("raw_gap_open", "raw_gap_extend"), gaps, strict=False))
-        return torch.func.functional_call(loss, parameters, (z, steps), {"lengths": lengths})[0]
+        return torch.func.functional_call(loss, parameters, (paired(z, steps, lengths=lengths),))[0]
 
     gaps = [p.detach().clone().requires_grad_() for p in loss.parameters()]
     assert torch.autograd.gradcheck(value, (embeddings.requires_grad_(), *gaps), fast_mode=True)
