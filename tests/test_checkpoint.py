@@ -14,6 +14,7 @@ from lacray import checkpoint, embedding, fit
 from lacray.checkpoint import CheckpointError
 from lacray.config import Config, build
 from lacray.data import open_videos
+from lacray.losses import paired
 
 
 @pytest.fixture(scope="module")
