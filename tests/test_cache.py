@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lacray import cache
-from lacray.data import simpouring
+from lacray import cache, simpouring
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ import torch
 from settings import features_config, pouring_config
 from tiny import make_features
 
-from lacray import embedding, evaluation
+from lacray import embedding, evaluation, simpouring
 from lacray.config import Config
-from lacray.data import FrameStore, VideoSet, open_videos, simpouring
+from lacray.data import FrameStore, VideoSet, open_videos
 from lacray.encoder import build_encoder, position_code
 
 

@@ -19,9 +19,9 @@ from ranks import run_ranks
 from settings import features_config, pouring_config
 from tiny import make_features
 
-from lacray import checkpoint, distributed, embedding, fit
+from lacray import checkpoint, distributed, embedding, fit, simpouring
 from lacray.config import Config, ConfigError, UserError
-from lacray.data import DataError, VideoSet, open_videos, simpouring
+from lacray.data import DataError, VideoSet, open_videos
 from lacray.embedding import Evaluation
 from lacray.encoder import build_encoder
 from lacray.fit import EpochEnd, NonFiniteError

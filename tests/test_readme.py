@@ -15,7 +15,7 @@ from paths import ROOT
 from test_entry_points import environment
 from tiny import make_features, tiny_settings
 
-from lacray.data import simpouring
+from lacray import simpouring
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCKS = [(kind, text) for kind, text in BLOCK.findall((ROOT / "README.md").read_text())]

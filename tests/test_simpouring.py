@@ -14,17 +14,15 @@ import av
 import numpy as np
 import pytest
 
-from lacray.data import simpouring
-from lacray.data.simpouring import draw_spec, ensure, render
+from lacray import simpouring
+from lacray.simpouring import draw_spec, ensure, render
 
 PHASES = ["approach", "lift_and_tilt", "pour", "put_back", "retreat"]
-# The module alone: importing it as lacray.data.simpouring would load torch, which it does not need, in every process.
-LOAD = f"""
-import importlib.util, sys
-specification = importlib.util.spec_from_file_location("simpouring", {simpouring.__file__!r})
-simpouring = sys.modules["simpouring"] = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(simpouring)
+LOAD = """
+import sys
 from pathlib import Path
+from lacray import simpouring
+assert "torch" not in sys.modules
 """
 ENSURE = """
 import json
@@ -298,7 +296,7 @@ def test_a_cache_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"cache directory: must be writable.*got .*file/cache.*LACRAY_CACHE"):
         ensure(tmp_path / "file" / "cache", num_train=1, num_val=1, size=32)
-    command = [sys.executable, "-P", simpouring.__file__, "--out", str(tmp_path / "file" / "cache")]
+    command = [sys.executable, "-m", "lacray.simpouring", "--out", str(tmp_path / "file" / "cache")]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr

@@ -91,7 +91,7 @@ def open_videos(config: DataConfig, *, progress: Callable[[int, int], None] | No
     """
     root = Path(config.root)
     if config.root == "simpouring":
-        from lacray.data import simpouring
+        from lacray import simpouring
 
         root = simpouring.ensure(progress=progress)
     if not root.is_dir():
