@@ -368,6 +368,7 @@ LOSS_CONFIGS: dict[str, type[Section]] = {
     kind.model_fields["name"].default: kind for kind in get_args(get_args(LossConfig)[0])
 }
 """loss.name -> its section."""
+DEFAULT_LOSS = "lac"
 
 
 class Config(Section):
@@ -396,7 +397,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def known_keys(loss: str = "lac") -> list[str]:
+def known_keys(loss: str = DEFAULT_LOSS) -> list[str]:
     """Every dotted key of a setting with this loss, in order."""
     return list(Config(loss=LOSS_CONFIGS[loss]()).flat())
 
@@ -451,7 +452,7 @@ def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -
         ConfigError: every unknown key and every value out of range, together.
     """
     origins = origins or {}
-    loss = values.get("loss.name", LacConfig.model_fields["name"].default)
+    loss = values.get("loss.name", DEFAULT_LOSS)
     if loss not in LOSS_CONFIGS:
         rule = f"loss.name: must be one of {', '.join(sorted(LOSS_CONFIGS))}, got {loss!r}"
         raise ConfigError(_with_origin(rule, origins.get("loss.name")))
@@ -484,7 +485,7 @@ def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -
     return config
 
 
-def unknown_key(key: str, known: Iterable[str], loss: str = "lac") -> str:
+def unknown_key(key: str, known: Iterable[str], loss: str = DEFAULT_LOSS) -> str:
     """The message for a key that does not exist, with the nearest that do, or whose it is."""
     known = list(known)
     owners = [name for name in LOSS_CONFIGS if key in known_keys(name)]

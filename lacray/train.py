@@ -58,14 +58,14 @@ SHOWN_METRICS = ("class_10", "class_100", "progress", "ap_5", "kendalls_tau")
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_intermixed_args(argv)
+    overrides = parse_assignments(word for word in arguments.words if "=" in word)
+    files = [word for word in arguments.words if "=" not in word]
     if arguments.keys:
-        for key, value in Config().flat().items():
+        for key, value in build({**fixed_setting(files)[0], **overrides}).flat().items():
             print(f"{key}={json.dumps(value) if value is None or isinstance(value, bool) else value}")
         return
     if arguments.study is not None:
         check_name("study", arguments.study)
-    overrides = parse_assignments(word for word in arguments.words if "=" in word)
-    files = [word for word in arguments.words if "=" not in word]
     if arguments.best and files:
         raise UserError(f"--best: takes its setting from a study, got {' '.join(files)} too; leave one of them out")
     if arguments.best:
@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--workers", type=positive, help="ranks; default: one per GPU, or 1")
     result.add_argument("--gpus-per-worker", type=not_negative, help="default: 1 where there are GPUs, else 0")
     result.add_argument("--again", action="store_true", help="train seeds that are done already once more")
-    result.add_argument("--keys", action="store_true", help="list every setting with its default, and stop")
+    result.add_argument("--keys", action="store_true", help="list every setting with its value, and stop")
     return result
 
 
@@ -160,7 +160,7 @@ def best_setting(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, st
     metric = next((name for name in table["selected_by"].to_pylist() if name), "objective")
     row = best(table, metric)
     # Settings that this version does not know any more would be an error in every later command.
-    values = {key: row[key] for key in known_keys() if key != "seed" and row.get(key) is not None}
+    values = {key: row[key] for key in known_keys(row["loss.name"]) if key != "seed" and row.get(key) is not None}
     values["fit.epochs"] = values.get("fit.full_epochs") or values["fit.epochs"]
     return values, study, f"the best of study {study} (trial {row['trial']}, {metric} {row[f'metric.{metric}']:.4f})"
 

@@ -197,3 +197,26 @@ def test_presets_differ_where_the_release_departs_from_the_paper():
 def test_settings_cannot_be_changed_afterwards():
     with pytest.raises(ValueError, match="frozen"):
         Config().loss.gamma = 2.0
+
+
+def test_keys_are_those_of_the_chosen_loss():
+    keys = known_keys("scl")
+    assert "loss.projection" in keys
+    assert "loss.gamma" not in keys
+    config = build({"loss.name": "scl", "loss.tau": 0.2})
+    assert config.loss.tau == 0.2
+    assert build(config.flat()) == config
+
+
+def test_a_key_of_another_loss_says_whose_it_is():
+    with pytest.raises(ConfigError) as error:
+        build({"loss.name": "scl", "loss.gamma": 0.5, "loss.tau": -1.0})
+    assert error.value.problems == [
+        "loss.gamma: is a setting of loss.name=lac or lav or gta or lrprop, and this one is scl; leave it out",
+        "loss.tau: must be > 0, got -1.0",
+    ]
+
+
+def test_a_loss_that_there_is_not_is_named_with_those_that_there_are():
+    with pytest.raises(ConfigError, match=r"loss.name: must be one of gta, lac, .* got 'slc' \(here\)"):
+        build({"loss.name": "slc", "loss.tau": 1.0}, {"loss.name": "here"})

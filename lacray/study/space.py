@@ -31,7 +31,17 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from lacray.config import Config, ConfigError, UserError, as_number, build, known_keys, unknown_key
+from lacray.config import (
+    DEFAULT_LOSS,
+    LOSS_CONFIGS,
+    Config,
+    ConfigError,
+    UserError,
+    as_number,
+    build,
+    known_keys,
+    unknown_key,
+)
 from lacray.results import check_name
 
 SPACES = "search_spaces"
@@ -206,11 +216,12 @@ def parse_space(
     fixed = {key: as_number(value) for key, value in sections["fixed"].items()}
     search: dict[str, BaseDistribution] = {}
     origins = {key: where("fixed", key) for key in fixed}
-    known = known_keys()
+    losses = _losses(fixed, sections, overrides)
+    known = list(dict.fromkeys(key for loss in losses for key in known_keys(loss)))
     for key, spec in sections["search"].items():
         origins[key] = where("search", key)
         if key not in known:
-            problems.append(f"{unknown_key(key, known)} ({origins[key]})")
+            problems.append(f"{unknown_key(key, known, losses[0])} ({origins[key]})")
         elif key in overrides:
             continue
         elif key in fixed:
@@ -272,6 +283,18 @@ def parse_space(
         return replace(space, trials=len(space.points()))
     # All trials of a study that searches nothing would be one and the same.
     return space if space.distributions() else replace(space, trials=1)
+
+
+def _losses(
+    fixed: Mapping[str, Any], sections: Mapping[str, dict[str, Any]], overrides: Mapping[str, Any]
+) -> list[str]:
+    """The losses that trials of a space may have; what is no loss is told when their settings are built."""
+    searched = sections["search"].get("loss.name")
+    choices = searched.get("choices") if isinstance(searched, dict) else None
+    named = [values.get("loss.name") for values in sections["variants"].values() if isinstance(values, dict)]
+    everywhere = overrides.get("loss.name", fixed.get("loss.name", DEFAULT_LOSS))
+    wanted = [name or everywhere for name in [*(choices if isinstance(choices, list) else []), *named]] or [everywhere]
+    return [name for name in dict.fromkeys(wanted) if name in LOSS_CONFIGS] or [DEFAULT_LOSS]
 
 
 def _distribution(spec: Any) -> BaseDistribution:

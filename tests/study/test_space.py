@@ -284,3 +284,17 @@ def test_bundled_gamma_space_is_table_4():
     space = load_space(ROOT / "search_spaces" / "gamma.yaml")
     assert space.grid()["loss.gamma"] == [0.6, 0.7, 0.8, 0.9]
     assert len(space.grid()["seed"]) >= 3
+
+
+def test_variants_may_be_of_different_losses(tmp_path):
+    path = tmp_path / "methods.yaml"
+    path.write_text(
+        "search:\n  loss.tau: {type: float, low: 0.05, high: 0.5}\n"
+        "variants:\n  scl: {loss.name: scl, loss.projection: 0}\n  lac: {loss.gamma: 0.5}\n"
+    )
+    space = load_space(path)
+    assert [space.config({"variant": name, "loss.tau": 0.1}).loss.name for name in ("scl", "lac")] == ["scl", "lac"]
+    path.write_text(path.read_text().replace("loss.tau:", "loss.gamma:"))
+    with pytest.raises(ConfigError) as error:
+        load_space(path)
+    assert any("loss.gamma: is a setting of" in problem and "scl" in problem for problem in error.value.problems)
