@@ -340,7 +340,7 @@ class FitConfig(Section):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: NonNegative = 1.0
     clip_norm: Positive = 10.0
-    """Largest norm of the encoder's gradient."""
+    """Largest norm of the gradient, the loss's own parameters with the encoder's."""
     accumulate: Count = 1
     """Into how many batches, one after the other, a worker cuts its share of a step, to save memory; batch norms see
     one of them at a time."""

@@ -222,10 +222,9 @@ def _train_epoch(
         num_frames += int(loaded.lengths.sum())
         if not is_step:
             continue
-        encoder_norm = nn.utils.clip_grad_norm_(step.encoder.parameters(), config.fit.clip_norm)
-        loss_norm = nn.utils.get_total_norm([p.grad for p in step.loss.parameters() if p.grad is not None])
+        norm = nn.utils.clip_grad_norm_(step.parameters(), config.fit.clip_norm)
         # All ranks see the same summed gradient, so all of them stop here, at the same step.
-        if not bool(torch.isfinite(encoder_norm) & torch.isfinite(loss_norm.to(device))):
+        if not bool(torch.isfinite(norm)):
             position = epoch * loader.steps_per_epoch + number // accumulate
             raise _non_finite(config, position, told)
         optimizer.step()
