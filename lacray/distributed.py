@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather as all_gather_tensors
 
 T = TypeVar("T")
 
@@ -55,6 +57,16 @@ def all_gather(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value, group=_channel().group)
     return values
+
+
+def join(tensor: Tensor) -> Tensor:
+    """Every rank's tensor, of one shape, in order of rank along the first axis, on every rank.
+
+    Differentiable: each rank's part gets the sum of the gradients that it has on all ranks.
+    """
+    if world_size() == 1:
+        return tensor
+    return torch.cat(all_gather_tensors(tensor.contiguous()))
 
 
 def agree(error: Exception | None) -> None:

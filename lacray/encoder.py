@@ -130,7 +130,7 @@ class FeatureInput(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.net(features.float())
+        return self.net(features.to(next(self.net.parameters()).dtype))
 
 
 class Pictures(nn.Module):

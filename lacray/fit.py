@@ -10,7 +10,7 @@ import math
 import resource
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from lacray.data import Batch, FrameStore, PairLoader, VideoSet
 from lacray.data.augment import apply_to_clips
 from lacray.embedding import Evaluation, evaluate
 from lacray.encoder import Encoder, build_encoder
-from lacray.losses import Loss, build_loss, paired
+from lacray.losses import Clips, Loss, build_loss, paired
 
 
 class NonFiniteError(UserError):
@@ -42,14 +42,17 @@ class TrainStep(nn.Module):
         if batch.augmentations:
             clips = apply_to_clips(clips, batch.augmentations)
         embeddings = self.encoder(clips, batch.lengths.flatten() if batch.is_padded else None)
-        return self.loss(
-            paired(
-                embeddings.unflatten(0, (-1, 2)),
-                batch.steps,
-                lengths=batch.lengths,
-                video_lengths=batch.video_lengths,
-            )
+        embedded = paired(
+            embeddings.unflatten(0, (-1, 2)), batch.steps, lengths=batch.lengths, video_lengths=batch.video_lengths
         )
+        return self.loss(_joined(embedded) if self.loss.couples_pairs else embedded)
+
+
+def _joined(clips: Clips) -> Clips:
+    """The clips of all ranks as one batch: each computes the loss of all, DDP's mean makes one gradient of theirs."""
+    offset = distributed.rank() * len(clips.lengths)
+    own = replace(clips, video=clips.video + offset, pairs=clips.pairs + offset)
+    return Clips(**{field.name: distributed.join(getattr(own, field.name)) for field in fields(own)})
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def check_batch(config: Config, workers: int) -> None:
     """Refuse a step that cannot be shared out evenly.
 
     Raises:
-        ConfigError: `data.batch_size` is no multiple of workers x `fit.accumulate`.
+        ConfigError: `data.batch_size` is no multiple of workers x `fit.accumulate`, or the loss cannot be cut.
     """
     parts = workers * config.fit.accumulate
     if config.data.batch_size % parts:
@@ -86,6 +89,11 @@ def check_batch(config: Config, workers: int) -> None:
         raise ConfigError(
             f"data.batch_size: must be a multiple of workers x fit.accumulate = {workers} x {config.fit.accumulate}, "
             f"got {config.data.batch_size}; {nearest} is the next one, or take fewer workers"
+        )
+    if config.fit.accumulate > 1 and build_loss(config).couples_pairs:
+        raise ConfigError(
+            f"fit.accumulate: must be 1 with loss.name={config.loss.name}, in which all pairs of a step meet, got "
+            f"{config.fit.accumulate}; take more workers, or a smaller data.batch_size"
         )
 
 

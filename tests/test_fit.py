@@ -20,7 +20,7 @@ from settings import features_config, pouring_config
 from tiny import make_features
 
 from lacray import checkpoint, distributed, embedding, fit, simpouring
-from lacray.config import Config, ConfigError, UserError
+from lacray.config import LOSS_CONFIGS, Config, ConfigError, UserError, build
 from lacray.data import DataError, VideoSet, open_videos
 from lacray.embedding import Evaluation
 from lacray.encoder import build_encoder
@@ -202,6 +202,13 @@ def test_a_step_that_cannot_be_shared_out_evenly_is_refused_with_a_remedy(featur
         fit.check_batch(features_config(features, data__batch_size=4, fit__accumulate=accumulate), workers)
 
 
+def test_a_loss_in_which_pairs_meet_cannot_be_cut(features):
+    values = {key: value for key, value in features_config(features).flat().items() if not key.startswith("loss.")}
+    config = build({**values, "loss.name": "tcc", "fit.accumulate": 2})
+    with pytest.raises(ConfigError, match=r"fit.accumulate: must be 1 with loss.name=tcc, .* got 2"):
+        next(fit.fit(config, open_videos(config.data)))
+
+
 def test_parts_are_the_mean_over_the_epochs_batches(features, monkeypatch):
     seen: list[dict[str, float]] = []
     forward = fit.TrainStep.forward
@@ -334,6 +341,26 @@ def one_step_of_resnet(pouring: Path) -> dict[str, Any]:
     return {"event": as_it_was(event)}
 
 
+LOSSES: list[dict[str, Any]] = [
+    *({"loss.name": name} for name in LOSS_CONFIGS),
+    {"loss.name": "tcn", "loss.objective": "triplet", "loss.positive_window": 2, "loss.negative_window": 4},
+    {"loss.name": "tcc", "loss.stochastic": True, "loss.cycle_length": 3},
+    {"loss.name": "scl", "loss.negatives": "noself"},
+]
+
+
+def a_step_of_each_loss(features: Path) -> list[Any]:
+    """Clips longer than some of the videos, so that pairs count for more and less."""
+    told = []
+    common = features_config(features, **one_step({"fit__epochs": 2, "data__batch_size": 4, "data__num_frames": 40}))
+    values = {key: value for key, value in common.flat().items() if not key.startswith("loss.")}
+    for fields in LOSSES:
+        config = build({**values, **fields})
+        with double_precision():
+            told.append(as_it_was(next(fit.fit(config, open_videos(config.data)))))
+    return told
+
+
 def resumed(features: Path, folder: Path) -> dict[str, Any]:
     """Two epochs with dropout, and the second of them again."""
     config = features_config(features, fit__epochs=2, fit__steps_per_epoch=3, encoder__dropout=0.3)
@@ -374,6 +401,7 @@ def one_rank(rank: int, folder: Path, features: Path, pouring: Path) -> dict[str
     return {
         "whole": whole_run(pouring),
         "resnet": one_step_of_resnet(pouring),
+        "losses": a_step_of_each_loss(features),
         "resumed": resumed(features, folder),
         "control": embedding.control(
             features_config(features), open_videos(features_config(features).data), "untrained", "val"
@@ -394,9 +422,13 @@ def joint(features, pouring, tmp_path_factory) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def alone(pouring) -> dict[str, Any]:
+def alone(pouring, features) -> dict[str, Any]:
     """What one process tells of the same settings."""
-    return {"whole": whole_run(pouring), "resnet": one_step_of_resnet(pouring)}
+    return {
+        "whole": whole_run(pouring),
+        "resnet": one_step_of_resnet(pouring),
+        "losses": a_step_of_each_loss(features),
+    }
 
 
 def test_two_ranks_take_the_steps_of_one_on_the_same_pairs_in_the_same_order(joint, alone):
@@ -440,6 +472,15 @@ def test_every_rank_tells_the_parts_and_metrics_that_one_tells(joint, alone):
         assert one.metrics == pytest.approx(other.metrics, rel=1e-5, nan_ok=True)
         assert one.notes == other.notes
     assert min(first.frames_per_second, second.frames_per_second) > 0
+
+
+@pytest.mark.parametrize("number", range(len(LOSSES)), ids=lambda number: "-".join(map(str, LOSSES[number].values())))
+def test_two_ranks_have_the_loss_and_the_gradient_of_one_whatever_the_loss(joint, alone, number):
+    one, other = joint[0]["losses"][number], alone["losses"][number]
+    assert one.parts == pytest.approx(other.parts, rel=1e-9)
+    for a, b in zip(first_gradients(one.state), first_gradients(other.state), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+    assert any(gradient.any() for gradient in first_gradients(one.state))
 
 
 def test_a_torchvision_backbones_batch_norms_see_the_joined_batch(joint, alone):

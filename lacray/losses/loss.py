@@ -15,7 +15,7 @@ class Loss(nn.Module):
     """
 
     couples_pairs = False
-    """Whether clips of different pairs meet in it: several ranks then share their embeddings, to be one batch."""
+    """Whether it is no mean over pairs: several ranks then join their embeddings, to be one batch."""
 
     def forward(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, in float32 at least.

@@ -21,10 +21,11 @@ class SclLoss(Loss):
     Source: CARL (arXiv 2203.14957), Eq. 2-5.
     """
 
+    couples_pairs = True
+
     def __init__(self, config: SclConfig, *, embedding: int) -> None:
         super().__init__()
         self.config = config
-        self.couples_pairs = config.negatives == "noself"
         width = config.projection
         # Behind the encoder in training alone; what is evaluated is what goes into it.
         self.projection = (

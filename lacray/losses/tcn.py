@@ -21,6 +21,7 @@ class TcnLoss(Loss):
     def __init__(self, config: TcnConfig) -> None:
         super().__init__()
         self.config = config
+        self.couples_pairs = config.objective == "triplet"
 
     def compute(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
