@@ -20,8 +20,8 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 
 def _allocations(profiler: profile) -> Iterable[Any]:
-    assert profiler.profiler is not None
-    pending = list(profiler.profiler.kineto_results.experimental_event_tree())
+    results: Any = profiler.profiler
+    pending = list(results.kineto_results.experimental_event_tree())
     while pending:
         event = pending.pop()
         pending += event.children

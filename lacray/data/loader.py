@@ -24,7 +24,7 @@ STREAMED_FRAMES = 64
 PIECE_BYTES = 1 << 27
 """Pictures that are decoded in one go, at most; they are in memory twice for a moment."""
 WHOLE_VIDEO = 64
-"""A video up to this many times the frames that are asked for is decoded whole, to be kept; of a longer one, only those."""
+"""A video of up to this many times the frames asked for is decoded whole and kept; of a longer one, only those."""
 
 
 @dataclass(frozen=True)
