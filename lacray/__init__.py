@@ -4,6 +4,6 @@ import os
 
 __version__ = "0.1.0"
 
-# Threads of torch's that wait for each other sleep in place of spinning: where other processes take a core, each of them
-# would spin for the one that is not running. OpenMP reads this once, when torch is imported; a value that is there wins.
+# torch's threads sleep while they wait for each other, they do not spin: where other processes take a core, all would
+# spin for the one that is not running. OpenMP reads this once, when torch is imported; a value that is there wins.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
