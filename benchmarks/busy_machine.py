@@ -91,39 +91,45 @@ def main() -> None:
     if arguments.alone:
         print(json.dumps(train(arguments.alone, arguments.threads, arguments.seconds)))
         return
-    cores = len(os.sched_getaffinity(0))
     runs: dict[tuple[int, str], list[dict[str, float]]] = {}
     for _ in range(arguments.repetitions):
         for others in arguments.others:
             for setting, fixed in SETTINGS.items():
-                threads = fixed or arguments.threads
-                found = measured(setting, threads, others, arguments.seconds)
-                runs.setdefault((others, setting), []).append(found)
-                print(f"{others} others, {setting}: {json.dumps(found)}", flush=True)
-    alone = statistics.median(run["per_cpu"] for run in runs[arguments.others[0], "one thread"])
-    rows: list[dict[str, Any]] = []
+                figures = measured(setting, fixed or arguments.threads, others, arguments.seconds)
+                runs.setdefault((others, setting), []).append(figures)
+                print(f"{others} others, {setting}: {json.dumps(figures)}", flush=True)
+    cores = len(os.sched_getaffinity(0))
+    rows = compared(runs, arguments.threads, cores)
+    for row in rows:
+        print(
+            f"{row['others']} others, {row['setting']:10}: {row['frames_per_second']:7.0f} frames/s, "
+            f"{row['of_fair_share']:.2f} of its fair share, "
+            f"{row['of_one_threads_work_per_cpu']:.2f} of one thread's work in a second of CPU"
+        )
+    print(json.dumps({"benchmark": "busy_machine", "cores": cores, "load": os.getloadavg()[0], "rows": rows}))
+
+
+def compared(runs: dict[tuple[int, str], list[dict[str, float]]], threads: int, cores: int) -> list[dict[str, Any]]:
+    """Medians over the repetitions, and what they are of a fair share."""
+    fewest = min(others for others, _ in runs)
+    alone = statistics.median(run["per_cpu"] for run in runs[fewest, "one thread"])
+    rows = []
     for (others, setting), found in runs.items():
-        threads = SETTINGS[setting] or arguments.threads
-        fair = min(threads, cores * threads / (threads + others))
+        own = SETTINGS[setting] or threads
+        fair = min(own, cores * own / (own + others))
         median = {name: statistics.median(run[name] for run in found) for name in found[0]}
         rows.append(
             {
                 "others": others,
                 "setting": setting,
-                "threads": threads,
+                "threads": own,
                 **{name: round(value, 2) for name, value in median.items()},
                 "least_frames_per_second": round(min(run["frames_per_second"] for run in found), 2),
                 "of_fair_share": round(median["frames_per_second"] / (alone * fair), 3),
                 "of_one_threads_work_per_cpu": round(median["per_cpu"] / alone, 3),
             }
         )
-        row = rows[-1]
-        print(
-            f"{others} others, {setting:10}: {row['frames_per_second']:7.0f} frames/s, "
-            f"{row['of_fair_share']:.2f} of its fair share, "
-            f"{row['of_one_threads_work_per_cpu']:.2f} of one thread's work in a second of CPU"
-        )
-    print(json.dumps({"benchmark": "busy_machine", "cores": cores, "load": os.getloadavg()[0], "rows": rows}))
+    return rows
 
 
 if __name__ == "__main__":

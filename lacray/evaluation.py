@@ -657,14 +657,21 @@ def evaluate(
     if unlabelled:
         said.append(f"no labelled frame in {' and '.join(unlabelled)}: only label-free metrics")
     else:
+        labelled = _labelled(train)
+        by_count: dict[int, tuple[float, float]] = {}
         for fraction in fractions:
             key = f"class_{round(100 * fraction)}"
-            metrics[key] = phase_classification(train, val, fraction)
-            chosen = _first(_labelled(train), fraction)
+            chosen = _first(labelled, fraction)
+            # Of few videos, several fractions are the same ones.
+            if len(chosen) not in by_count:
+                by_count[len(chosen)] = (
+                    phase_classification(chosen, val, 1.0),
+                    phase_classification(chosen, val, 1.0, "logistic"),
+                )
+            metrics[key], metrics[f"{key}_logistic"] = by_count[len(chosen)]
             if (step := _svm_step(chosen)) > 1:
                 num_frames = sum(len(s.embeddings) for s in chosen)
                 said.append(f"{key}: the SVM learned from one in {step} of {num_frames} frames ({SVM_FRAMES} at most)")
-            metrics[f"{key}_logistic"] = phase_classification(train, val, fraction, "logistic")
             if draws and fraction < 1:
                 metrics[f"{key}_draws"] = phase_classification(train, val, fraction, draws=draws, seed=seed)
         metrics["progress"] = progress(train, val)
