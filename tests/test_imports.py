@@ -23,11 +23,12 @@ sys.meta_path.insert(0, Blocker())
 """
 
 # Of the package's own modules, which each may import besides itself. Not listed: the entry points, which may all.
-FOUNDATION = {"config", "ops"}
+FOUNDATION = {"config", "ops", "text"}
 DATA_SIDE = {"losses", "encoder", "data", "evaluation", "batch_norm", "distributed", "checkpoint", "embedding", "fit"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "config": set(),
-    "ops": {"config"},
+    "text": set(),
+    "config": {"text"},
+    "ops": {"config", "text"},
     "losses": FOUNDATION,
     "batch_norm": set(),
     "encoder": FOUNDATION | {"batch_norm"},
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": FOUNDATION | DATA_SIDE | {"results", "run"},
     "nodes": {"config"},
     "watch": set(),
-    "cli": {"config", "data", "results", "watch"},
+    "cli": {"config", "data", "results", "text", "watch"},
     "progress": {"cli", "worker"},
     "study": FOUNDATION | DATA_SIDE | {"results", "run", "worker", "nodes", "watch", "cli"},
 }
