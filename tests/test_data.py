@@ -16,9 +16,9 @@ import torch
 from paths import shared
 
 from lacray.config import DataConfig
-from lacray.data import DataError, FrameStore, PairLoader, VideoSet, open_videos
+from lacray.data import DataError, FrameStore, PairLoader, Video, VideoSet, open_videos
 from lacray.data import augment as augmentation
-from lacray.data.layouts import Video, read_restricted_pickle
+from lacray.data.pickles import read_restricted_pickle
 from lacray.data.video import UnreadableVideoError, decode, frame_index
 
 # ---------------------------------------------------------------------------------------------------------------------

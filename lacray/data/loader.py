@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from lacray.config import DataConfig
 from lacray.data import augment
-from lacray.data.layouts import DataError, Video
 from lacray.data.sampling import Steps, context_steps, random_clip, time_augment, uniform
-from lacray.data.video import UnreadableVideoError, decode
+from lacray.data.sources import source_of
+from lacray.data.video import UnreadableVideoError
+from lacray.data.videoset import DataError, Video
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,11 @@ class FrameStore:
     def read(self, video: Video, steps: Steps, *, first: int = 0) -> NDArray[np.generic]:
         """Frames (n, K, 3, H, W) uint8 with their contexts (none before `first`), or features (n, C)."""
         if self.config.input == "features":
-            try:
-                features = np.load(video.path, mmap_mode="r", allow_pickle=False)
-                return np.asarray(features[steps], dtype=np.float32)
-            except (OSError, ValueError, IndexError) as error:
-                raise DataError(f"{video.path}: cannot be read any more ({error}); mend or remove it") from error
+            return self._read(video, steps)
         config = self.config
         wanted = context_steps(steps - first, num_contexts=config.num_contexts, stride=config.context_stride) + first
         kept = self._keep(video)
-        frames = kept[wanted.reshape(-1)] if kept is not None else self._decode(video, wanted.reshape(-1))
+        frames = kept[wanted.reshape(-1)] if kept is not None else self._read(video, wanted.reshape(-1))
         return frames.reshape(*wanted.shape, *frames.shape[1:])
 
     def _keep(self, video: Video) -> NDArray[np.uint8] | None:
@@ -85,14 +83,14 @@ class FrameStore:
             return self._kept[video.path]
         while self._bytes + size > budget:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        frames = self._decode(video, np.arange(video.num_frames))
+        frames = self._read(video, np.arange(video.num_frames))
         self._kept[video.path] = frames
         self._bytes += frames.nbytes
         return frames
 
-    def _decode(self, video: Video, frames: Steps) -> NDArray[np.uint8]:
+    def _read(self, video: Video, frames: Steps) -> NDArray[Any]:
         try:
-            return decode(video.path, frames, size=self.config.size)
+            return source_of(video.path).read(frames, size=self.config.size)
         except UnreadableVideoError as error:
             # Its first frame and all its packets were there: the damage shows only now.
             raise DataError(f"{video.path}: {error}; mend or remove it") from error

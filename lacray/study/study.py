@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from sqlalchemy.engine import URL
+
 from lacray.cli import absolute, advice, commit, placed, prepare_videos, shell, warn
 from lacray.config import ConfigError, UserError, cache_dir
 from lacray.fit import check_batch
@@ -357,7 +359,7 @@ class Study:
     def default_storage(self) -> str:
         """URL of the Optuna storage that shows the study, where none is given."""
         folder = cache_dir() if "://" in self.options.results else Path(absolute(self.options.results))
-        return f"sqlite:///{folder / 'optuna.db'}"
+        return URL.create("sqlite", database=str(folder / "optuna.db")).render_as_string(hide_password=False)
 
     def resume_command(self) -> str:
         """How to go on, as it can be pasted."""

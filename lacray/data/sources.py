@@ -1,0 +1,167 @@
+"""What can be read frame by frame: a video file, features of one. One class each, one line in `SOURCES`."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from lacray.data.video import UnreadableVideoError, decode, frame_index
+
+# Values that are looked at in one go: they stay in the processor's cache.
+SCANNED = 1 << 18
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When the frames of a video are shown."""
+
+    times: NDArray[np.float64]
+    """(num_frames,) seconds, from where a player begins to count."""
+    frame: float
+    """How long a frame is shown, in seconds; the median where that varies."""
+    end: float
+    """When the file ends, in seconds: its last frame, or its sound."""
+
+
+class Source(Protocol):
+    """A video as it lies on disk; every method raises `UnreadableVideoError`, whose message says why."""
+
+    def __init__(self, path: str) -> None: ...
+
+    def probe(self) -> tuple[int, int | None]:
+        """Frames, and the channels of features; None for pictures."""
+
+    def read(self, frames: NDArray[np.int64], *, size: int) -> NDArray[Any]:
+        """Some frames: (n, 3, size, size) uint8, or (n, channels) float32."""
+
+    def clock(self) -> Clock:
+        """When the frames are shown."""
+
+
+class VideoFile:
+    """A file that FFmpeg opens."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def probe(self) -> tuple[int, int | None]:
+        _check_regular(self.path)
+        return len(frame_index(self.path)), None
+
+    def read(self, frames: NDArray[np.int64], *, size: int) -> NDArray[np.uint8]:
+        return decode(self.path, frames, size=size)
+
+    def clock(self) -> Clock:
+        times = frame_index(self.path).times
+        try:
+            with av.open(self.path) as container:
+                stream = container.streams.video[0]
+                base, rate = stream.time_base, stream.average_rate or stream.guessed_rate
+                began = None if container.start_time is None else container.start_time / av.time_base
+                lasts = None if container.duration is None else container.duration / av.time_base
+        except (OSError, IndexError, av.FFmpegError) as error:
+            raise UnreadableVideoError(f"cannot be opened any more ({type(error).__name__})") from error
+        if base is None or (np.array_equal(times, np.arange(len(times))) and not _is_rate(base, rate)):
+            # No times in the container: the frames were counted.
+            if not rate:
+                raise UnreadableVideoError("has no frame times")
+            seconds = np.asarray(times / float(rate), dtype=np.float64)
+            began = 0.0
+        else:
+            seconds = np.asarray(times * float(base), dtype=np.float64)
+        # A player's clock is zero where the file begins, which may be its sound.
+        zero = min(seconds[0], began) if began is not None else seconds[0]
+        frame = float(np.median(np.diff(seconds))) if len(seconds) > 1 else float(1 / rate) if rate else 0.0
+        seconds = seconds - zero
+        return Clock(seconds, frame, max(float(seconds[-1]) + frame, lasts or 0.0))
+
+
+def _is_rate(base: Any, rate: Any) -> bool:
+    """Whether a tick of the clock is a frame."""
+    return bool(rate) and 0.5 < float(base) * float(rate) < 2
+
+
+class FeatureFile:
+    """An array (frames, channels) of a frozen backbone."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def probe(self) -> tuple[int, int | None]:
+        try:
+            _check_regular(self.path)
+        except UnreadableVideoError as error:
+            raise UnreadableVideoError(f"{Path(self.path).name} {error}") from error
+        status = os.stat(self.path)
+        return _probed_features(self.path, status.st_size, status.st_mtime_ns)
+
+    def read(self, frames: NDArray[np.int64], *, size: int) -> NDArray[np.float32]:
+        try:
+            features = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            return np.asarray(features[frames], dtype=np.float32)
+        except (OSError, ValueError, IndexError, EOFError) as error:
+            raise UnreadableVideoError(f"cannot be read any more ({error})") from error
+
+    def clock(self) -> Clock:
+        raise UnreadableVideoError("has no frame times: features hold none")
+
+
+@lru_cache(maxsize=65536)
+def _probed_features(path: str, size: int, changed: int) -> tuple[int, int]:
+    """Frames and channels of an array; looked at as a whole, once as long as the file stays as it is."""
+    name = Path(path).name
+    try:
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UnreadableVideoError(f"{name} is no array ({error})") from error
+    if not isinstance(features, np.ndarray):
+        raise UnreadableVideoError(f"{name} must be one array of floats, got an archive of several")
+    if features.ndim != 2 or 0 in features.shape or not np.issubdtype(features.dtype, np.floating):
+        raise UnreadableVideoError(
+            f"{name} must be (frames, channels) of floats, got {features.shape} {features.dtype}"
+        )
+    order: Literal["C", "F"] = "F" if features.flags.f_contiguous else "C"
+    values = features.ravel(order)
+    for start in range(0, len(values), SCANNED):
+        with np.errstate(over="ignore"):
+            # As they are trained on: a float64 may be too large for that.
+            bad = ~np.isfinite(values[start : start + SCANNED].astype(np.float32, copy=False))
+        if bad.any():
+            frame, channel = np.unravel_index(start + int(bad.argmax()), features.shape, order=order)
+            raise UnreadableVideoError(
+                f"{name} must hold finite float32 numbers, got {features[frame, channel]} in frame {frame}, "
+                f"channel {channel}"
+            )
+    return features.shape[0], features.shape[1]
+
+
+def _check_regular(path: str) -> None:
+    """Refuse what would be waited for without end, and what is not there."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error})"
+        raise UnreadableVideoError(reason) from error
+    if not stat.S_ISREG(mode):
+        raise UnreadableVideoError("is a folder" if stat.S_ISDIR(mode) else "is no regular file")
+
+
+# The first that takes a path reads it.
+SOURCES: list[tuple[Callable[[str], bool], type[Source]]] = [
+    (lambda path: path.endswith(".npy"), FeatureFile),
+    (lambda path: True, VideoFile),
+]
+
+
+def source_of(path: str) -> Source:
+    """What reads the frames of a video that lies there."""
+    return next(kind for takes, kind in SOURCES if takes(path))(path)
