@@ -39,6 +39,8 @@ class Listing:
     phases: list[str]
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    splits_by: str = ""
+    """How the splits came about, where nobody has written them."""
 
 
 @dataclass(frozen=True)

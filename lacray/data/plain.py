@@ -145,6 +145,7 @@ def _splits(root: Path, names: Names, videos: list[str], listing: Listing) -> di
     split_of = {name: "val" if index % 5 == 4 else "train" for index, name in enumerate(videos)}
     table = _table(root, "splits", frozenset({"video", "split"}), listing.problems)
     if table is None:
+        listing.splits_by = "; every fifth is val, for want of a splits.csv"
         return split_of
     lacks = [column for column in ("video", "split") if column not in table.columns]
     if lacks:

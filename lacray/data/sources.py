@@ -32,6 +32,25 @@ class Clock:
     """When the file ends, in seconds: its last frame, or its sound."""
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a person wants to know of a video before hours are spent on it."""
+
+    seconds: float | None = None
+    rate: float | None = None
+    """Frames a second, their median where that varies."""
+    is_variable: bool = False
+    """Whether frames are shown for times that differ by more than rounding."""
+    size: tuple[int, int] | None = None
+    """Width and height, as players show it."""
+    rotation: int = 0
+    """Degrees by which players turn it."""
+    kind: str = ""
+    """Codec and container; of features, their type and width."""
+    missing: float = 0.0
+    """Seconds that the file announces and does not hold."""
+
+
 class Source(Protocol):
     """A video as it lies on disk; every method raises `UnreadableVideoError`, whose message says why."""
 
@@ -45,6 +64,9 @@ class Source(Protocol):
 
     def clock(self) -> Clock:
         """When the frames are shown."""
+
+    def facts(self) -> Facts:
+        """What headers, packets and the first frame tell."""
 
 
 class VideoFile:
@@ -84,6 +106,35 @@ class VideoFile:
         seconds = seconds - zero
         return Clock(seconds, frame, max(float(seconds[-1]) + frame, lasts or 0.0))
 
+    def facts(self) -> Facts:
+        clock = self.clock()
+        try:
+            with av.open(self.path) as container:
+                stream = container.streams.video[0]
+                stream.codec_context.thread_count = 1
+                picture = next(container.decode(stream))
+                width, height, rotation = picture.width, picture.height, picture.rotation
+                if stream.duration is not None and stream.time_base is not None:
+                    announced = float(stream.duration * stream.time_base)
+                else:
+                    announced = 0.0 if len(container.streams) > 1 else (container.duration or 0) / av.time_base
+                kind = f"{stream.codec_context.name} in {container.format.name.partition(',')[0]}"
+        except (OSError, IndexError, StopIteration, av.FFmpegError) as error:
+            raise UnreadableVideoError(f"cannot be decoded any more ({type(error).__name__})") from error
+        held = float(clock.times[-1]) + clock.frame
+        between = np.diff(clock.times)
+        # A container that counts milliseconds shows one frame for 33 and the next for 34.
+        is_variable = bool(len(between)) and bool((np.abs(between - clock.frame) > 0.25 * clock.frame + 0.002).any())
+        return Facts(
+            seconds=held - float(clock.times[0]),
+            rate=1 / clock.frame if clock.frame > 0 else None,
+            is_variable=is_variable,
+            size=(height, width) if rotation % 180 else (width, height),
+            rotation=rotation % 360,
+            kind=kind,
+            missing=announced - held if announced - held > max(1.0, 0.05 * announced) else 0.0,
+        )
+
 
 def _is_rate(base: Any, rate: Any) -> bool:
     """Whether a tick of the clock is a frame."""
@@ -113,6 +164,10 @@ class FeatureFile:
 
     def clock(self) -> Clock:
         raise UnreadableVideoError("has no frame times: features hold none")
+
+    def facts(self) -> Facts:
+        features = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return Facts(kind=f"{features.dtype}, {features.shape[1]} channels")
 
 
 @lru_cache(maxsize=65536)
