@@ -119,8 +119,10 @@ class _Search:
         self.passed = PassedOver()
         self.files: list[_File] = []
         self.links: list[tuple[Path, str]] = []
-        self.seen: set[str] = set()
-        """Real paths of the folders that were read."""
+        self.read: dict[str, str] = {}
+        """The folders that were read, by their real path, each with the name under which it was."""
+        self.ways: list[tuple[str, str]] = []
+        """Further names of folders, each with that one."""
 
     def run(self, root: Path) -> Found:
         self._read(root, "", os.path.realpath(root))
@@ -131,10 +133,11 @@ class _Search:
         return self._named()
 
     def _read(self, folder: Path, name: str, real: str) -> None:
-        if real in self.seen:
+        if real in self.read:
             self.passed.add("links to folders that are read anyway", shown(name))
+            self.ways.append((name, self.read[real]))
             return
-        self.seen.add(real)
+        self.read[real] = name
         try:
             with os.scandir(folder) as entries:
                 ordered = sorted(entries, key=lambda entry: entry.name)
@@ -197,6 +200,9 @@ class _Search:
             else:
                 first[file.identity] = name
                 paths[name] = file.path
+            for way, folder in self.ways:
+                if file.inside.startswith(f"{folder}/"):
+                    twins[shown(way + file.inside[len(folder) :])] = first[file.identity]
         return Found(dict(sorted(paths.items())), twins, self.passed)
 
 

@@ -50,9 +50,12 @@ class Names:
 
     def closest(self, text: str, *, most: int = 3) -> list[str]:
         """The names that are most like a text."""
-        last = {_folded(_below(_parts(name)))[-1]: name for name in self.videos}
-        asked = _folded(_parts(text) or ("",))[-1]
-        return [last[near] for near in difflib.get_close_matches(asked, last, n=most, cutoff=0.6)]
+        known: dict[str, list[str]] = {}
+        for name in self.videos:
+            known.setdefault(_folded(_stem(_parts(name)))[-1], []).append(name)
+        asked = _folded(_stem(_parts(text) or ("",)))[-1]
+        near = difflib.get_close_matches(asked, known, n=most, cutoff=0.6)
+        return [name for stem in near for name in known[stem]][:most]
 
     @cached_property
     def _by_end(self) -> dict[tuple[Callable[[Parts], Parts], bool], dict[str, list[tuple[Parts, str]]]]:

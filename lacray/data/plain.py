@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lacray.config import DataConfig
-from lacray.data.discovery import VIDEO_SUFFIXES, Found, find_files
+from lacray.data.discovery import VIDEO_SUFFIXES, Found, find_files, shown
 from lacray.data.labels import COLUMNS, FRAMES, KNOWN, SECONDS, Segment, phase_order, read_segment, time_columns
 from lacray.data.listing import Entry, Layout, Listing, Sidecars
 from lacray.data.names import FOLDER, Names, same_end
@@ -44,8 +44,7 @@ def read(root: Path, config: DataConfig) -> Listing:
     segments = _segments(root, names, listing)
     listing.phases = phase_order(segments.values())
     listing.entries = [Entry(name, path, splits[name], segments.get(name)) for name, path in paths.items()]
-    unread = [p.name for p in sorted(root.iterdir()) if p.suffix.lower() in TABLES and p.name.lower() not in OWN]
-    unread = [name for name in unread if not name.startswith((".", "~"))]
+    unread = [shown(path.name) for path in _tables(root) if path.name.lower() not in OWN]
     if unread:
         listing.notes.append(
             f"not read: {', '.join(unread[:3])}{', ...' if len(unread) > 3 else ''}; labels are read from "
@@ -59,12 +58,18 @@ LAYOUT = Layout("plain", lambda root: True, read)
 
 def _videos(root: Path) -> Found:
     if not (root / FOLDER).is_dir():
-        return find_files(root, VIDEO_SUFFIXES, ignored=OWN)
+        return find_files(root, VIDEO_SUFFIXES, ignored={*OWN, *(path.name.lower() for path in _tables(root))})
     found = find_files(root / FOLDER, VIDEO_SUFFIXES)
     for path in sorted(root.iterdir()):
         if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file():
             found.passed.add(f"videos outside {FOLDER}/", path.name)
     return found
+
+
+def _tables(root: Path) -> list[Path]:
+    """Files that may be meant to be read as tables."""
+    tables = (path for path in sorted(root.iterdir()) if path.suffix.lower() in TABLES)
+    return [path for path in tables if not path.name.startswith((".", "~"))]
 
 
 def _nothing(root: Path, config: DataConfig, summary: str) -> str:
