@@ -149,3 +149,49 @@ def test_all_that_is_wrong_with_carl_files_is_told_at_once(tmp_path):
 def test_labels_shorter_than_the_video_leave_the_rest_without_phase(tmp_path):
     videos = opened(carl(tmp_path, labels=lambda length: torch.zeros(length - 4, dtype=torch.long)), validation_share=0)
     assert videos.train[0].labels.tolist() == [0] * 11 + [-1] * 4
+
+
+def with_file(root: Path, video_file: str) -> Path:
+    """The first training video under another name in the pickle."""
+    items = pickle.loads((root / "train.pkl").read_bytes())
+    items[0]["video_file"] = video_file
+    (root / "train.pkl").write_bytes(pickle.dumps(items))
+    return root
+
+
+def test_videos_behind_a_link_are_read(tmp_path):
+    root = carl(tmp_path / "data", labels=thirds)
+    (root / "videos").rename(tmp_path / "disk")
+    (root / "videos").symlink_to(tmp_path / "disk")
+    videos = opened(root, validation_share=0)
+    assert [video.name for video in videos.train] == ["videos/train0.mp4", "videos/train1.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "written"),
+    [
+        ("videos/train0.mp4", "videos\\train0.mp4"),
+        ("videos/train0.mp4", "videos/Train0.MP4"),
+        ("videos/u\u0308 0.mp4", "videos/\u00fc 0.mp4"),
+        ("videos/\u00fc 0.mp4", "videos/u\u0308 0.mp4"),
+    ],
+)
+def test_a_video_that_another_system_wrote_is_found(tmp_path, on_disk, written):
+    root = with_file(carl(tmp_path, labels=thirds), written)
+    (root / "videos/train0.mp4").rename(root / on_disk)
+    videos = opened(root, validation_share=0)
+    assert videos.unreadable == []
+    assert Path(videos.train[0].path) == root / on_disk
+
+
+@pytest.mark.parametrize("written", ["..\\outside.mp4", "C:\\outside.mp4", "videos/../../outside.mp4", "a\0b.mp4", ""])
+def test_no_way_of_writing_leads_out_of_the_folder(tmp_path, written):
+    write_video(tmp_path / "outside.mp4", pattern(15))
+    root = with_file(carl(tmp_path / "data", labels=thirds), written)
+    assert "video_file must lie in ROOT, got" in problems_of(root)
+
+
+def test_a_video_in_both_pickles_is_refused(tmp_path):
+    root = carl(tmp_path, labels=thirds)
+    (root / "val.pkl").write_bytes((root / "train.pkl").read_bytes())
+    assert "ROOT: videos/train0.mp4 is in train.pkl and in val.pkl; keep it in one of them" in problems_of(root)
