@@ -249,8 +249,11 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
 
-def prepare_videos(config: Config, *, for_study: bool) -> VideoSet:
+def prepare_videos(config: Config, *, for_study: bool, metric: str = "objective") -> VideoSet:
     """Open (and, the first time, render) the videos before anything starts, and say what they are.
+
+    Args:
+        for_study: whether a study selects on them, by `metric`.
 
     Raises:
         DataError: as `open_videos`; or a study has nothing to select by.
@@ -264,7 +267,7 @@ def prepare_videos(config: Config, *, for_study: bool) -> VideoSet:
         f"videos: {len(videos.train)} train, {len(videos.validation)} validation, {len(videos.val)} val, "
         f"{len(videos.phases)} phases ({videos.root}){left_out}"
     )
-    problems = why_not_selectable(videos) if for_study else []
+    problems = why_not_selectable(videos, metric) if for_study else []
     if problems:
         raise DataError(problems)
     return videos

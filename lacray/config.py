@@ -77,7 +77,8 @@ class DataConfig(Section):
     augment: bool = True
     """Spatial and colour augmentation, one draw per clip (videos only)."""
     validation_share: float = Field(0.2, ge=0, lt=1)
-    """Share of the TRAINING videos that a study selects on; 0 trains on all of them."""
+    """Share of the TRAINING videos that a study selects on, of the labelled ones where some are, two at least; 0
+    trains on all of them."""
     max_unreadable: Share = 0.1
     """The run stops when more than this share of the videos cannot be read, and names them all in any case."""
     num_loaders: int = Field(0, ge=0)

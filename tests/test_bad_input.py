@@ -137,18 +137,24 @@ def test_the_best_of_a_study_is_by_the_metric_that_it_maximised(tmp_path):
         assert said in words
 
 
-@pytest.mark.parametrize("labels", ["none", "one video", "one phase"])
+@pytest.mark.parametrize("labels", ["none", "one video", "two videos", "one phase"])
 def test_a_study_that_could_not_select_by_its_labels(capsys, data, labels):
     """Told before anything starts, not after the last trial."""
     path = data / "segments.csv"
     header, *lines = path.read_text().splitlines()
     kept = {
         "none": [],
+        "two videos": [line for line in lines if "clip00" in line or "clip01" in line],
         "one video": [line for line in lines if "clip00" in line],
         "one phase": [f"{line.rsplit(',', 1)[0]},pour" for line in lines],
     }[labels]
     path.write_text("\n".join([header, *kept]) + "\n")
     told = refused(capsys, tune.main, *tiny_settings(data))
+    if labels == "two videos":
+        (line,) = told
+        assert "a study that maximises objective compares two validation videos at least, got 1; label more" in line
+        assert_nothing_written()
+        return
     for line in told:
         assert "a study selects by labels of two phases at least in the training and in the validation share" in line
         assert re.search(r"got \d+ labelled frames of [01] phases? in the \d (training|validation) videos", line)

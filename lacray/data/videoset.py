@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 
 from lacray.config import UserError
 
+# Of the metrics that a study may maximise: those that need no labels, and those that score a video by itself.
+NEED_NO_LABELS = ("kendalls_tau",)
+NEED_ONE_VIDEO = ("progress", *(f"class_{share}{kind}" for share in (10, 50, 100) for kind in ("", "_logistic")))
+
 
 class DataError(UserError):
     """What is wrong with a data set on disk, a line each."""
@@ -83,18 +87,21 @@ class VideoSet:
 def held_out(training: Sequence[Video], share: float) -> frozenset[str]:
     """Names of the training videos that a study selects on: a share of the labelled ones, of all where none is.
 
+    Two at least, because most metrics compare videos with each other, unless that would be more than half of them.
     Which they are belongs to the data, not to a run's seed: all trials of a study share them.
     """
     if share <= 0:
         return frozenset()
     chosen = [video.name for video in training if video.is_labelled] or [video.name for video in training]
     order = np.random.default_rng(0).permutation(len(chosen))
-    return frozenset(chosen[index] for index in order[: max(round(share * len(chosen)), 1)])
+    least = 2 if len(chosen) >= 4 else 1
+    return frozenset(chosen[index] for index in order[: max(round(share * len(chosen)), least)])
 
 
-def why_not_selectable(videos: VideoSet) -> list[str]:
-    """Why a study could not select on these videos: known now, not after its trials."""
+def why_not_selectable(videos: VideoSet, metric: str = "objective") -> list[str]:
+    """Why a study could not select on these videos by a metric: known now, not after its trials."""
     remedy = f"or train without a study: {shlex.join(['python', '-m', 'lacray.train', f'data.root={videos.root}'])}"
+    kind = metric.rpartition(".")[2]
     if not videos.held:
         return [
             f"{videos.root}: a study selects on a validation share of the training videos, got data.validation_share "
@@ -103,7 +110,7 @@ def why_not_selectable(videos: VideoSet) -> list[str]:
     problems = []
     for share, chosen in (("training", videos.train), ("validation", videos.validation)):
         phases = phases_in(chosen)
-        if len(phases) < 2:
+        if len(phases) < 2 and kind not in NEED_NO_LABELS:
             num_labels = sum(int((video.labels >= 0).sum()) for video in chosen if video.labels is not None)
             got = f"{num_labels} labelled frames of {len(phases)} phase{'s' * (len(phases) != 1)}"
             problems.append(
@@ -111,6 +118,12 @@ def why_not_selectable(videos: VideoSet) -> list[str]:
                 f"validation share, got {got} in the {len(chosen)} {share} videos; label more of them in "
                 f"segments.csv, {remedy}"
             )
+    able = [video for video in videos.validation if video.is_labelled or kind in NEED_NO_LABELS]
+    if len(able) < 2 and kind not in NEED_ONE_VIDEO and not problems:
+        problems.append(
+            f"{videos.root}: a study that maximises {metric} compares two validation videos at least, got {len(able)}; "
+            f"label more training videos, raise data.validation_share, {remedy}"
+        )
     return problems
 
 

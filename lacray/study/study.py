@@ -93,7 +93,7 @@ class Study:
         self.space = self._given_space or space_of(manifest or {}, self.name)
         self.config = self.space.config(self.space.first_params())
         self._check_batches()
-        videos = prepare_videos(self.config, for_study=True)
+        videos = prepare_videos(self.config, for_study=True, metric=self.space.metric)
         asked = self._asked()
         if manifest is not None:
             check_same(manifest, self.space, asked, videos, self.name)

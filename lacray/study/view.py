@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 
 from lacray.study.aside import Aside
-from lacray.study.sampler import STATES
+from lacray.study.sampler import state_of
 from lacray.study.space import Space
 from lacray.study.trials import Trial
 from lacray.text import home_expanded
@@ -68,6 +68,6 @@ class OptunaView(Aside):
             self._trials[number].report(metrics[self.metric], epoch)
 
     def _tell(self, trial: Trial) -> None:
-        state = STATES[trial.state]
+        state = state_of(trial)
         value = trial.value if state == TrialState.COMPLETE else None
         self._study.tell(self._trials[trial.number], value, state=state)
