@@ -426,6 +426,12 @@ def test_pipes_are_not_waited_for(folder):
     assert names_of(root) == ["a.mp4"]
 
 
+def test_a_colon_in_a_relative_path_is_no_protocol(folder, monkeypatch, tmp_path):
+    folder("data: 1/b: c.mp4", "data: 1/file:x.mp4", root=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert names_of(Path("data: 1")) == ["b: c.mp4", "file:x.mp4"]
+
+
 def test_names_are_printable_and_their_files_are_found(folder):
     odd = ["a\nb.mp4", "c\x1b[31m.mp4", "d [final] :smile: [/x].mp4", "e#1 %20 a: b.mp4", "f\u202e4pm.mp4"]
     root = folder(*odd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -132,7 +133,7 @@ def survey(root: Path, listing: Listing, config: DataConfig, progress: Progress 
             found.channels.setdefault(num_channels, entry.name)
         labels, problems = _labels(root, entry, listing.phases, num_frames, clock)
         found.problems += problems
-        path = str(entry.features or entry.path)
+        path = os.path.abspath(entry.features or entry.path)
         truth = None
         try:
             progress_path = sidecars.of(entry.name)

@@ -73,7 +73,8 @@ class VideoFile:
     """A file that FFmpeg opens."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        # FFmpeg takes what stands before a colon for a protocol, but for a path that begins with a slash.
+        self.path = os.path.abspath(path)
 
     def probe(self) -> tuple[int, int | None]:
         _check_regular(self.path)
