@@ -171,7 +171,7 @@ def _markdown_table(table: Table) -> str:
 
 
 # An underscore within a word means nothing.
-MARKDOWN_SIGNS = re.compile(r"[\\`*|\[\]]|(?<![^\W_])_|_(?![^\W_])")
+MARKDOWN_SIGNS = re.compile(r"[\\`*|\[\]]|(?<![^\W_])_|_(?![^\W_])|:(?=[\w+-]+:)")
 
 
 def _markdown_text(text: str) -> str:
