@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import shlex
@@ -50,6 +51,10 @@ RAY_SETTINGS = {
 ONLY_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
 
+for stream in (sys.stdout, sys.stderr):
+    # A terminal that lacks the letters of a name shows their numbers.
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 # What is printed is data: neither markup nor emoji codes are read from it.
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 if not console.is_terminal:

@@ -356,6 +356,7 @@ def test_what_is_no_video_is_passed_over_and_named_once(folder):
     folder("f.mp4", "g.ts", root=videos)
     (videos / "f.mp4.aria2").write_bytes(b"x")  # so that f.mp4 is not whole
     (videos / "g.ts").write_text("export const one: number = 1;\n" * 50)
+    (videos / "h.ogg").write_bytes(b"OggS\0\2" + bytes(22) + b"\x01\x1e\x01vorbis")
     (videos / "gone.mp4").symlink_to("nothing.mp4")
     found = opened(root)
     assert [video.name for video in found.training + found.val] == ["videos/a.mp4", "videos/b.mp4"]
@@ -365,6 +366,7 @@ def test_what_is_no_video_is_passed_over_and_named_once(folder):
         "1 .srt (a.srt)",
         "1 without a suffix (README)",
         "1 .ts that are no videos (g.ts)",
+        "1 .ogg that are no videos (h.ogg)",
         "1 links to nothing (gone.mp4)",
         "1 videos outside videos/ (outside.mp4)",
     ):
@@ -377,9 +379,9 @@ def test_what_was_passed_over_fits_a_line_however_much_it_is(folder):
     for number in range(300):
         (root / f"{number:03d}.x{number % 30}").write_text("")
     (note,) = opened(root).notes
-    assert note.count("(") == 7
-    assert len(note) < 300
-    assert note.endswith("230 of other kinds")
+    assert note.count("(") == 9
+    assert len(note) < 400
+    assert note.endswith("210 of other kinds")
 
 
 def test_links_to_files_and_folders_are_followed(folder, tmp_path):

@@ -50,7 +50,7 @@ UNFINISHED = re.compile(
     re.IGNORECASE,
 )
 # Kinds in a summary of what was passed over, and names of each.
-MAX_KINDS, MAX_NAMES = 7, 2
+MAX_KINDS, MAX_NAMES = 9, 2
 
 
 @dataclass
