@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from lacray.config import DataConfig
 from lacray.data import augment
-from lacray.data.layouts import DataError, Video
 from lacray.data.sampling import Steps, context_steps, random_clip, time_augment, uniform
-from lacray.data.video import UnreadableVideoError, decode, frame_index
+from lacray.data.sources import source_of
+from lacray.data.video import UnreadableVideoError
+from lacray.data.videoset import DataError, Video
 
 STREAMED_FRAMES = 64
 """Frames of a streamed video that are handed out at once, with their contexts."""
@@ -77,16 +79,15 @@ class FrameStore:
             DataError: it cannot be read.
         """
         try:
-            if self.config.input == "features":
-                return Video(path, path, len(np.load(path, mmap_mode="r", allow_pickle=False)), "val")
-            return Video(path, path, len(frame_index(path)), "val")
-        except (OSError, ValueError, UnreadableVideoError) as error:
+            num_frames, _ = source_of(path).probe()
+        except UnreadableVideoError as error:
             raise DataError(f"{path}: {error}") from error
+        return Video(path, path, num_frames, "val")
 
     def read(self, video: Video, steps: Steps, *, first: int = 0) -> NDArray[np.generic]:
         """Frames (n, K, 3, H, W) uint8 with their contexts (none before `first`), or features (n, C)."""
         if self.config.input == "features":
-            return self._features(video, steps)
+            return self._read(video, steps)
         wanted = self._with_contexts(steps, first)
         if video.path not in self._kept and video.num_frames <= WHOLE_VIDEO * wanted.size and self._has_room(video):
             self._kept[video.path] = self._decode_whole(video)
@@ -100,7 +101,7 @@ class FrameStore:
         """
         if self.config.input == "features":
             for start in range(first, stop, STREAMED_FRAMES):
-                yield self._features(video, np.arange(start, min(start + STREAMED_FRAMES, stop)))
+                yield self._read(video, np.arange(start, min(start + STREAMED_FRAMES, stop)))
             return
         if video.path not in self._kept and (first, stop) == (0, video.num_frames) and self._has_room(video):
             self._kept[video.path] = self._decode_whole(video)
@@ -112,20 +113,13 @@ class FrameStore:
                 steps = np.arange(begin, min(begin + STREAMED_FRAMES, end))
                 yield pictures[self._with_contexts(steps, first) - lowest]
 
-    def _features(self, video: Video, steps: Steps) -> NDArray[np.float32]:
-        try:
-            features = np.load(video.path, mmap_mode="r", allow_pickle=False)
-            return np.asarray(features[steps], dtype=np.float32)
-        except (OSError, ValueError, IndexError) as error:
-            raise DataError(f"{video.path}: cannot be read any more ({error}); mend or remove it") from error
-
     def _with_contexts(self, steps: Steps, first: int) -> Steps:
         contexts, stride = self.config.num_contexts, self.config.context_stride
         return context_steps(steps - first, num_contexts=contexts, stride=stride) + first
 
     def _pictures(self, video: Video, steps: Steps) -> NDArray[np.uint8]:
         kept = self._kept.get(video.path)
-        return kept[steps] if kept is not None else self._decode(video, steps)
+        return kept[steps] if kept is not None else self._read(video, steps)
 
     def _has_room(self, video: Video) -> bool:
         return self._bytes + video.num_frames * self._picture_bytes() <= self.config.cache_gib * 2**30
@@ -135,7 +129,7 @@ class FrameStore:
         # As the decoder hands pictures over: channels last.
         frames = np.empty((video.num_frames, size, size, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
         for start, end in self._pieces(0, video.num_frames):
-            frames[start:end] = self._decode(video, np.arange(start, end))
+            frames[start:end] = self._read(video, np.arange(start, end))
         self._bytes += frames.nbytes
         return frames
 
@@ -148,9 +142,9 @@ class FrameStore:
     def _picture_bytes(self) -> int:
         return 3 * self.config.size**2
 
-    def _decode(self, video: Video, frames: Steps) -> NDArray[np.uint8]:
+    def _read(self, video: Video, frames: Steps) -> NDArray[Any]:
         try:
-            return decode(video.path, frames, size=self.config.size)
+            return source_of(video.path).read(frames, size=self.config.size)
         except UnreadableVideoError as error:
             # Its first frame and all its packets were there: the damage shows only now.
             raise DataError(f"{video.path}: {error}; mend or remove it") from error
