@@ -116,9 +116,9 @@ class Watched(FrameStore):
         super().__init__(DataConfig(size=16, **fields))
         self.decoded: list[int] = []
 
-    def _decode(self, video, frames):
+    def _read(self, video, frames):
         self.decoded.append(len(frames))
-        return super()._decode(video, frames)
+        return super()._read(video, frames)
 
 
 @pytest.fixture
