@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import argparse
 import html
+import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 if not __package__:
     # Run as a script, the repository itself need not be installed.
@@ -150,33 +153,42 @@ def markdown(report: Report) -> str:
     """The report as Markdown, its figures as files beside it."""
     parts = [f"# {report.title}", *map(_markdown_text, report.summary)]
     for section in report.sections:
-        parts.append(f"## {section.title}")
+        parts.append(f"## {_markdown_text(section.title)}")
         for table in section.tables:
-            parts += [f"### {table.title}", _markdown_table(table), *map(_markdown_text, table.notes)]
+            parts += [f"### {_markdown_text(table.title)}", _markdown_table(table), *map(_markdown_text, table.notes)]
         for figure in section.figures:
-            parts.append(f"![{figure.caption}](figures/{figure.name}.svg)\n\n*{figure.caption}*")
-    parts += ["## Where the numbers come from", "\n".join(f"- {line}" for line in report.provenance)]
+            caption = _markdown_text(figure.caption)
+            parts.append(f"![{caption}](figures/{quote(figure.name)}.svg)\n\n*{caption}*")
+    provenance = [f"- {_markdown_text(line)}" for line in report.provenance]
+    parts += ["## Where the numbers come from", "\n".join(provenance)]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown_table(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(_markdown_text(cell) for cell in cells) + " |"
+        return "| " + " | ".join(cells) + " |"
 
-    rows = [line(table.header), line([":---", *("---:" for _ in table.header[1:])])]
+    rows = [line([_markdown_text(name) for name in table.header]), line([":---", *("---:" for _ in table.header[1:])])]
     for row in table.lines:
-        cells = [f"**{cell.text}**" if cell.best else cell.text for cell in row.cells]
+        texts = [_markdown_text(cell.text) for cell in row.cells]
+        cells = [f"**{text}**" if cell.best else text for cell, text in zip(row.cells, texts, strict=True)]
         rows.append(line([_label(row), *cells]))
     return "\n".join(rows)
 
 
+# An underscore within a word means nothing.
+MARKDOWN_SIGNS = re.compile(r"[\\`*|\[\]]|(?<![^\W_])_|_(?![^\W_])|:(?=[\w+-]+:)")
+
+
 def _markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is."""
     # As entities: a backslash before a pipe would itself need escaping.
-    return text.replace("<", "&lt;").replace("|", "&#124;")
+    one_line = " ".join(text.replace("&", "&amp;").split())
+    return MARKDOWN_SIGNS.sub(lambda found: f"&#{ord(found[0])};", one_line).replace("<", "&lt;")
 
 
 def _label(row: Line) -> str:
-    label = f"★ {row.label}" if row.marked else row.label
+    label = _markdown_text(f"★ {row.label}" if row.marked else row.label)
     return f"*{label}*" if row.kind in ("control", "published", "difference") else label
 
 
@@ -387,7 +399,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--results", default="results", metavar="URI", help="directory or s3://bucket/prefix (results)")
     parser.add_argument("--study", nargs="+", metavar="NAME", help="these studies only (all)")
-    parser.add_argument("--out", default="report", type=Path, metavar="DIR", help="where the report goes (report)")
+    parser.add_argument("--out", default="report", metavar="DIR", help="where the report goes (report)")
     arguments = parser.parse_args(argv)
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -397,13 +409,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for text in warned:
             print(f"warning: {text}", file=sys.stderr)
         report = build(table, warned)
-        written = write(report, arguments.out)
+        written = write(report, Path(os.path.expanduser(arguments.out)))
     except ResultsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n".join(report.summary[:1]))
     print(f"wrote {written[0]}, {written[1].name}, {written[2].name} and {len(written) - 3} figures")
-    print(f"open {written[2]}")
+    print(f"open {shlex.quote(str(written[2]))}")
     return 0
 
 

@@ -7,8 +7,8 @@
 Forward and backward of both outputs with per-cell gaps, checked against the reference in float64 before they are timed.
 The floor is one exp and one log per cell (torch's own, as many elements), and a copy of the bytes that must move. The
 peer is what SMURF does (Petti et al. 2022): scalar gaps, the score's gradient only, a jitted scan over anti-diagonals
-under vmap and grad; it needs jax (extra [bench]) and is skipped, saying so, without. The last line of stdout is one
-JSON document.
+under vmap and grad; it needs jax (extra [bench]) and is skipped, saying so, without. Per-sample gradients by torch.func
+(vmap of grad) stand beside one call of the same problems, by turns. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measuring import floor, now, peak_gib, quartiles, repeat
+from measuring import floor, now, peak_gib, quartiles, repeat, timed
 from torch import Tensor
 
 from lacray.ops import backend_name, reference, soft_sw
@@ -172,6 +172,36 @@ def show(row: dict[str, Any]) -> None:
     )
 
 
+def per_sample(B: int, T: int, device: str) -> dict[str, Any]:
+    """Each pair's gradient of its score in similarity and in its own scalar gaps: by torch.func, and in one call."""
+    similarity, gap_open, gap_extend, *_ = inputs(B, T, device)
+    gaps = gap_open.flatten()[:B].clone(), gap_extend.flatten()[:B].clone()
+
+    def score(x: Tensor, opening: Tensor, extending: Tensor) -> Tensor:
+        return soft_sw(x[None], opening, extending, gamma=GAMMA)[0][0]
+
+    transformed = torch.func.vmap(torch.func.grad(score, (0, 1, 2)))
+
+    def by_hand(*given: Tensor) -> tuple[Tensor, ...]:
+        leaves = [x.detach().requires_grad_() for x in given]
+        return torch.autograd.grad(soft_sw(*leaves, gamma=GAMMA)[0].sum(), leaves)
+
+    for got, expected in zip(transformed(similarity, *gaps), by_hand(similarity, *gaps), strict=True):
+        torch.testing.assert_close(got, expected)
+
+    def both() -> tuple[float, float]:
+        return (
+            timed(lambda: transformed(similarity, *gaps), similarity),
+            timed(lambda: by_hand(similarity, *gaps), similarity),
+        )
+
+    times = repeat(both)
+    row: dict[str, Any] = {"B": B, "T": T, "threads": torch.get_num_threads()}
+    row["vmap_of_grad"], row["one_call"] = quartiles([a for a, _ in times]), quartiles([b for _, b in times])
+    row["ratio"] = row["vmap_of_grad"]["median"] / row["one_call"]["median"]
+    return row
+
+
 def long_pair() -> None:
     """One 8192 x 8192 pair, forward and backward of both outputs: the process's peak memory."""
     before = peak_gib()
@@ -202,6 +232,7 @@ def main() -> int:
         "backend": backend_name(arguments.device),
         "gamma": GAMMA,
         "rows": [],
+        "per_sample": [],
     }
     with_jax = arguments.device == "cpu" and jax_peer(1, 8) is not None
     if not with_jax:
@@ -213,6 +244,15 @@ def main() -> int:
                 row = measure(B, T, arguments.device, count, ragged, with_peers=count == threads[-1])
                 document["rows"].append(row)
                 show(row)
+    for B, T in [(8, 20), (64, 64), (8, 240)]:
+        row = per_sample(B, T, arguments.device)
+        document["per_sample"].append(row)
+        print(
+            f"{B:>5} x {T:<4} {row['threads']} threads, per-sample gradients: vmap of grad "
+            f"{row['vmap_of_grad']['median'] * 1e6:.1f} us, one call {row['one_call']['median'] * 1e6:.1f} us, "
+            f"ratio {row['ratio']:.2f}",
+            flush=True,
+        )
     if not arguments.quick and arguments.device == "cpu":
         done = subprocess.run([sys.executable, __file__, "--long-pair"], capture_output=True, text=True, check=True)
         document["long_pair"] = json.loads(done.stdout.splitlines()[-1])

@@ -9,15 +9,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lacray.text import home_expanded
+
 APP = "lacray"
 
 
 def cache_dir() -> Path:
     """$LACRAY_CACHE, else $XDG_CACHE_HOME/lacray, else ~/.cache/lacray; a temporary folder for who has no home."""
     if explicit := os.environ.get("LACRAY_CACHE"):
-        return _expanded(explicit)
+        return home_expanded(explicit)
     if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return _expanded(xdg) / APP
+        return home_expanded(xdg) / APP
     home = home_dir()
     return home / ".cache" / APP if home is not None else temporary_dir()
 
@@ -77,10 +79,3 @@ def _instead_of(cache: Path) -> Path:
     found = temporary_dir()
     print(f"lacray: {cache} cannot be written; what it lacks is kept in {found}", file=sys.stderr, flush=True)
     return found
-
-
-def _expanded(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # `~` of who has no home
-        return temporary_dir()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shlex
 import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,16 +19,32 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lacray.config import Config
 from lacray.data import DataError, VideoSet, open_videos
+from lacray.data.oddities import oddities
+from lacray.data.videoset import why_not_selectable
+from lacray.text import home_expanded, printable
 
-console = Console(soft_wrap=True, highlight=False)
+# In a log, between two lines of something that takes long.
+SILENCE_S = 10.0
+
+for stream in (sys.stdout, sys.stderr):
+    # A terminal that lacks the letters of a name shows their numbers.
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+# What is printed is data: neither markup nor emoji codes are read from it.
+console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 if not console.is_terminal:
     # A log has no width; tables in it should not be cut to 80 columns.
     console.width = 160
 
 
+def tell(line: str, style: str = "") -> None:
+    """A line, with names of files in it as they can be shown."""
+    console.print(printable(line), style=style)
+
+
 def warn(line: str) -> None:
-    """A line that the user should see; never read as markup."""
-    console.print(line, style="yellow", markup=False)
+    """A line that the user should see."""
+    tell(line, "yellow")
 
 
 def positive(text: str) -> int:
@@ -72,76 +92,70 @@ def commit() -> str | None:
 
 def absolute(results: str) -> str:
     """`--results` for workers, which have other working directories."""
-    return results if "://" in results else str(Path(results).expanduser().resolve())
+    return results if "://" in results else str(home_expanded(results).resolve())
 
 
 def placed(values: dict[str, Any]) -> dict[str, Any]:
     """Settings for workers: paths made absolute."""
     paths = {"data.root": ("simpouring",), "encoder.weights": ("default", "none")}
     return {
-        key: str(Path(value).expanduser().resolve()) if key in paths and value not in paths[key] else value
+        key: str(home_expanded(value).resolve()) if key in paths and value not in paths[key] else value
         for key, value in values.items()
     }
 
 
 def shown(results: str) -> str:
     """`--results` for the reader."""
-    return results if "://" in results else os.path.relpath(Path(results).expanduser())
+    return results if "://" in results else os.path.relpath(home_expanded(results))
 
 
 @contextmanager
-def progress_bar(what: str) -> Any:
-    """A callable (done, total) that draws a bar on a terminal and is silent elsewhere."""
-    with Progress(
-        TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True
-    ) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A callable (what, done, total): a bar on a terminal; in a log, a line now and then of what takes long."""
+    said = time.monotonic()
+
+    def tell_now_and_then(what: str, done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > SILENCE_S:
+            said = time.monotonic()
+            tell(f"{what}: {done} of {total}")
+
+    if not console.is_terminal:
+        yield tell_now_and_then
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
 
-def prepare_videos(config: Config, *, for_study: bool) -> VideoSet:
+def prepare_videos(config: Config, *, for_study: bool, metric: str = "objective") -> VideoSet:
     """Open (and, the first time, render) the videos before anything starts, and say what they are.
+
+    Args:
+        for_study: whether a study selects on them, by `metric`.
 
     Raises:
         DataError: as `open_videos`; or a study has nothing to select by.
     """
-    with progress_bar("rendering SimPouring") as progress:
+    with progress_bar() as progress:
         videos = open_videos(config.data, progress=progress)
-    for line in videos.unreadable:
-        warn(f"left out, {line}")
+    for line in first_of([f"left out, {line}" for line in videos.unreadable]) + videos.notes + oddities(videos):
+        warn(line)
     left_out = f", {len(videos.unreadable)} unreadable left out" if videos.unreadable else ""
-    console.print(
+    tell(
         f"videos: {len(videos.train)} train, {len(videos.validation)} validation, {len(videos.val)} val, "
-        f"{len(videos.phases)} phases ({videos.root}){left_out}",
-        markup=False,
+        f"{len(videos.phases)} phases ({videos.root}){left_out}"
     )
-    if for_study:
-        problems = _unselectable(videos)
-        if problems:
-            raise DataError(problems)
+    problems = why_not_selectable(videos, metric) if for_study else []
+    if problems:
+        raise DataError(problems)
     return videos
 
 
-def _unselectable(videos: VideoSet) -> list[str]:
-    """Why a study could not select on these videos: known now, not after its trials."""
-    remedy = "or train without a study: python -m lacray.train data.root=..."
-    if not videos.held:
-        return [
-            f"{videos.root}: a study selects on a validation share of the training videos, got data.validation_share "
-            f"0; raise it, {remedy}"
-        ]
-    problems = []
-    for share, chosen in (("training", videos.train), ("validation", videos.validation)):
-        labels = [video.labels[video.labels >= 0] for video in chosen if video.labels is not None]
-        phases = {int(label) for own in labels for label in set(own.tolist())}
-        if len(phases) < 2:
-            got = f"{sum(map(len, labels))} labelled frames of {len(phases)} phase{'s' * (len(phases) != 1)}"
-            problems.append(
-                f"{videos.root}: a study selects by labels of two phases at least in the training and in the "
-                f"validation share, got {got} in the {len(chosen)} {share} videos; label more of them in "
-                f"segments.csv, {remedy}"
-            )
-    return problems
+def first_of(lines: list[str], most: int = 10) -> list[str]:
+    """Lines that fit a screen: the first of them, and how many more there are."""
+    return [*lines[:most], *([f"... and {len(lines) - most} more"] if len(lines) > most else [])]
 
 
 def shell(*words: str) -> str:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lacray.text import printable
 
 Scalar = bool | int | float | str | None
 
@@ -21,8 +24,13 @@ class UserError(Exception):
     """Something that the user can mend: entry points print its lines and exit with code 2, without a traceback."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        # One line each, whatever names of files are in it.
+        self.problems = [printable(line) for line in ([problems] if isinstance(problems, str) else problems)]
         super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Its lines stay lines in another process.
+        return type(self), (self.problems,)
 
 
 class ConfigError(UserError, ValueError):
@@ -67,7 +75,8 @@ class DataConfig(Section):
     augment: bool = True
     """Spatial and colour augmentation, one draw per clip (videos only)."""
     validation_share: float = Field(0.2, ge=0, lt=1)
-    """Share of the TRAINING videos that a study selects on; 0 trains on all of them."""
+    """Share of the TRAINING videos that a study selects on, of the labelled ones where some are, two at least; 0
+    trains on all of them."""
     max_unreadable: Share = 0.1
     """The run stops when more than this share of the videos cannot be read, and names them all in any case."""
     num_loaders: int = Field(0, ge=0)
@@ -403,42 +412,76 @@ def known_keys(loss: str = DEFAULT_LOSS) -> list[str]:
 
 
 def parse_assignments(arguments: Iterable[str]) -> dict[str, Any]:
-    """`loss.gamma=0.5` arguments -> {"loss.gamma": 0.5}; values are read as YAML scalars.
+    """`loss.gamma=0.5` arguments -> {"loss.gamma": 0.5}; values are read as `read_setting` does.
 
     Raises:
         ConfigError: an argument without `=`, or one key twice.
     """
-    values: dict[str, Any] = {}
+    given: dict[str, str] = {}
     problems: list[str] = []
     for argument in arguments:
         key, equals, text = argument.partition("=")
         if not equals or not key:
             problems.append(f"{argument}: must be key=value, for example loss.gamma=0.5")
-        elif key in values:
-            problems.append(f"{key}: given twice, as {values[key]!r} and {text!r}; give it once")
+        elif key in given:
+            problems.append(f"{key}: given twice, as {given[key]!r} and {text!r}; give it once")
         else:
-            values[key] = parse_scalar(text)
+            given[key] = text
     if problems:
         raise ConfigError(problems)
-    return values
+    return {key: read_setting(key, text) for key, text in given.items()}
 
 
-def parse_scalar(text: str) -> Any:
-    """A YAML scalar, with 1e-3 read as a number (YAML 1.1 wants 1.0e-3)."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return as_number(value)
+TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+NOTHING = ("", "~", "null", "none")
 
 
-def as_number(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
+def read_setting(key: str, value: Any) -> Any:
+    """What is written for a setting, on the command line or in YAML, as the setting's own type has it.
+
+    Text stays text, whatever it looks like (`2024`, `no`, `1_0`, `null`); numbers are decimal (`010` is 10, `1e-3` is
+    0.001). What cannot be read stays text, for `build` to refuse by its words. Values that are no text stay.
+    """
+    if not isinstance(value, str):
+        return value
+    kinds = _kinds(key)
+    word = value.strip().lower()
+    if bool in kinds and word in TRUTH:
+        return TRUTH[word]
+    if int in kinds or float in kinds:
+        if NoneType in kinds and word in NOTHING:
+            return None
+        for number in (int, float):
+            try:
+                return number(word.replace(".inf", "inf").replace(".nan", "nan"))  # YAML's words
+            except ValueError:
+                continue
     return value
+
+
+@lru_cache(maxsize=1024)
+def _kinds(key: str) -> frozenset[type]:
+    """The plain types that a setting may have; none for a key that is no setting."""
+    annotations: list[Any] = [Config]
+    for part in key.split("."):
+        sections = [kind for annotation in annotations for kind in _members(annotation)]
+        fields = [kind.model_fields.get(part) for kind in sections if issubclass(kind, BaseModel)]
+        annotations = [field.annotation for field in fields if field is not None]
+    return frozenset(kind for annotation in annotations for kind in _members(annotation))
+
+
+def _members(annotation: Any) -> Iterator[type]:
+    """The plain types that an annotation is made of."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        yield from (type(value) for value in get_args(annotation))
+    elif origin is Annotated:
+        yield from _members(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _members(member)
+    elif isinstance(annotation, type):
+        yield annotation
 
 
 def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Config:

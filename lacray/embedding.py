@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -13,6 +15,9 @@ from lacray import distributed, evaluation
 from lacray.config import Config
 from lacray.data import FrameStore, Video, VideoSet
 from lacray.encoder import Encoder, build_encoder, position_code
+
+Embeddings = NDArray[np.float32]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,14 @@ def evaluate(
     *,
     device: torch.device | str = "cpu",
     store: FrameStore | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Every metric of a split under both protocols; entered by every rank, which share the videos out.
 
     Args:
         encoder: None scores the control "positions only": the sine-cosine code of each frame's place in its video.
         split: `validation` learns from `videos.train`, `val` from the whole train split.
+        progress: called with (frames done, frames in all) of this rank's videos as they are encoded.
 
     Returns:
         The same on every rank.
@@ -53,14 +60,14 @@ def evaluate(
     learned_from, scored = (videos.train, videos.validation) if split == "validation" else (videos.training, videos.val)
     everything = learned_from + scored
     rank, world_size = distributed.rank(), distributed.world_size()
-    mine = distributed.from_each(
-        lambda: [_embed(config, encoder, video, device, store) for video in everything[rank::world_size]]
-    )
+    own = everything[rank::world_size]
+    tell = _Teller(progress, sum(video.num_frames for video in own))
+    mine = distributed.from_each(lambda: [_embed(config, encoder, video, device, store, tell) for video in own])
     shares = distributed.gather(mine)
 
     def score() -> tuple[dict[str, float], list[str]]:
         embedded = [shares[number % world_size][number // world_size] for number in range(len(everything))]
-        return _score(config, videos, embedded, num_learned=len(learned_from))
+        return _score(config, videos, everything, embedded, num_learned=len(learned_from))
 
     metrics, notes = distributed.from_first(score)
     return Evaluation(split, metrics, notes)
@@ -69,7 +76,8 @@ def evaluate(
 def _score(
     config: Config,
     videos: VideoSet,
-    embedded: list[tuple[evaluation.Sequence, evaluation.Sequence]],
+    everything: list[Video],
+    embedded: list[tuple[Embeddings, Embeddings]],
     *,
     num_learned: int,
 ) -> tuple[dict[str, float], list[str]]:
@@ -77,7 +85,18 @@ def _score(
     metrics: dict[str, float] = {}
     notes: list[str] = []
     for number, protocol in enumerate(("full", "cropped")):
-        sequences = [pair[number] for pair in embedded]
+        # float64 from here on: of one protocol at a time.
+        sequences = [
+            evaluation.Sequence.from_video(
+                video.name,
+                pair[number],
+                np.arange(*_windows(config, video)[number]),
+                num_frames=video.num_frames,
+                labels=video.labels,
+                progress=video.progress,
+            )
+            for video, pair in zip(everything, embedded, strict=True)
+        ]
         # Small matrices: BLAS threads gain nothing, and beyond the free cores they spin against each other.
         with threadpool_limits(1):
             found = evaluation.evaluate(
@@ -93,41 +112,95 @@ def _score(
     return metrics, list(dict.fromkeys(notes))
 
 
+def _windows(config: Config, video: Video) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The frames, stop exclusive, that each protocol sees of a video."""
+    cropped = evaluation.crop_window(video.labels, video.num_frames, config.evaluation.crop_seed, video.name)
+    return (0, video.num_frames), cropped
+
+
 def _embed(
-    config: Config, encoder: Encoder | None, video: Video, device: torch.device, store: FrameStore
-) -> tuple[evaluation.Sequence, evaluation.Sequence]:
-    """A video's sequence under each protocol: whole, and cut to its window BEFORE it is embedded."""
-    start, stop = evaluation.crop_window(video.labels, video.num_frames, config.evaluation.crop_seed, video.name)
-    windows = [np.arange(video.num_frames), np.arange(start, stop)]
+    config: Config, encoder: Encoder | None, video: Video, device: torch.device, store: FrameStore, tell: _Teller
+) -> tuple[Embeddings, Embeddings]:
+    """A video's embeddings under each protocol: whole, and cut to its window BEFORE it is embedded."""
+    whole, (start, stop) = _windows(config, video)
     if encoder is None:
         empty = torch.zeros(())
         mode = config.encoder.positions if config.encoder.positions != "none" else "absolute"
-        codes = [position_code(len(steps), config.encoder.hidden, mode, None, empty)[0] for steps in windows]
-    else:
-        encoder.eval()
-        hidden = encoder.per_frame(_frames(video, windows[0], device, store))
-        crop_hidden = hidden[:, start:stop]
-        if config.data.num_contexts > 1 and config.data.input == "videos":
-            # The cut video has no frames before its first one to be its context.
-            cut = torch.from_numpy(store.read(video, windows[1], first=start)).to(device)[None]
-            crop_hidden = encoder.per_frame(cut)
-        codes = [encoder.over_time(h)[0].float().cpu() for h in (hidden, crop_hidden)]
-    whole, cropped = (
-        evaluation.Sequence.from_video(
-            video.name,
-            code.numpy(),
-            steps,
-            num_frames=video.num_frames,
-            labels=video.labels,
-            progress=video.progress,
+        lengths = (video.num_frames, stop - start)
+        full, cut = (position_code(length, config.encoder.hidden, mode, None, empty)[0] for length in lengths)
+        return full.numpy(), cut.numpy()
+    encoder.eval()
+    hidden = _frame_codes(encoder, store, video, *whole, device, tell)
+    crop_hidden = hidden[start:stop]
+    reach = (config.data.num_contexts - 1) * config.data.context_stride if config.data.input == "videos" else 0
+    if reach and start:
+        # The cut video has no frames before its first one to be its context: only the first frames' codes are others.
+        again = min(reach, stop - start)
+        crop_hidden = torch.cat(
+            [_frame_codes(encoder, store, video, start, start + again, device), crop_hidden[again:]]
         )
-        for code, steps in zip(codes, windows, strict=True)
+    full, cut = (encoder.over_time(codes[None])[0].float().cpu() for codes in (hidden, crop_hidden))
+    return full.numpy(), cut.numpy()
+
+
+def _frame_codes(
+    encoder: Encoder,
+    store: FrameStore,
+    video: Video,
+    first: int,
+    stop: int,
+    device: torch.device,
+    tell: _Teller | None = None,
+) -> Tensor:
+    """The backbone's codes (stop - first, hidden) of a video's frames, some frames at a time."""
+    codes = []
+    for frames in store.stream(video, first, stop):
+        codes.append(encoder.per_frame(torch.from_numpy(frames).to(device)[None])[0])
+        if tell is not None:
+            tell(len(frames))
+    return torch.cat(codes)
+
+
+class _Teller:
+    """Counts frames for who listens, if anybody does."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def __call__(self, frames: int) -> None:
+        self.done += frames
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
+@torch.no_grad()
+def embed_file(
+    config: Config,
+    encoder: Encoder,
+    path: str,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Tensor:
+    """Embeddings (frames, E) float32 of one video file, or of a file of features where the encoder takes these.
+
+    A video of any length: pictures are read some at a time, and memory grows with the number of frames alone.
+
+    Args:
+        config: the encoder's, from `checkpoint.load_encoder`.
+        encoder: on `device`; is in eval mode afterwards.
+        progress: called with (frames done, frames in all) as they are encoded.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    store = FrameStore(config.data.model_copy(update={"cache_gib": 0.0}))
+    video = store.video(path)
+    encoder.eval()
+    codes = _frame_codes(
+        encoder, store, video, 0, video.num_frames, torch.device(device), _Teller(progress, video.num_frames)
     )
-    return whole, cropped
-
-
-def _frames(video: Video, steps: np.ndarray, device: torch.device, store: FrameStore) -> Tensor:
-    return torch.from_numpy(store.read(video, steps)).to(device)[None]
+    return encoder.over_time(codes[None])[0].float().cpu()
 
 
 def control(

@@ -18,6 +18,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 POSITIONS_RANGE = 31.0
 """`positions: rescaled` stretches every clip over 0..31, the release's training length."""
 EVALUATION_FRAMES = 64
+"""Frames that go through the backbone at once outside training."""
+ATTENTION_CELLS = 1 << 27
+"""Query-key cells of one attention call at most outside training, over clips and heads: 512 MiB in float32."""
 SMALL_STAGES = ((32, 7, 4), (64, 3, 1), (128, 3, 2), (128, 3, 1))
 """Width, kernel and stride of the small network's convolutions."""
 
@@ -36,7 +39,7 @@ class Encoder(nn.Module):
         self.position_mode = config.positions
         self.center = config.center
         self.dropout = nn.Dropout(config.dropout)
-        layer = nn.TransformerEncoderLayer(
+        layer = TimeLayer(
             config.hidden,
             config.heads,
             dim_feedforward=config.feedforward,
@@ -56,13 +59,15 @@ class Encoder(nn.Module):
         """The backbone's code of each frame, (S, T, hidden); zeros in the padding, which no batch statistic sees."""
         if lengths is not None:
             is_real = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-            codes = self.backbone(frames[is_real])
+            codes = self._in_pieces(frames[is_real])
             hidden = codes.new_zeros(*frames.shape[:2], codes.shape[-1])
             return hidden.masked_scatter(is_real[..., None], codes)
-        pictures = frames.flatten(0, 1)
+        return self._in_pieces(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+    def _in_pieces(self, frames: Tensor) -> Tensor:
         # In one piece for training; a whole video at evaluation would hold every layer's maps of every frame.
-        pieces = [pictures] if self.training else pictures.split(EVALUATION_FRAMES)
-        return torch.cat([self.backbone(piece) for piece in pieces]).unflatten(0, frames.shape[:2])
+        pieces = [frames] if self.training else frames.split(EVALUATION_FRAMES)
+        return torch.cat([self.backbone(piece) for piece in pieces])
 
     def over_time(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Codes of frames (S, T, hidden) -> embeddings (S, T, E)."""
@@ -79,6 +84,48 @@ class Encoder(nn.Module):
         if self.transformer.num_layers > 0:
             hidden = self.transformer(hidden, src_key_padding_mask=padding)
         return self.project(self.final_norm(hidden))
+
+
+class TimeLayer(nn.TransformerEncoderLayer):
+    """torch's encoder layer, but outside training no table of all frames by all frames is ever held.
+
+    torch's own fast path holds it for all heads: 16 bytes x T^2 for four of them, 5 GB for ten minutes of video.
+    """
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """Frames (S, T, hidden) -> (S, T, hidden); `src_key_padding_mask` (S, T) is -inf at padding, else 0."""
+        assert src_mask is None
+        assert not is_causal
+        if self.training:
+            return super().forward(src, src_key_padding_mask=src_key_padding_mask)
+        if self.norm_first:
+            src = src + self._attended(self.norm1(src), src_key_padding_mask)
+            return src + self._fed_forward(self.norm2(src))
+        src = self.norm1(src + self._attended(src, src_key_padding_mask))
+        return self.norm2(src + self._fed_forward(src))
+
+    def _attended(self, hidden: Tensor, padding: Tensor | None) -> Tensor:
+        attention = self.self_attn
+        projected = F.linear(hidden, attention.in_proj_weight, attention.in_proj_bias)
+        # Three of (S, heads, T, channels of a head).
+        queries, keys, values = (
+            part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in projected.chunk(3, dim=-1)
+        )
+        mask = None if padding is None else padding[:, None, None, :].to(queries.dtype)
+        num_clips, num_heads, num_frames, _ = queries.shape
+        # Most of torch's kernels hold a few queries' rows at a time; the one that always works holds all of a call.
+        step = max(1, ATTENTION_CELLS // (num_clips * num_heads * num_frames))
+        seen = [F.scaled_dot_product_attention(part, keys, values, mask) for part in queries.split(step, dim=2)]
+        return attention.out_proj(torch.cat(seen, dim=2).transpose(1, 2).flatten(2))
+
+    def _fed_forward(self, hidden: Tensor) -> Tensor:
+        return self.linear2(F.relu(self.linear1(hidden)))
 
 
 def sine_cosine(positions: Tensor, channels: int) -> Tensor:

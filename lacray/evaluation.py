@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +30,10 @@ CROP_SHARES = (0.5, 0.8)
 MIN_PHASES = 2
 # A pairwise sign table of int8 beyond this size is built in slices.
 SIGN_TABLE_BYTES = 1 << 24
+# Distances of frames to frames that are held at once: 64 MiB.
+DISTANCE_CELLS = 1 << 23
+SVM_FRAMES = 50_000
+"""Training frames that a support vector machine learns from at most: its time goes with their square."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +206,13 @@ def _starts_with_two_phases(labels: ArrayLike | None, num_frames: int, length: i
     frames = np.flatnonzero(labels >= 0)
     change = np.flatnonzero(np.diff(labels[frames]))
     before, after = frames[change], frames[change + 1]
-    holds = (starts[:, None] <= before) & (after < starts[:, None] + length)
-    return starts[holds.any(axis=1)]
+    # A window holds a change where it starts in first..last; how many such ranges each start lies in.
+    first, last = np.maximum(after - length + 1, 0), np.minimum(before, len(starts) - 1)
+    possible = first <= last
+    depth = np.zeros(len(starts) + 1, np.int64)
+    np.add.at(depth, first[possible], 1)
+    np.add.at(depth, last[possible] + 1, -1)
+    return starts[np.cumsum(depth[:-1]) > 0]
 
 
 def crop(sequences: Iterable[Sequence], seed: int) -> list[Sequence]:
@@ -245,7 +254,8 @@ def _labelled(sequences: Iterable[Sequence], *, need_labels: bool = True) -> lis
     kept = []
     for sequence in sequences:
         if sequence.labels is not None:
-            sequence = _take(sequence, sequence.labels >= 0)
+            if (sequence.labels < 0).any():
+                sequence = _take(sequence, sequence.labels >= 0)
         elif need_labels:
             continue
         if len(sequence.embeddings):
@@ -282,7 +292,8 @@ def phase_predictions(
         train: labelled videos in list order; the first max(1, int(fraction * videos)) are used.
         val: labelled videos.
         fraction: in (0, 1].
-        classifier: 'svm' (SVC, RBF kernel, C 1; the papers' word) or 'logistic' (multinomial; CARL's and LAC's code).
+        classifier: 'svm' (SVC, RBF kernel, C 1; the papers' word; where there are more than SVM_FRAMES training frames,
+            it learns from every second, third, ... one) or 'logistic' (multinomial; CARL's and LAC's code).
 
     Returns:
         (frames of all val videos with label >= 0,) int64. Training frames of one phase only predict that phase.
@@ -300,12 +311,20 @@ def phase_predictions(
 
 def _predict_phases(train: list[Sequence], frames: Array, classifier: str) -> Array:
     embeddings, labels = _stack(train)
+    if classifier == "svm":
+        step = _svm_step(train)
+        embeddings, labels = embeddings[::step], labels[::step]
     if (labels == labels[0]).all():
         return np.full(len(frames), labels[0])
     # The iteration limit is out of reach on purpose, as in the releases: the optimum, not the time, is the metric.
     model = SVC(C=1.0) if classifier == "svm" else LogisticRegression(max_iter=100_000)
     predictions: Array = model.fit(embeddings, labels).predict(frames)
     return predictions
+
+
+def _svm_step(train: list[Sequence]) -> int:
+    """Every how many-th of the frames an SVM learns from."""
+    return max(1, -(-sum(len(s.embeddings) for s in train) // SVM_FRAMES))
 
 
 def phase_classification(
@@ -435,15 +454,35 @@ def average_precision(val: Iterable[Sequence], k: int | Seq[int], *, stride: int
         shares = np.empty((len(videos), max(ks)))
         for v, video in enumerate(videos):
             others = owner != v
-            distance = cdist(video.embeddings, embeddings[others], "sqeuclidean")
-            nearest = np.argsort(distance, axis=1, kind="stable")[:, : max(ks)]
-            hits = labels[others][nearest] == _given(video.labels)[:, None]
-            retrieved = np.arange(1, hits.shape[1] + 1)
-            shares[v] = np.pad(
-                (np.cumsum(hits, axis=1) / retrieved).mean(axis=0), (0, max(ks) - len(retrieved)), "edge"
-            )
+            pool, pool_labels = embeddings[others], labels[others]
+            # By rank, the queries whose neighbour of that rank is in their phase.
+            hits = np.zeros(min(max(ks), len(pool)), np.int64)
+            for rows, distance in _distances(video.embeddings, pool):
+                hits += (pool_labels[_nearest(distance, len(hits))] == _given(video.labels)[rows, None]).sum(axis=0)
+            found = np.cumsum(hits) / np.arange(1, len(hits) + 1) / len(video.embeddings)
+            shares[v] = np.pad(found, (0, max(ks) - len(found)), "edge")
         results = [float(shares[:, value - 1].mean()) for value in ks]
     return results[0] if isinstance(k, int) else results
+
+
+def _distances(queries: Array, pool: Array) -> Iterator[tuple[slice, Array]]:
+    """Squared distances (n, pool) of the queries, some rows at a time: memory does not go with the product."""
+    step = max(1, DISTANCE_CELLS // max(1, len(pool)))
+    for start in range(0, len(queries), step):
+        rows = slice(start, min(start + step, len(queries)))
+        yield rows, cdist(queries[rows], pool, "sqeuclidean")
+
+
+def _nearest(distance: Array, k: int) -> Array:
+    """Columns (n, k) of each row's k least entries, in order, ties to the earlier column: a stable sort's first k."""
+    if k == distance.shape[1]:
+        return np.argsort(distance, axis=1, kind="stable")
+    # All that are no farther than the k-th, row by row; a few more than k where there are ties.
+    rows, columns = np.nonzero(distance <= np.partition(distance, k - 1, axis=1)[:, k - 1 : k])
+    order = np.lexsort((columns, distance[rows, columns], rows))
+    first = np.searchsorted(rows, np.arange(len(distance)))
+    nearest: Array = columns[order][first[:, None] + np.arange(k)]
+    return nearest
 
 
 def _check_positive(name: str, value: int) -> None:
@@ -471,8 +510,10 @@ def pairwise_taus(val: Iterable[Sequence], stride: int) -> Array:
     starts = np.cumsum([0] + [len(v) for v in videos])
     for query, video in enumerate(videos):
         others = np.flatnonzero(np.arange(len(videos)) != query)
-        distance = cdist(video, frames, "sqeuclidean")
-        nearest = np.stack([distance[:, starts[c] : starts[c + 1]].argmin(axis=1) for c in others])
+        nearest = np.empty((len(others), len(video)), np.int64)
+        for rows, distance in _distances(video, frames):
+            for row, c in enumerate(others):
+                nearest[row, rows] = distance[:, starts[c] : starts[c + 1]].argmin(axis=1)
         taus[query, others] = _tau_b(nearest)
     return taus
 
@@ -564,11 +605,13 @@ def alignment_error(val: Iterable[Sequence]) -> float:
     starts = np.cumsum([0] + [len(s.embeddings) for s in videos])
     errors = []
     for a, query in enumerate(videos):
-        distance = cdist(query.embeddings, frames, "sqeuclidean")
-        for b, candidate in enumerate(videos):
-            if a != b:
-                nearest = distance[:, starts[b] : starts[b + 1]].argmin(axis=1)
-                errors.append(np.abs(_given(query.progress) - _given(candidate.progress)[nearest]).mean())
+        own = np.empty((len(videos), len(query.embeddings)))
+        for rows, distance in _distances(query.embeddings, frames):
+            for b, candidate in enumerate(videos):
+                if b != a:
+                    nearest = distance[:, starts[b] : starts[b + 1]].argmin(axis=1)
+                    own[b, rows] = np.abs(_given(query.progress)[rows] - _given(candidate.progress)[nearest])
+        errors += [error.mean() for b, error in enumerate(own) if b != a]
     return float(np.mean(errors))
 
 
@@ -614,10 +657,21 @@ def evaluate(
     if unlabelled:
         said.append(f"no labelled frame in {' and '.join(unlabelled)}: only label-free metrics")
     else:
+        labelled = _labelled(train)
+        by_count: dict[int, tuple[float, float]] = {}
         for fraction in fractions:
             key = f"class_{round(100 * fraction)}"
-            metrics[key] = phase_classification(train, val, fraction)
-            metrics[f"{key}_logistic"] = phase_classification(train, val, fraction, "logistic")
+            chosen = _first(labelled, fraction)
+            # Of few videos, several fractions are the same ones.
+            if len(chosen) not in by_count:
+                by_count[len(chosen)] = (
+                    phase_classification(chosen, val, 1.0),
+                    phase_classification(chosen, val, 1.0, "logistic"),
+                )
+            metrics[key], metrics[f"{key}_logistic"] = by_count[len(chosen)]
+            if (step := _svm_step(chosen)) > 1:
+                num_frames = sum(len(s.embeddings) for s in chosen)
+                said.append(f"{key}: the SVM learned from one in {step} of {num_frames} frames ({SVM_FRAMES} at most)")
             if draws and fraction < 1:
                 metrics[f"{key}_draws"] = phase_classification(train, val, fraction, draws=draws, seed=seed)
         metrics["progress"] = progress(train, val)

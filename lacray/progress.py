@@ -37,7 +37,8 @@ class RunProgress:
         self._thread.join(None if kind is None else LOOK_S)
 
     def _watch(self) -> None:
-        columns = (TextColumn(self.name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+        told = TextColumn("{task.fields[told]}", markup=False)
+        columns = (TextColumn(self.name, markup=False), BarColumn(), MofNCompleteColumn(), told)
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
             task = bar.add_task(self.name, total=self.epochs, told="starting")
             is_over = False

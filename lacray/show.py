@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +19,17 @@ import torch
 from matplotlib.figure import Figure
 
 from lacray.checkpoint import load_encoder
+from lacray.cli import tell
 from lacray.config import Config, LacConfig, UserError
 from lacray.data import FrameStore, Video, open_videos
+from lacray.data.names import Names
 from lacray.data.video import decode
 from lacray.encoder import Encoder
 from lacray.exits import guarded
 from lacray.losses.parts import similarity
 from lacray.ops import soft_sw
 from lacray.results import open_checkpoint
+from lacray.text import home_expanded
 
 NUM_SHOWN = 7
 
@@ -37,16 +41,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = config.data.model_copy(update={"root": arguments.root or config.data.root})
     videos = open_videos(data)
     known = {video.name: video for video in videos.val + videos.training}
-    names = [name if "/" in name else f"videos/{name}" for name in arguments.videos] or list(known)[:2]
-    unknown = [name for name in names if name not in known]
-    if unknown or len(names) != 2:
-        raise UserError(
-            f"videos: must be two of {videos.root}, got {', '.join(names)}; for example {' '.join(list(known)[:2])}"
-        )
-    one, other = (known[name] for name in names)
+    found = [Names(known).find(name) for name in arguments.videos] or [[name] for name in list(known)[:2]]
+    if [len(names) for names in found] != [1, 1]:
+        example = shlex.join(list(known)[:2])
+        given = ", ".join(arguments.videos) or f"{len(known)} videos"
+        raise UserError(f"videos: must be two of {videos.root}, got {given}; for example {example}")
+    one, other = (known[name] for (name,) in found)
     figure = draw(config, one, other, alignment(encoder, config, one, other))
-    figure.savefig(arguments.out, dpi=110)
-    print(f"picture: {arguments.out}")
+    out = home_expanded(arguments.out)
+    figure.savefig(out, dpi=110)
+    tell(f"picture: {out}")
 
 
 def parser() -> argparse.ArgumentParser:

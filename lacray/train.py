@@ -29,6 +29,7 @@ from lacray.cli import (
     prepare_videos,
     shell,
     shown,
+    tell,
     warn,
 )
 from lacray.cluster import check_address, start_ray
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs = planned(arguments, config, study)
         given = f" with {', '.join(f'{key}={value}' for key, value in overrides.items())}" if overrides else ""
         seeds = ", ".join(str(run.config().seed) for run in runs)
-        console.print(f"training {source}{given}: seeds {seeds}, workers {runs[0].workers}", markup=False)
+        tell(f"training {source}{given}: seeds {seeds}, workers {runs[0].workers}")
         train(runs, arguments)
     finally:
         ray.shutdown()
@@ -312,13 +313,16 @@ def _tell(runs: list[Run], arguments: argparse.Namespace) -> None:
         values = [[row[f"metric.{name}"] for row in rows if row["control"] == control] for name in columns]
         cells = [[value for value in column if value is not None] for column in values]
         table.add_row(label, *(f"{100 * sum(cell) / len(cell):.1f}" if cell else "-" for cell in cells))
-    console.print(table)
+    if columns:
+        console.print(table)
+    else:
+        tell("nothing to report: no video of the val split was evaluated")
     where = [] if arguments.results == "results" else ["--results", arguments.results]
-    console.print(f"rows: {shown(arguments.results)}/{runs[0].study}/rows/*.parquet", markup=False)
+    tell(f"rows: {shown(arguments.results)}/{runs[0].study}/rows/*.parquet")
     for run in runs:
-        console.print(f"checkpoint: {shown(checkpoint_uri(arguments.results, run.study, run.run_id))}", markup=False)
+        tell(f"checkpoint: {shown(checkpoint_uri(arguments.results, run.study, run.run_id))}")
     console.print("next:", style="bold")
-    console.print("  " + shell("python", "analysis/report.py", *where), markup=False)
+    tell("  " + shell("python", "analysis/report.py", *where))
 
 
 if __name__ == "__main__":

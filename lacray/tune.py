@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 from rich.text import Text
 
-from lacray.cli import console, not_negative, positive, positive_number, shell, shown, warn
+from lacray.cli import console, not_negative, positive, positive_number, shell, shown, tell, warn
 from lacray.cluster import check_address, start_ray
 from lacray.config import ConfigError, UserError, parse_assignments
 from lacray.exits import guarded
@@ -73,7 +73,7 @@ def run(opened: Sequence[Study], arguments: argparse.Namespace) -> None:
             asides = open_asides(study, arguments.storage, arguments.tensorboard, arguments.mlflow)
             Driver(study, own, asides=asides, time_limit=arguments.time_limit, price=arguments.price).run()
             study.close()
-            tell(study)
+            tell_results(study)
     finally:
         ray.shutdown()
 
@@ -128,7 +128,7 @@ def wanted_studies(arguments: argparse.Namespace) -> list[tuple[str, Space | Non
             raise UserError(f"--trials: must be told which study, got {', '.join(there)}; name it: --study NAME")
         unfinished = [name for name in there if arguments.trials is not None or is_unfinished(arguments.results, name)]
         if not unfinished:
-            console.print(f"finished already: {', '.join(there)}; --study NAME --trials N adds to one", markup=False)
+            tell(f"finished already: {', '.join(there)}; --study NAME --trials N adds to one")
         return [(name, None) for name in unfinished]
     overrides = parse_assignments(word for word in arguments.words if "=" in word)
     files = [word for word in arguments.words if "=" not in word] or [DEFAULT_SPACE]
@@ -166,7 +166,7 @@ def planned(study: Study, arguments: argparse.Namespace) -> Plan:
     return found
 
 
-def tell(study: Study) -> None:
+def tell_results(study: Study) -> None:
     """The table of trials, the best setting, where everything lies, and what to type next."""
     results, name, metric = study.options.results, study.name, f"metric.{study.space.metric}"
     table = read(results, name)
@@ -194,16 +194,16 @@ def tell(study: Study) -> None:
     console.print(view)
     for row in trials:
         if row["error"]:
-            console.print(f"trial {row['trial']} failed: {row['error']}", style="yellow", markup=False)
+            warn(f"trial {row['trial']} failed: {row['error']}")
     winner = best(table, study.space.metric)
     setting = " ".join(f"{key}={short(winner.get(key))}" for key in searched)
     told = f"best: trial {winner['trial']}, {study.space.metric} {winner[metric]:.4f}"
-    console.print(f"{told}: {setting}" if setting else told, style="bold", markup=False)
-    console.print(f"rows: {shown(results)}/{name}/rows/*.parquet", markup=False)
+    tell(f"{told}: {setting}" if setting else told, "bold")
+    tell(f"rows: {shown(results)}/{name}/rows/*.parquet")
     where = [] if results == "results" else ["--results", results]
     console.print("next:", style="bold")
-    console.print("  " + shell("python", "-m", "lacray.train", "--best", "--study", name, *where), markup=False)
-    console.print("  " + shell("python", "analysis/report.py", *where), markup=False)
+    tell("  " + shell("python", "-m", "lacray.train", "--best", "--study", name, *where))
+    tell("  " + shell("python", "analysis/report.py", *where))
 
 
 if __name__ == "__main__":

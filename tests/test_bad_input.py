@@ -58,7 +58,7 @@ def test_a_data_directory_that_does_not_exist(capsys, main):
 def test_an_empty_data_directory(capsys):
     Path("empty").mkdir()
     (line,) = refused(capsys, tune.main, "data.root=empty")
-    assert line.startswith("empty: has no videos/*.mp4 and no train.pkl; put the videos into empty/videos")
+    assert line.startswith("empty: has no videos (mp4, mov, avi, mkv, ...) in empty or below it, and no train.pkl; put")
     assert_nothing_written()
 
 
@@ -137,7 +137,7 @@ def test_the_best_of_a_study_is_by_the_metric_that_it_maximised(tmp_path):
         assert said in words
 
 
-@pytest.mark.parametrize("labels", ["none", "two videos", "one phase"])
+@pytest.mark.parametrize("labels", ["none", "one video", "two videos", "one phase"])
 def test_a_study_that_could_not_select_by_its_labels(capsys, data, labels):
     """Told before anything starts, not after the last trial."""
     path = data / "segments.csv"
@@ -145,10 +145,16 @@ def test_a_study_that_could_not_select_by_its_labels(capsys, data, labels):
     kept = {
         "none": [],
         "two videos": [line for line in lines if "clip00" in line or "clip01" in line],
+        "one video": [line for line in lines if "clip00" in line],
         "one phase": [f"{line.rsplit(',', 1)[0]},pour" for line in lines],
     }[labels]
     path.write_text("\n".join([header, *kept]) + "\n")
     told = refused(capsys, tune.main, *tiny_settings(data))
+    if labels == "two videos":
+        (line,) = told
+        assert "a study that maximises objective compares two validation videos at least, got 1; label more" in line
+        assert_nothing_written()
+        return
     for line in told:
         assert "a study selects by labels of two phases at least in the training and in the validation share" in line
         assert re.search(r"got \d+ labelled frames of [01] phases? in the \d (training|validation) videos", line)

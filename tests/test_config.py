@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import pytest
 
@@ -16,6 +17,7 @@ from lacray.config import (
     flatten,
     known_keys,
     parse_assignments,
+    read_setting,
 )
 
 
@@ -64,25 +66,65 @@ def test_flatten_joins_the_path_with_dots():
     assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": "f"}) == {"a.b": 1, "a.c.d": None, "e": "f"}
 
 
+# What YAML 1.1 makes of these words is another thing than what they say.
+YAML_WORDS = [
+    "2024",
+    "no",
+    "On",
+    "1_0",
+    "010",
+    "1:30",
+    "2024-05-01",
+    "null",
+    "~",
+    "",
+    ".inf",
+    "a: b",
+    "clips #1",
+    "[x]",
+]
+
+
+@pytest.mark.parametrize("text", [*YAML_WORDS, "resnet50", "s3://bucket/data=1", "'2024'", " x "])
+@pytest.mark.parametrize("key", ["data.root", "encoder.weights", "loss.similarity", "data.input"])
+def test_text_of_a_setting_that_is_text_stays_what_was_typed(key, text):
+    assert parse_assignments([f"{key}={text}"]) == {key: text}
+
+
 @pytest.mark.parametrize(
-    ("text", "value"),
+    ("key", "text", "value"),
     [
-        ("1e-3", 0.001),
-        ("1E5", 100000.0),
-        ("-2", -2),
-        (".5", 0.5),
-        ("true", True),
-        ("null", None),
-        ("none", "none"),
-        ("resnet50", "resnet50"),
-        ("s3://bucket/data=1", "s3://bucket/data=1"),
-        ("", None),
+        ("loss.gamma", "1e-3", 0.001),
+        ("loss.gamma", "1E5", 100000.0),
+        ("loss.gamma", ".5", 0.5),
+        ("loss.gamma", "-.inf", -math.inf),
+        ("loss.score_sign", "-1", -1),
+        ("seed", "010", 10),
+        ("seed", "1_000", 1000),
+        ("fit.epochs", "1:30", "1:30"),
+        ("fit.epochs", "true", "true"),
+        ("fit.epochs", "null", "null"),
+        ("fit.full_epochs", "null", None),
+        ("fit.full_epochs", "~", None),
+        ("fit.full_epochs", "", None),
+        ("fit.full_epochs", "12", 12),
+        ("loss.match_tau", "none", None),
+        ("data.augment", "true", True),
+        ("data.augment", "No", False),
+        ("data.augment", "off", False),
+        ("data.augment", "maybe", "maybe"),
     ],
 )
-def test_assignment_is_read_as_a_scalar(text, value):
-    read = parse_assignments([f"data.root={text}"])["data.root"]
+def test_numbers_truth_values_and_nothing_are_read_where_the_setting_takes_them(key, text, value):
+    read = parse_assignments([f"{key}={text}"])[key]
     assert read == value
     assert type(read) is type(value)
+
+
+def test_every_setting_reads_its_own_default_back():
+    for key, value in Config().flat().items():
+        text = "null" if value is None else str(value)
+        assert build({key: read_setting(key, text)}).flat()[key] == value, key
 
 
 def test_scientific_notation_reaches_the_setting_as_a_number():
@@ -97,7 +139,7 @@ def test_all_that_is_wrong_with_assignments_is_said_at_once():
     assert caught.value.problems == [
         "loss.gamma: must be key=value, for example loss.gamma=0.5",
         "=3: must be key=value, for example loss.gamma=0.5",
-        "seed: given twice, as 1 and '2'; give it once",
+        "seed: given twice, as '1' and '2'; give it once",
     ]
 
 
@@ -166,6 +208,12 @@ def test_rule_between_two_settings_is_told_with_both_values(values, said):
 def test_raw_penalties_may_be_zero():
     assert build({"loss.gap_open": 0.0, "loss.gap_transform": "raw"}).loss.gap_open == 0.0
     assert build({"loss.gap_extend": -1.0, "loss.gap": "fixed"}).loss.gap_extend == -1.0
+
+
+def test_a_problem_is_one_line_whatever_is_in_it_also_from_another_process():
+    error = pickle.loads(pickle.dumps(UserError(["a\nb.mp4: x", "c\x1b[31m"])))
+    assert error.problems == ["a\\nb.mp4: x", "c\\x1b[31m"]
+    assert len(str(error).splitlines()) == 2
 
 
 def test_config_errors_are_the_users_to_mend():

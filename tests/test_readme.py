@@ -101,8 +101,9 @@ def test_later_commands_in_their_order(user):
 
 def test_own_videos_and_the_picture_of_an_alignment(tmp_path):
     root = simpouring.ensure(tmp_path / "cache", num_train=5, num_val=2, size=64)
-    shutil.copytree(root / "videos", tmp_path / "my_videos" / "videos")
-    (line,) = [line for line in COMMANDS if "my_videos" in line]
+    shutil.copytree(root / "videos", tmp_path / "my_videos")
+    check, line = [line for line in COMMANDS if "my_videos" in line]
+    assert line in run(check, tmp_path), "what the first says to type next is the second"
     short = ("fit.epochs=1", "data.size=32", "data.num_frames=16", "encoder.hidden=32")
     said = run(line, tmp_path, *short)
     (checkpoint,) = re.findall(r"^checkpoint: (.+)$", said, re.MULTILINE)

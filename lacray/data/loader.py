@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from lacray.config import DataConfig
 from lacray.data import augment
-from lacray.data.layouts import DataError, Video
 from lacray.data.sampling import Steps, context_steps, random_clip, time_augment, uniform
-from lacray.data.video import UnreadableVideoError, decode
+from lacray.data.sources import source_of
+from lacray.data.video import UnreadableVideoError
+from lacray.data.videoset import DataError, Video
+
+STREAMED_FRAMES = 64
+"""Frames of a streamed video that are handed out at once, with their contexts."""
+PIECE_BYTES = 1 << 27
+"""Pictures that are decoded in one go, at most; they are in memory twice for a moment."""
+WHOLE_VIDEO = 64
+"""A video of up to this many times the frames asked for is decoded whole and kept; of a longer one, only those."""
 
 
 @dataclass(frozen=True)
@@ -53,46 +61,90 @@ class Batch:
 
 
 class FrameStore:
-    """Frames of videos, or features; decoded videos stay in memory up to `cache_gib`, least recently used out first."""
+    """Frames of videos, or features, some at a time; decoded videos stay in memory as long as `cache_gib` has room.
+
+    The first that fit stay. To put each in the place of another would, where not all fit, decode whole videos for a
+    few frames without end.
+    """
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
-        self._kept: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
+        self._kept: dict[str, NDArray[np.uint8]] = {}
         self._bytes = 0
+
+    def video(self, path: str) -> Video:
+        """A file of its own, without labels.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            num_frames, _ = source_of(path).probe()
+        except UnreadableVideoError as error:
+            raise DataError(f"{path}: {error}") from error
+        return Video(path, path, num_frames, "val")
 
     def read(self, video: Video, steps: Steps, *, first: int = 0) -> NDArray[np.generic]:
         """Frames (n, K, 3, H, W) uint8 with their contexts (none before `first`), or features (n, C)."""
         if self.config.input == "features":
-            try:
-                features = np.load(video.path, mmap_mode="r", allow_pickle=False)
-                return np.asarray(features[steps], dtype=np.float32)
-            except (OSError, ValueError, IndexError) as error:
-                raise DataError(f"{video.path}: cannot be read any more ({error}); mend or remove it") from error
-        config = self.config
-        wanted = context_steps(steps - first, num_contexts=config.num_contexts, stride=config.context_stride) + first
-        kept = self._keep(video)
-        frames = kept[wanted.reshape(-1)] if kept is not None else self._decode(video, wanted.reshape(-1))
+            return self._read(video, steps)
+        wanted = self._with_contexts(steps, first)
+        if video.path not in self._kept and video.num_frames <= WHOLE_VIDEO * wanted.size and self._has_room(video):
+            self._kept[video.path] = self._decode_whole(video)
+        frames = self._pictures(video, wanted.reshape(-1))
         return frames.reshape(*wanted.shape, *frames.shape[1:])
 
-    def _keep(self, video: Video) -> NDArray[np.uint8] | None:
-        """All frames of a video from memory, or None where they would not fit."""
-        budget = self.config.cache_gib * 2**30
-        size = video.num_frames * 3 * self.config.size**2
-        if size > budget:
-            return None
-        if video.path in self._kept:
-            self._kept.move_to_end(video.path)
-            return self._kept[video.path]
-        while self._bytes + size > budget:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        frames = self._decode(video, np.arange(video.num_frames))
-        self._kept[video.path] = frames
+    def stream(self, video: Video, first: int, stop: int) -> Iterator[NDArray[np.generic]]:
+        """Frames first..stop - 1 as `read` gives them, in order, STREAMED_FRAMES at a time.
+
+        Neither the pictures nor their contexts are ever all in memory, unless the cache has room for the video.
+        """
+        if self.config.input == "features":
+            for start in range(first, stop, STREAMED_FRAMES):
+                yield self._read(video, np.arange(start, min(start + STREAMED_FRAMES, stop)))
+            return
+        if video.path not in self._kept and (first, stop) == (0, video.num_frames) and self._has_room(video):
+            self._kept[video.path] = self._decode_whole(video)
+        reach = (self.config.num_contexts - 1) * self.config.context_stride
+        for start, end in self._pieces(first, stop):
+            lowest = max(first, start - reach)
+            pictures = self._pictures(video, np.arange(lowest, end))
+            for begin in range(start, end, STREAMED_FRAMES):
+                steps = np.arange(begin, min(begin + STREAMED_FRAMES, end))
+                yield pictures[self._with_contexts(steps, first) - lowest]
+
+    def _with_contexts(self, steps: Steps, first: int) -> Steps:
+        contexts, stride = self.config.num_contexts, self.config.context_stride
+        return context_steps(steps - first, num_contexts=contexts, stride=stride) + first
+
+    def _pictures(self, video: Video, steps: Steps) -> NDArray[np.uint8]:
+        kept = self._kept.get(video.path)
+        return kept[steps] if kept is not None else self._read(video, steps)
+
+    def _has_room(self, video: Video) -> bool:
+        return self._bytes + video.num_frames * self._picture_bytes() <= self.config.cache_gib * 2**30
+
+    def _decode_whole(self, video: Video) -> NDArray[np.uint8]:
+        size = self.config.size
+        # As the decoder hands pictures over: channels last.
+        frames = np.empty((video.num_frames, size, size, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+        for start, end in self._pieces(0, video.num_frames):
+            frames[start:end] = self._read(video, np.arange(start, end))
         self._bytes += frames.nbytes
         return frames
 
-    def _decode(self, video: Video, frames: Steps) -> NDArray[np.uint8]:
+    def _pieces(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        """What is decoded in one go: few pieces, since each starts anew at a key frame, but of bounded size."""
+        step = max(1, PIECE_BYTES // (self._picture_bytes() * STREAMED_FRAMES)) * STREAMED_FRAMES
+        for start in range(first, stop, step):
+            yield start, min(start + step, stop)
+
+    def _picture_bytes(self) -> int:
+        return 3 * self.config.size**2
+
+    def _read(self, video: Video, frames: Steps) -> NDArray[Any]:
         try:
-            return decode(video.path, frames, size=self.config.size)
+            return source_of(video.path).read(frames, size=self.config.size)
         except UnreadableVideoError as error:
             # Its first frame and all its packets were there: the damage shows only now.
             raise DataError(f"{video.path}: {error}; mend or remove it") from error

@@ -40,7 +40,7 @@ def soft_sw(
     B, N, M = similarity.shape
     valid = valid_cells(similarity, lengths)
     if similarity.numel() == 0:
-        return similarity.new_full((B,), -torch.inf) + similarity.sum((1, 2)), similarity
+        return similarity.new_full((B,), -torch.inf) + similarity.sum((1, 2)), similarity.clone()
     match, x, y = _affine_diagonals(similarity, gap_open, gap_extend, gamma, valid, end_to_end, _log_sum_exp)
     table = _from_diagonals(match, N, M)
     if end_to_end:
@@ -61,7 +61,7 @@ def dtw(
 ) -> tuple[Tensor, Tensor]:
     """`lacray.ops.soft_dtw` and `smooth_dtw` by their definition; band -1 forbids nothing."""
     if cost.numel() == 0:
-        return cost.new_full((len(cost),), torch.inf) + cost.sum((1, 2)), cost
+        return cost.new_full((len(cost),), torch.inf) + cost.sum((1, 2)), cost.clone()
     return _warp(cost, gamma, lengths, band, _smooth_min if smooth else _soft_min)
 
 
@@ -100,7 +100,8 @@ def walks(
             cells = torch.where(valid, tables[0], _NEVER).flatten(1)
             score = cells.amax(1) if best else cells.logsumexp(1)
         score = torch.where(~valid.flatten(1).any(1) | (score < _NEVER / 2), -torch.inf, score)
-        gaps = [(gap.expand(B, N, M) / unit).tolist() for gap in (gap_open, gap_extend)]
+        own = [gap[:, None, None] if gap.dim() == 1 else gap for gap in (gap_open, gap_extend)]
+        gaps = [(gap.expand(B, N, M) / unit).tolist() for gap in own]
     for b in torch.nonzero(torch.isfinite(score)).flatten().tolist():
         n, m = (N, M) if lengths is None else lengths[b].tolist()
         problem = _Walker([t[b].tolist() for t in tables], [g[b] for g in gaps], end_to_end, best)
@@ -244,15 +245,17 @@ def _affine_diagonals(
     """D, Ix and Iy by anti-diagonals, in units of gamma."""
     B, N, M = similarity.shape
     # -inf (a forbidden match, a forbidden gap) becomes finite and is put back at the end.
-    scaled = torch.where(valid, similarity, 0) / gamma
+    scaled = torch.where(valid, _held(similarity), 0) / gamma
     s = _diagonals(scaled.clamp_min(_NEVER), N, M)
     gaps = []
     for gap in (gap_open, gap_extend):
-        cells = (
-            gap if gap.dim() == 0 else torch.where(valid if gap.dim() == 3 else valid.any(0), gap, 0).expand(B, N, M)
-        )
+        cells = _held(gap)
+        if gap.dim() > 1:
+            cells = torch.where(valid if gap.dim() == 3 else valid.any(0), cells, 0).expand(B, N, M)
+        elif gap.dim() == 1:
+            cells = cells[:, None]
         cells = (cells / gamma).clamp_max(-_NEVER)
-        gaps.append([cells] * (N + M - 1) if gap.dim() == 0 else _diagonals(cells, N, M))
+        gaps.append(_diagonals(cells, N, M) if gap.dim() > 1 else [cells] * (N + M - 1))
     go, ge = gaps
     never = similarity.new_full((B, N), _NEVER)
     d = x = y = never
@@ -288,7 +291,7 @@ def _warp(
         row, column = torch.arange(N, device=cost.device)[:, None], torch.arange(M, device=cost.device)
         valid = valid & ((row - column).abs() <= band)
     # In units of gamma; what cannot be reached is large and finite, and becomes inf at the end.
-    c = _diagonals(torch.where(valid, cost / gamma, -_NEVER).clamp_max(-_NEVER), N, M)
+    c = _diagonals(torch.where(valid, _held(cost) / gamma, -_NEVER).clamp_max(-_NEVER), N, M)
     never = cost.new_full((B, N), -_NEVER)
     r = r_before = never
     table = []
@@ -305,12 +308,22 @@ def _warp(
     return torch.where(empty, torch.inf, _last_cell(cells, lengths)), cells
 
 
+def _held(tensor: Tensor) -> Tensor:
+    """The tensor, by an operation that keeps it for the backward pass: a change in between is noticed.
+
+    The compiled operators keep their inputs; here the next operation would keep a copy.
+    """
+    return tensor.clamp_max(torch.inf)
+
+
 def _last_cell(table: Tensor, lengths: Tensor | None) -> Tensor:
     """(B,), the cell of each problem's last frames; any where there are none."""
     if lengths is None:
         return table[:, -1, -1]
+    B, N, M = table.shape
     n, m = (lengths - 1).clamp_min(0).unbind(1)
-    return table[torch.arange(len(table), device=table.device), n, m]
+    # Not gather, which would keep the table for its gradient: it may be changed in place.
+    return table.flatten().index_select(0, (torch.arange(B, device=table.device) * N + n) * M + m)
 
 
 def _down(x: Tensor, border: float = _NEVER) -> Tensor:
@@ -348,11 +361,13 @@ def _diagonals(cells: Tensor, N: int, M: int) -> tuple[Tensor, ...]:
     """The anti-diagonals of (B, N, M) as N + M - 1 tensors (B, N), indexed by row; off the table: any value."""
     column = torch.arange(N + M - 1, device=cells.device)[:, None] - torch.arange(N, device=cells.device)
     at = torch.arange(N, device=cells.device) * M + column.clamp(0, M - 1)
-    # unbind, so that the gradient is one stack rather than N + M - 1 full tables.
-    return cells.flatten(1)[:, at].unbind(1)
+    # unbind, so that the gradient is one stack rather than N + M - 1 full tables; index_select, as all transforms know
+    # its gradient.
+    return cells.flatten(1).index_select(1, at.flatten()).unflatten(1, at.shape).unbind(1)
 
 
 def _from_diagonals(diagonals: list[Tensor], N: int, M: int) -> Tensor:
     table = torch.stack(diagonals, 1)
-    row = torch.arange(N, device=table.device)[:, None].expand(N, M)
-    return table[:, row + torch.arange(M, device=table.device), row]
+    row = torch.arange(N, device=table.device)[:, None]
+    at = (row + torch.arange(M, device=table.device)) * N + row
+    return table.flatten(1).index_select(1, at.flatten()).unflatten(1, (N, M))

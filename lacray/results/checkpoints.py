@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlparse
 
+from lacray.results.address import is_local, local_path
 from lacray.results.errors import ResultsError
 from lacray.results.names import check_name
-from lacray.results.place import Place, as_place, local_path
+from lacray.results.place import Place, as_place
 
 SUFFIX = ".pt"
 
@@ -63,7 +63,7 @@ def open_checkpoint(uri: str, directory: Path) -> Path:
     Raises:
         ResultsError: it is not there, or cannot be read.
     """
-    if urlparse(uri).scheme in ("", "file"):
+    if is_local(uri):
         return Path(local_path(uri))
     folder, _, name = uri.rpartition("/")
     path = directory / check_name("checkpoint", name)

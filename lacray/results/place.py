@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlparse
 
+from lacray.results.address import is_local, local_path, split_address
 from lacray.results.disk import Disk
 from lacray.results.entries import Entry, Found
 from lacray.results.errors import ResultsError
@@ -208,16 +208,9 @@ def check_writable(uri: Place | str | os.PathLike[str]) -> None:
     as_place(uri).check_writable()
 
 
-def local_path(uri: str) -> str:
-    """The absolute path of a local path or file:// address."""
-    path = unquote(urlparse(uri).path) if urlparse(uri).scheme == "file" else os.path.expanduser(uri)
-    return os.path.abspath(path)
-
-
 def _store(uri: str) -> Disk | S3:
-    scheme = urlparse(uri).scheme
-    if scheme in ("", "file"):
+    if is_local(uri):
         return Disk(uri, local_path(uri))
-    if scheme != "s3":
+    if split_address(uri)[0] != "s3":
         raise ResultsError(uri, "must be a local path or s3://bucket/prefix", "pass another --results")
     return S3(uri)

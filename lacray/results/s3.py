@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from lacray.results.address import split_address
 from lacray.results.entries import Entry, Found
 from lacray.results.errors import ResultsError, keep_secret
 from lacray.results.patience import passes
@@ -80,14 +81,15 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
     Raises:
         ResultsError: no bucket, or a key and secret in the address.
     """
-    parsed = urlparse(uri)
-    if ("@" in uri.partition("://")[2] and ":" in parsed.netloc) or "@" in parsed.netloc:
+    # All behind the bucket is the prefix, also a # or a %: no more is read into it.
+    bucket, _, prefix = split_address(uri)[1].partition("/")
+    if "@" in bucket or (":" in bucket and "@" in prefix):
         raise ResultsError(
             uri, "must hold no user and password", "use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
         )
-    if not BUCKET.fullmatch(parsed.netloc):
+    if not BUCKET.fullmatch(bucket):
         raise ResultsError(uri, "must name a bucket, s3://bucket/prefix", "pass another --results")
-    return parsed.netloc, parsed.path.strip("/")
+    return bucket, prefix.strip("/")
 
 
 class S3:
@@ -158,8 +160,8 @@ class S3:
         address = endpoint()
         if address is None:
             # Finds the bucket's region by itself.
-            filesystem, path = pafs.FileSystem.from_uri(self.uri)
-            return filesystem, path.rstrip("/")
+            filesystem, _ = pafs.FileSystem.from_uri(f"s3://{self.bucket}")
+            return filesystem, f"{self.bucket}/{self.prefix}".rstrip("/")
         # Built here: from_uri asks AWS for the region before it has read the endpoint variables.
         parsed = urlparse(address if "//" in address else f"//{address}", scheme="https")
         filesystem = pafs.S3FileSystem(

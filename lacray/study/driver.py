@@ -12,7 +12,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lacray import worker
-from lacray.cli import console, warn
+from lacray.cli import console, tell, warn
 from lacray.config import UserError
 from lacray.exits import advice
 from lacray.nodes import Plan
@@ -73,11 +73,10 @@ class Driver:
         if study.num_over:
             console.print(f"finished already: {study.num_over} of {study.num_trials} trials")
         searched = ", ".join(study.space.distributions()) or "nothing"
-        console.print(
+        tell(
             f"study {study.name}: {study.num_trials} trials over {searched}; {plan.concurrent} at once, "
             f"workers {study.options.workers}, CPUs per worker {plan.cpus_per_worker}, "
-            f"GPUs per worker {plan.gpus_per_worker:g}",
-            markup=False,
+            f"GPUs per worker {plan.gpus_per_worker:g}"
         )
         self.study.advise()
         scratch = worker.new_scratch()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from lacray.config import UserError
 from lacray.study.aside import Aside
 from lacray.study.trials import Trial, run_name
+from lacray.text import home_expanded
 
 
 class TensorBoard(Aside):
@@ -21,7 +21,7 @@ class TensorBoard(Aside):
     """
 
     def __init__(self, directory: str, study: str, say: Callable[[str], None]) -> None:
-        self.directory = Path(directory).expanduser() / study
+        self.directory = home_expanded(directory) / study
         self._writers: dict[int, Any] = {}
         super().__init__("TensorBoard's files", say)
 
@@ -48,7 +48,7 @@ class MlFlow(Aside):
     """One MLflow run a trial, in an experiment named after the study.
 
     Args:
-        uri: of the tracking server.
+        uri: of the tracking server, or a folder.
         study: its name.
         owner: the manifest's id, so that a study taken up again finds its runs.
         say: as for `Aside`.
@@ -62,7 +62,10 @@ class MlFlow(Aside):
             from mlflow.tracking import MlflowClient
         except ImportError as error:
             raise UserError("--mlflow: needs MLflow, which is not installed; pip install 'lacray[mlflow]'") from error
-        self._client: Any = MlflowClient(tracking_uri=uri)
+        # A folder becomes an address by its own rules, whatever characters are in its name.
+        is_address = "://" in uri or uri.startswith("databricks")
+        address = uri if is_address else home_expanded(uri).resolve().as_uri()
+        self._client: Any = MlflowClient(tracking_uri=address)
         self.study, self.owner = study, owner
         self._experiment = ""
         self._runs: dict[int, str] = {}

@@ -103,7 +103,7 @@ class Sampler:
         is_told = self._study.get_trials(deepcopy=False)[own.number].state.is_finished()
         if is_told:
             return
-        state = STATES[trial.state]
+        state = state_of(trial)
         self._study.tell(own, trial.value if state == TrialState.COMPLETE else None, state=state)
 
     def num_settings(self) -> float:
@@ -112,6 +112,11 @@ class Sampler:
 
     def _key(self, params: dict[str, Any]) -> tuple[Any, ...]:
         return tuple((type(params[key]), params[key]) for key in sorted(self._kinds))
+
+
+def state_of(trial: Trial) -> TrialState:
+    """How a trial ended, in Optuna's words; nothing is to be learned of one without a value."""
+    return TrialState.FAIL if trial.value is None else STATES[trial.state]
 
 
 def _size(kind: BaseDistribution) -> float:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lacray.study.study import Study
 from lacray.study.trials import Trial
+from lacray.text import printable
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_POINTS = 12
@@ -51,7 +52,7 @@ class StudyView:
 
     def say(self, line: str, style: str = "") -> None:
         """A line that stays; never read as markup."""
-        self.console.print(line, style=style, markup=False)
+        self.console.print(printable(line), style=style, markup=False, emoji=False)
         self._said = time.monotonic()
 
     def ask(self, trial: Trial) -> None:
@@ -150,7 +151,7 @@ def sparkline(values: dict[int, float]) -> str:
 
 
 def short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else printable(str(value))
 
 
 def _epochs_done(trials: Iterable[Trial]) -> float:

@@ -34,15 +34,17 @@ from optuna.distributions import (
 from lacray.config import (
     DEFAULT_LOSS,
     LOSS_CONFIGS,
+    NOTHING,
     Config,
     ConfigError,
     UserError,
-    as_number,
     build,
     known_keys,
+    read_setting,
     unknown_key,
 )
 from lacray.results import check_name
+from lacray.text import home_expanded
 
 SPACES = "search_spaces"
 VARIANT = "variant"
@@ -52,12 +54,16 @@ MAXIMISED = (
     *("progress", "ap_5", "ap_10", "ap_15", "kendalls_tau"),
 )
 METRICS = ("objective", *(f"{protocol}.{name}" for protocol in ("cropped", "full") for name in MAXIMISED))
+TEXT_FIELDS = ("name", "description", "sampler", "metric")
+YAML_SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "null", "timestamp", "value")}
 FIELDS = ("name", "description", "sampler", "trials", "metric", "fixed", "search", "variants")
 DISTRIBUTION_FIELDS = {
     "float": ("low", "high", "log", "step"),
     "int": ("low", "high", "log", "step"),
     "categorical": ("choices",),
 }
+# Fields of a distribution that hold values of its setting, beside the list of choices.
+VALUES = ("low", "high", "step")
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ class Space:
 def find_space(name: str) -> Path:
     """A search space as the user names it: a path, or one of the bundled ones."""
     package = Path(__file__).resolve().parents[1]
-    candidates = [Path(name), Path(SPACES) / name, package.parent / SPACES / name, package / SPACES / name]
+    candidates = [home_expanded(name), Path(SPACES) / name, package.parent / SPACES / name, package / SPACES / name]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -174,7 +180,7 @@ def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
     """
     path = Path(path)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", "it is no text")
         raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file, see search_spaces/") from error
@@ -213,12 +219,13 @@ def parse_space(
             problems.append(f"{section}: must be a mapping, got {value!r} ({where(section)})")
             value = {}
         sections[section] = {str(key): entry for key, entry in value.items()}
-    fixed = {key: as_number(value) for key, value in sections["fixed"].items()}
+    fixed = {key: read_setting(key, value) for key, value in sections["fixed"].items()}
+    specs = {key: _read_spec(key, spec) for key, spec in sections["search"].items()}
     search: dict[str, BaseDistribution] = {}
     origins = {key: where("fixed", key) for key in fixed}
     losses = _losses(fixed, sections, overrides)
     known = list(dict.fromkeys(key for loss in losses for key in known_keys(loss)))
-    for key, spec in sections["search"].items():
+    for key, spec in specs.items():
         origins[key] = where("search", key)
         if key not in known:
             problems.append(f"{unknown_key(key, known, losses[0])} ({origins[key]})")
@@ -238,7 +245,7 @@ def parse_space(
                 f"{name}: a variant must be a mapping of settings, got {values!r} ({where('variants', name)})"
             )
             continue
-        variants[name] = {str(key): as_number(value) for key, value in values.items()}
+        variants[name] = {str(key): read_setting(str(key), value) for key, value in values.items()}
         problems += [
             f"{key}: must not be in variant {name!r} and searched or on the command line ({where('variants', name)})"
             for key in values
@@ -271,7 +278,7 @@ def parse_space(
         fixed={**fixed, **overrides},
         search=search,
         variants=variants,
-        specs={key: sections["search"][key] for key in search},
+        specs={key: specs[key] for key in search},
         origins={**origins, **dict.fromkeys(overrides, "command line")},
     )
     problems += _out_of_range(space, {name: where("variants", name) for name in variants})
@@ -297,6 +304,18 @@ def _losses(
     return [name for name in dict.fromkeys(wanted) if name in LOSS_CONFIGS] or [DEFAULT_LOSS]
 
 
+def _read_spec(key: str, spec: Any) -> Any:
+    """What is searched, with its values as their setting has them."""
+    if not isinstance(spec, dict):
+        return spec
+    read = {name: read_setting(key, value) if name in VALUES else value for name, value in spec.items()}
+    if str(spec.get("step")).lower() in NOTHING:
+        read.pop("step", None)
+    if isinstance(spec.get("choices"), list):
+        read["choices"] = [read_setting(key, choice) for choice in spec["choices"]]
+    return read
+
+
 def _distribution(spec: Any) -> BaseDistribution:
     """Optuna's vocabulary -> its distribution; ValueError says what is wrong."""
     if not isinstance(spec, dict) or spec.get("type") not in DISTRIBUTION_FIELDS:
@@ -306,12 +325,12 @@ def _distribution(spec: Any) -> BaseDistribution:
     extra = [name for name in spec if name not in (*allowed, "type")]
     if extra:
         raise ValueError(f"{kind} takes {', '.join(allowed)}, got {', '.join(extra)}")
-    values = {name: as_number(value) for name, value in spec.items() if name != "type"}
+    values = {name: value for name, value in spec.items() if name != "type"}
     if kind == "categorical":
         choices = values.get("choices")
         if not isinstance(choices, list) or not choices:
             raise ValueError(f"choices must be a list with something in it, got {choices!r}")
-        return CategoricalDistribution(tuple(as_number(choice) for choice in choices))
+        return CategoricalDistribution(tuple(choices))
     for name in ("low", "high", "step"):
         number = values.get(name)
         if name == "step" and number is None:
@@ -352,10 +371,13 @@ def _out_of_range(space: Space, variant_origins: Mapping[str, str]) -> list[str]
 
 
 def _load_with_lines(text: str) -> tuple[Any, dict[tuple[str, ...], int]]:
-    """The content, and the line of each key by its path."""
+    """The content, and the line of each key by its path; keys, names and values of settings are text as written."""
     lines: dict[tuple[str, ...], int] = {}
+    loader = yaml.SafeLoader(text)
 
-    def walk(node: yaml.Node | None, path: tuple[str, ...]) -> None:
+    def walk(node: yaml.Node, path: tuple[str, ...], above: tuple[yaml.Node, ...]) -> None:
+        if node in above:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: holds itself")
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 here = (*path, str(key.value))
@@ -364,7 +386,33 @@ def _load_with_lines(text: str) -> tuple[Any, dict[tuple[str, ...], int]]:
                         f"key {key.value!r} twice, in lines {lines[here]} and {key.start_mark.line + 1}"
                     )
                 lines[here] = key.start_mark.line + 1
-                walk(value, here)
+                _as_text(key)
+                walk(value, here, (*above, node))
+        elif isinstance(node, yaml.SequenceNode):
+            for entry in node.value:
+                walk(entry, (*path, ""), (*above, node))
+        elif _is_text(path):
+            _as_text(node)
 
-    walk(yaml.compose(text), ())
-    return yaml.safe_load(text), lines
+    try:
+        document = loader.get_single_node()
+        if document is None:
+            return None, lines
+        walk(document, (), ())
+        return loader.construct_document(document), lines
+    finally:
+        loader.dispose()
+
+
+def _is_text(path: tuple[str, ...]) -> bool:
+    """Whether a scalar is left to the setting that it belongs to, or is a name."""
+    section, *rest = path or ("",)
+    if section == "search":
+        return (len(rest) == 2 and rest[1] in (*VALUES, "type")) or rest[1:] == ["choices", ""]
+    return (section, len(rest)) in {("fixed", 1), ("variants", 2), *((name, 0) for name in TEXT_FIELDS)}
+
+
+def _as_text(node: yaml.Node) -> None:
+    """YAML would make 1_0, no, 2024-05-01 and 010 of other languages' habits."""
+    if isinstance(node, yaml.ScalarNode) and node.tag in YAML_SCALARS:
+        node.tag = "tag:yaml.org,2002:str"

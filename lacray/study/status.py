@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lacray.cli import console, shell, shown
+from lacray.cli import console, shell, shown, tell, warn
 from lacray.config import UserError
 from lacray.results import Place, has_rows, lease_state, read, read_manifest, studies
 from lacray.study.manifest import space_of
@@ -90,12 +90,12 @@ def _show(results: str, found: Standing) -> None:
         console.print(f"best so far: trial {best.number}, {found.space.metric} {best.value:.4f}", style="bold")
     for trial in found.trials:
         if trial.error:
-            console.print(f"trial {trial.number} failed: {trial.error}", style="yellow", markup=False)
+            warn(f"trial {trial.number} failed: {trial.error}")
     if found.driver is not None:
         who = f"{found.driver['host']}, process {found.driver['pid']}"
-        console.print(f"driven by {who}, last heard of {found.driver['age']:.0f} s ago", markup=False)
+        tell(f"driven by {who}, last heard of {found.driver['age']:.0f} s ago")
     elif found.num_over < found.num_trials:
         where = [] if results == "results" else ["--results", results]
         go_on = shell("python", "-m", "lacray.tune", "--resume", "--study", found.name, *where)
-        console.print(f"nobody drives it; go on: {go_on}", style="yellow", markup=False)
-    console.print(f"rows: {shown(results)}/{found.name}/rows/*.parquet", markup=False)
+        warn(f"nobody drives it; go on: {go_on}")
+    tell(f"rows: {shown(results)}/{found.name}/rows/*.parquet")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from sqlalchemy.engine import URL
+
 from lacray.cache import cache_dir, can_write, temporary_dir
 from lacray.cli import absolute, commit, placed, prepare_videos, shell, warn
 from lacray.config import ConfigError, UserError
@@ -93,7 +95,7 @@ class Study:
         self.space = self._given_space or space_of(manifest or {}, self.name)
         self.config = self.space.config(self.space.first_params())
         self._check_batches()
-        videos = prepare_videos(self.config, for_study=True)
+        videos = prepare_videos(self.config, for_study=True, metric=self.space.metric)
         asked = self._asked()
         if manifest is not None:
             check_same(manifest, self.space, asked, videos, self.name)
@@ -361,7 +363,7 @@ class Study:
         folder = Path(absolute(self.options.results))
         if "://" in self.options.results:
             folder = cache_dir() if can_write(cache_dir()) else temporary_dir()
-        return f"sqlite:///{folder / 'optuna.db'}"
+        return URL.create("sqlite", database=str(folder / "optuna.db")).render_as_string(hide_password=False)
 
     def resume_command(self) -> str:
         """How to go on, as it can be pasted."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+from sqlalchemy.engine import make_url
 
 from lacray.study.aside import Aside
-from lacray.study.sampler import STATES
+from lacray.study.sampler import state_of
 from lacray.study.space import Space
 from lacray.study.trials import Trial
+from lacray.text import home_expanded
 
 # Of a study in the storage, which manifest it shows: another results directory may have a study of the same name.
 OWNER = "lacray"
@@ -36,9 +37,14 @@ class OptunaView(Aside):
         super().__init__("Optuna's store", say)
 
     def _begin(self, trials: list[Trial]) -> None:
-        if self.url.startswith("sqlite:///"):
-            Path(self.url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        storage = optuna.storages.RDBStorage(self.url)
+        url = make_url(self.url)
+        if url.get_backend_name() == "sqlite" and url.database:
+            path = home_expanded(url.database)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            url = url.set(database=str(path))
+        # Optuna formats the address it is given, to fill in the version of its tables.
+        address = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+        storage = optuna.storages.RDBStorage(address)
         owners = {study.study_name: study.user_attrs.get(OWNER) for study in optuna.get_all_study_summaries(storage)}
         if owners.get(self.name, self.owner) != self.owner:
             self.name = f"{self.name}-{self.owner[:8]}"
@@ -62,6 +68,6 @@ class OptunaView(Aside):
             self._trials[number].report(metrics[self.metric], epoch)
 
     def _tell(self, trial: Trial) -> None:
-        state = STATES[trial.state]
+        state = state_of(trial)
         value = trial.value if state == TrialState.COMPLETE else None
         self._study.tell(self._trials[trial.number], value, state=state)

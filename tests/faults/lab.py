@@ -58,6 +58,7 @@ class Command:
         try:
             found = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
+            self.kill()
             raise AssertionError(f"no end in {timeout:.0f} s:\n{self.said[-3000:]}") from None
         assert code is None or found == code, f"exit {found}, not {code}:\n{self.said[-5000:]}"
         return self.said

@@ -155,7 +155,9 @@ int soft_sw(int64_t B, int64_t N, int64_t M, const T* s, const T* go, const T* g
   call.similarity = s;
   call.gap_open = go;
   call.gap_extend = ge;
-  call.gap_kind = GapKind(kind);
+  const bool each = kind == 3;  // scalar gaps, of each problem its own
+  call.gap_kind = each ? GapKind::scalar : GapKind(kind);
+  call.gap_step = each ? 1 : 0;
   call.lengths = lengths;
   call.gamma = gamma;
   call.score = score;
@@ -166,25 +168,27 @@ int soft_sw(int64_t B, int64_t N, int64_t M, const T* s, const T* go, const T* g
   call.grad_score = grad_score;
   call.grad_match = grad_match;
   call.grad_similarity = gs;
-  const int64_t groups = kind == 0 ? B * cuda::num_tiles(call) : B, cells = kind == 0 ? 1 : N * M;
+  const bool scalar = call.gap_kind == GapKind::scalar;
+  const int64_t groups = scalar ? B * cuda::num_tiles(call) : B, cells = scalar ? 1 : N * M, sums = each ? B : 1;
   std::vector<T> open(size_t(groups * cells), T(NAN)), extend(open);
   call.grad_gap_open = open.data();
   call.grad_gap_extend = extend.data();
   if (const int status = run_passes(call)) return status;
-  // Shared and scalar gaps: the sum that the binding takes.
+  // Shared and scalar gaps: the sum that the binding takes, over all problems or of each.
   if (kind == 2) {
     std::memcpy(g_open, open.data(), open.size() * sizeof(T));
     std::memcpy(g_extend, extend.data(), extend.size() * sizeof(T));
   } else {
-    for (int64_t q = 0; q < cells; ++q) {
-      double o = 0, e = 0;
-      for (int64_t g = 0; g < groups; ++g) {
-        o += open[size_t(g * cells + q)];
-        e += extend[size_t(g * cells + q)];
+    for (int64_t s = 0; s < sums; ++s)
+      for (int64_t q = 0; q < cells; ++q) {
+        double o = 0, e = 0;
+        for (int64_t g = groups / sums * s; g < groups / sums * (s + 1); ++g) {
+          o += open[size_t(g * cells + q)];
+          e += extend[size_t(g * cells + q)];
+        }
+        g_open[s * cells + q] = T(o);
+        g_extend[s * cells + q] = T(e);
       }
-      g_open[q] = T(o);
-      g_extend[q] = T(e);
-    }
   }
   return 0;
 }

@@ -82,7 +82,7 @@ def test_the_best_alignment_is_the_best_of_all(method: str, shape: tuple[int, in
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", ["scalar", "shared", "own"])
+@pytest.mark.parametrize("kind", ["scalar", "each", "shared", "own"])
 def test_the_best_alignment_is_the_limit_of_the_soft_one(method: str, kind: str, ops: SimpleNamespace) -> None:
     hard, soft, _ = METHODS[method]
     B, N, M = 3, 70, 300 if ops.name != "reference" else 90
@@ -97,7 +97,7 @@ def test_the_best_alignment_is_the_limit_of_the_soft_one(method: str, kind: str,
         matched = torch.nonzero(gradient[b] > 0.5)
         assert as_path(path[b]) == tuple(map(tuple, matched.tolist()))
         if method == "local":
-            own = [g[b] if g.dim() == 3 else g.expand(N, M) for g in inputs[1:]]
+            own = [g[b].expand(N, M) if g.dim() in (1, 3) else g.expand(N, M) for g in inputs[1:]]
             assert energy(as_path(path[b]), inputs[0][b], *own) == pytest.approx(score[b].item(), rel=1e-12)
 
 

@@ -17,7 +17,7 @@ from lacray.ops.affine import with_corner
 
 def problem(B: int, N: int, M: int, kind: str, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
-    shape = {"scalar": (), "shared": (N, M), "own": (B, N, M)}[kind]
+    shape = {"scalar": (), "each": (B,), "shared": (N, M), "own": (B, N, M)}[kind]
     similarity = torch.randn(B, N, M, generator=g, dtype=torch.float64) * 1.5 + 0.3
     gap_open = torch.rand(shape, generator=g, dtype=torch.float64) + 0.5
     return similarity, gap_open, torch.rand(shape, generator=g, dtype=torch.float64) * 0.5
@@ -77,7 +77,7 @@ def test_score_is_the_log_sum_over_all_alignments_from_end_to_end(
                 assert match[b, i, j].item() == pytest.approx(smooth_max(ending, gamma), rel=1e-11, abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["scalar", "shared", "own"])
+@pytest.mark.parametrize("kind", ["scalar", "each", "shared", "own"])
 @pytest.mark.parametrize("with_lengths", [False, True])
 def test_gradients_of_both_outputs_are_those_of_finite_differences(
     kind: str, with_lengths: bool, ops: SimpleNamespace

@@ -157,13 +157,13 @@ def test_score_is_the_log_sum_over_all_alignments(gamma: float, shape: tuple[int
         torch.testing.assert_close(match[b], torch.from_numpy(table), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["scalar", "shared", "own"])
+@pytest.mark.parametrize("kind", ["scalar", "each", "shared", "own"])
 @pytest.mark.parametrize("with_lengths", [False, True])
 def test_gradients_of_both_outputs_are_those_of_finite_differences(
     kind: str, with_lengths: bool, backend: SoftSw
 ) -> None:
     B, N, M = 2, 4, 5
-    shape = {"scalar": (), "shared": (N, M), "own": (B, N, M)}[kind]
+    shape = {"scalar": (), "each": (B,), "shared": (N, M), "own": (B, N, M)}[kind]
     inputs = tuple(x.requires_grad_() for x in problem(B, N, M, shape, seed=5))
     lengths = ragged(B, N, M) if with_lengths else None
 
@@ -180,6 +180,7 @@ def test_gradients_of_both_outputs_are_those_of_finite_differences(
     [
         ((33, 70), "scalar"),
         ((64, 64), "shared"),
+        ((64, 64), "each"),
         ((31, 257), "own"),
         ((70, 530), "shared"),
         ((5, 300), "own"),
@@ -191,7 +192,7 @@ def test_tiles_join_without_a_seam(shape: tuple[int, int], kind: str, ops: Simpl
         pytest.skip("the oracle of this test")
     N, M = shape
     B = 5 if M < 100 else 2  # which share a table of gaps
-    inputs = problem(B, N, M, {"scalar": (), "shared": shape, "own": (B, *shape)}[kind], seed=7)
+    inputs = problem(B, N, M, {"scalar": (), "each": (B,), "shared": shape, "own": (B, *shape)}[kind], seed=7)
     lengths = torch.tensor([[N, M]] * (B - 1) + [[max(1, N - 17), max(1, M - 33)]])
     upstream = torch.linspace(1.0, -0.4, B), torch.randn(B, N, M, generator=torch.Generator().manual_seed(1)).double()
     expected = values_and_gradients(reference.soft_sw, inputs, 0.3, lengths, *upstream)
@@ -401,12 +402,44 @@ def test_autocast_computes_in_float32() -> None:
     assert score.dtype == direct.dtype == torch.float32
 
 
-def test_numbers_serve_as_gaps() -> None:
+def test_numbers_serve_as_gaps_and_gamma() -> None:
     similarity = problem(2, 5, 6, ())[0].float()
     expected = soft_sw(similarity, torch.tensor(1.5), torch.tensor(0.25), gamma=0.5)
-    for gaps in ((1.5, 0.25), (torch.full((5, 6), 1.5), 0.25), (1.5, torch.full((2, 5, 6), 0.25))):
-        for actual, target in zip(soft_sw(similarity, *gaps, gamma=0.5), expected, strict=True):
+    for opening, extending, gamma in (
+        (1.5, 0.25, 0.5),
+        (torch.full((5, 6), 1.5), 0.25, np.float32(0.5)),
+        (1.5, torch.full((2, 5, 6), 0.25), np.float64(0.5)),
+        (np.float32(1.5), np.float64(0.25), np.array(0.5)),
+        (np.array(1.5), np.array(0.25, dtype=np.float16), 0.5),
+        (torch.full((2,), 1.5), 0.25, 0.5),
+        (torch.full((5, 6), 1.5), torch.full((2,), 0.25), 0.5),
+        (torch.full((2,), 1.5), torch.full((2, 5, 6), 0.25), 0.5),
+    ):
+        for actual, target in zip(soft_sw(similarity, opening, extending, gamma=gamma), expected, strict=True):
             torch.testing.assert_close(actual, target)
+    whole = soft_sw(similarity, 2.0, 1.0, gamma=3.0)
+    for two, one, three in ((2, 1, 3), (np.int64(2), np.uint8(1), np.int32(3))):
+        assert all(map(torch.equal, soft_sw(similarity, two, one, gamma=three), whole))
+
+
+def test_lengths_may_be_lists_arrays_and_any_integers(backend: SoftSw) -> None:
+    similarity = problem(2, 5, 6, ())[0].float()
+    lengths = torch.tensor([[5, 6], [3, 2]])
+    expected = backend(similarity, 1.0, 0.5, gamma=0.5, lengths=lengths)
+    frozen = np.asarray(lengths.tolist())
+    frozen.flags.writeable = False
+    for given in (
+        [[5, 6], (3, 2)],
+        [np.array([5, 6]), np.array([3, 2])],
+        frozen,
+        lengths.numpy().astype(np.uint16),
+        lengths.int(),
+        lengths.to(torch.uint8),
+        lengths.t().contiguous().t(),
+    ):
+        assert all(map(torch.equal, backend(similarity, 1.0, 0.5, gamma=0.5, lengths=given), expected))
+    for nothing in ([], np.zeros((0, 2), dtype=np.int64)):
+        assert backend(similarity[:0], 1.0, 0.5, gamma=0.5, lengths=nothing)[0].shape == (0,)
 
 
 def test_strides_do_not_matter(backend: SoftSw) -> None:
@@ -464,14 +497,14 @@ def test_saved_state_is_a_fraction_of_a_float_per_cell() -> None:
     assert state.numel() / similarity.numel() < 0.25
 
 
-@pytest.mark.parametrize("kind", ["scalar", "shared", "own"])
+@pytest.mark.parametrize("kind", ["scalar", "each", "shared", "own"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_opcheck_passes(kind: str, device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU here")
     soft_sw(torch.zeros(1, 1, 1, device=device), 1.0, 1.0, gamma=1.0)  # loads the library
     B, N, M = 2, 40, 9
-    inputs = problem(B, N, M, {"scalar": (), "shared": (N, M), "own": (B, N, M)}[kind])
+    inputs = problem(B, N, M, {"scalar": (), "each": (B,), "shared": (N, M), "own": (B, N, M)}[kind])
     similarity, gap_open, gap_extend = (x.to(device).requires_grad_() for x in inputs)
     lengths = ragged(B, N, M).to(device)
     for with_lengths in (None, lengths):
@@ -555,8 +588,12 @@ GOOD = {
             r"similarity: must be of a floating dtype, got torch.int64",
         ),
         ("similarity", [[1.0]], r"similarity: must be a tensor, got list"),
-        ("gap_open", torch.zeros(5, 4), r"gap_open: must have shape \(\), \(4, 5\) or \(2, 4, 5\).*got \(5, 4\)"),
-        ("gap_extend", torch.zeros(2), r"gap_extend: must have shape .*got \(2,\)"),
+        (
+            "gap_open",
+            torch.zeros(5, 4),
+            r"gap_open: must have shape \(\), \(2,\), \(4, 5\) or \(2, 4, 5\).*got \(5, 4\)",
+        ),
+        ("gap_extend", torch.zeros(3), r"gap_extend: must have shape .*got \(3,\)"),
         (
             "gap_open",
             torch.zeros((), dtype=torch.float64),
@@ -564,16 +601,38 @@ GOOD = {
         ),
         ("gap_extend", torch.zeros((), dtype=torch.int32), r"gap_extend: must be of a floating dtype.*torch.int32"),
         ("gap_open", torch.zeros((), device="meta"), r"gap_open: must be on similarity's device cpu, got meta"),
-        ("gap_open", "1", r"gap_open: must be a tensor or a number, got str"),
+        ("gap_open", "1", r"gap_open: must be a tensor or a number, got str$"),
+        ("gap_open", np.str_("1"), r"gap_open: must be a tensor or a number, got str_$"),
+        ("gap_open", True, r"gap_open: must be a tensor or a number, got bool$"),
+        ("gap_open", np.bool_(True), r"gap_open: must be a tensor or a number, got bool"),
+        ("gap_open", np.zeros((4, 5)), r"gap_open: .*, got ndarray: torch.as_tensor\(gap_open\) makes it one"),
+        ("gap_extend", torch.tensor(True), r"gap_extend: must be of a floating dtype.*torch.bool"),
         ("gamma", 0.0, r"gamma: must be > 0 and finite, got 0.0"),
         ("gamma", -1, r"gamma: must be > 0 and finite, got -1"),
         ("gamma", math.nan, r"gamma: must be > 0 and finite, got nan"),
-        ("gamma", torch.tensor(1.0), r"gamma: must be a number, got Tensor"),
+        ("gamma", torch.tensor(1.0), r"gamma: must be a number, got Tensor: gamma.item\(\), .*gamma=1\) is the same"),
+        ("gamma", torch.ones(2), r"gamma: must be a number, got Tensor: .*one gamma a pair, divide all by it"),
+        ("gamma", "0.5", r"gamma: must be a number, got str$"),
+        ("gamma", True, r"gamma: must be a number, got bool$"),
+        ("gamma", np.array([0.5]), r"gamma: must be a number, got ndarray$"),
         ("lengths", torch.tensor([4, 3]), r"lengths: must have shape \(2, 2\), got \(2,\)"),
-        ("lengths", torch.tensor([[4.0, 5.0], [3.0, 2.0]]), r"lengths: must be int64, got torch.float32"),
+        ("lengths", torch.tensor([[4.0, 5.0], [3.0, 2.0]]), r"lengths: must be of an integer dtype, got torch.float32"),
+        ("lengths", [[4.0, 5.0], [3.0, 2.0]], r"lengths: must be of an integer dtype, got torch.float32"),
+        ("lengths", torch.ones(2, 2, dtype=torch.bool), r"lengths: must be of an integer dtype, got torch.bool"),
         ("lengths", torch.tensor([[4, 6], [3, 2]]), r"lengths: column 1 must be in 0..5 \(M\), got 6"),
         ("lengths", torch.tensor([[4, 5], [-1, 2]]), r"lengths: column 0 must be in 0..4 \(N\), got -1"),
-        ("lengths", [[4, 5], [3, 2]], r"lengths: must be a tensor, got list"),
+        ("lengths", [[4, 6], [3, 2]], r"lengths: column 1 must be in 0..5 \(M\), got 6"),
+        (
+            "lengths",
+            [[4, 5], [3]],
+            r"lengths: must be a tensor, an array or a list of \(2, 2\) .*got \[\[4, 5\], \[3\]\]",
+        ),
+        (
+            "lengths",
+            [["4", "5"], ["3", "2"]],
+            r"lengths: must be a tensor, an array or a list of \(2, 2\) whole numbers",
+        ),
+        ("lengths", 4, r"lengths: must be a tensor, an array or a list of \(2, 2\) whole numbers, got 4"),
     ],
 )
 def test_a_bad_argument_is_named_with_its_rule_and_value(argument: str, value: object, message: str) -> None:

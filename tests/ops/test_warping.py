@@ -372,12 +372,12 @@ def test_opcheck_passes(smooth: bool, device: str) -> None:
         for with_lengths in (None, lengths):
             arguments = (cost, with_lengths, 0.5, 20, smooth, with_gradient)
             torch.library.opcheck(torch.ops.lacray.dtw.default, arguments)
-        value, *kept = torch.ops.lacray.dtw(plain, lengths, 0.5, -1, smooth, with_gradient)
+        value, _, *kept = torch.ops.lacray.dtw(plain, lengths, 0.5, -1, smooth, with_gradient)
         ones = torch.ones_like(cost)
         for given in ((torch.ones_like(value), ones), (None, ones), (value, None)):
             torch.library.opcheck(
                 torch.ops.lacray.dtw_backward.default,
-                (*given, plain, lengths, *kept, 0.5, -1, smooth),
+                (*given, plain, lengths, *kept, 0.5, -1, smooth, with_gradient),
                 test_utils=("test_schema", "test_faketensor"),
             )
 

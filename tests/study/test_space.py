@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from paths import ROOT
 
 from lacray import evaluation
 from lacray.config import ConfigError, build
-from lacray.study.space import MAXIMISED, Space, load_space
+from lacray.study.space import MAXIMISED, Space, find_space, load_space, parse_space
 
 GOOD = """\
 name: small
@@ -121,7 +122,7 @@ def test_variant_sets_its_settings_over_the_fixed_ones(space_of):
         ("{type: float, low: 0, high: 1, log: true}", "low must be > 0 with log: true, got 0"),
         ("{type: float, low: 1}", "high must be a number, got None"),
         ("{type: float, low: small, high: 1}", "low must be a number, got 'small'"),
-        ("{type: float, low: true, high: 2}", "low must be a number, got True"),
+        ("{type: float, low: true, high: 2}", "low must be a number, got 'true'"),
         ("{type: float, low: 1, high: 2, step: a}", "step must be a number, got 'a'"),
         ("{type: float, low: 1, high: 2, choices: [1]}", "float takes low, high, log, step, got choices"),
         ("{type: int, low: 0.5, high: 2}", "low must be an integer with type: int, got 0.5; use type: float"),
@@ -237,13 +238,48 @@ def test_what_a_study_may_maximise_is_what_an_evaluation_gives_but_errors():
         ("search:\n  seed: 1\n  seed: 2\n", "key 'seed' twice, in lines 2 and 3"),
         ("search: [1]", "search: must be a mapping, got [1]"),
         ("fixed: {1: 2}", "1: is no setting"),
-        ("search: {on: {type: int, low: 1, high: 2}}", "True: is no setting"),
+        ("search: {on: {type: int, low: 1, high: 2}}", "on: is no setting"),
+        ("search: &a [*a]", "holds itself"),
     ],
 )
 def test_file_that_is_no_space_is_refused_in_one_sentence(problems_of, text, said):
     (problem,) = problems_of(text)
     assert said in problem
     assert "\n" not in problem
+
+
+def test_text_in_a_space_is_what_was_written_and_a_number_is_decimal(space_of):
+    space = space_of(
+        """\
+name: 2024
+description: no
+fixed: {data.root: 2024-05-01, encoder.weights: 1_0, seed: 010, data.augment: no, fit.full_epochs: null}
+search:
+  loss.similarity: {type: categorical, choices: [rbf, cosine]}
+  encoder.name: {type: categorical, choices: [007, off, "1e3"]}
+variants:
+  no: {data.input: videos}
+  1_0: {loss.gamma: 1e-1}
+"""
+    )
+    assert (space.name, space.description) == ("2024", "no")
+    assert space.fixed == {
+        "data.root": "2024-05-01",
+        "encoder.weights": "1_0",
+        "seed": 10,
+        "data.augment": False,
+        "fit.full_epochs": None,
+    }
+    assert space.search["encoder.name"] == CategoricalDistribution(("007", "off", "1e3"))
+    assert space.variants == {"no": {"data.input": "videos"}, "1_0": {"loss.gamma": 0.1}}
+    # As the manifest of a study keeps it, and gives it back.
+    assert parse_space(json.loads(json.dumps(space.content()))).content() == space.content()
+
+
+def test_a_space_in_a_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("fixed: {seed: 1}\n")
+    assert load_space(find_space("~/mine.yaml")).fixed == {"seed": 1}
 
 
 def test_file_that_cannot_be_read_is_named(tmp_path):

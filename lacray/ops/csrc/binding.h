@@ -22,11 +22,11 @@ using torch::stable::Tensor;
 inline GapKind gap_kind(const Tensor& similarity, const Tensor& gap_open, const Tensor& gap_extend) {
   STD_TORCH_CHECK(gap_open.dim() == gap_extend.dim(), "gap_open and gap_extend must have the same shape");
   const int64_t dim = gap_open.dim();
-  STD_TORCH_CHECK(dim == 0 || dim == 2 || dim == 3, "gap_open must be (), (N, M) or (B, N, M)");
+  STD_TORCH_CHECK(dim <= 3, "gap_open must be (), (B,), (N, M) or (B, N, M)");
   for (int64_t k = 0; k < dim; ++k)
-    STD_TORCH_CHECK(gap_open.size(k) == similarity.size(k + 3 - dim) && gap_extend.size(k) == gap_open.size(k),
-                    "gap_open and gap_extend must be (), (N, M) or (B, N, M)");
-  return dim == 0 ? GapKind::scalar : dim == 2 ? GapKind::shared : GapKind::own;
+    STD_TORCH_CHECK(gap_open.size(k) == similarity.size(dim == 2 ? k + 1 : k) && gap_extend.size(k) == gap_open.size(k),
+                    "gap_open and gap_extend must be (), (B,), (N, M) or (B, N, M)");
+  return dim < 2 ? GapKind::scalar : dim == 2 ? GapKind::shared : GapKind::own;
 }
 
 inline Tensor plain_layout(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
@@ -106,6 +106,7 @@ struct Inputs {
     c.gap_open = static_cast<const T*>(gap_open.const_data_ptr());
     c.gap_extend = static_cast<const T*>(gap_extend.const_data_ptr());
     c.gap_kind = gap_kind(similarity, gap_open, gap_extend);
+    c.gap_step = gap_open.dim() == 1 ? 1 : 0;
     c.lengths = Gradients::pointer<int64_t>(lengths);
     c.gamma = gamma;
     c.state_size = state_size(c.N, c.M, tiles.rows, tiles.columns, kSoftSwArrays);
@@ -152,9 +153,11 @@ std::tuple<Tensor, Tensor, Tensor> run_backward_op(const std::optional<Tensor>& 
   Tensor grad_similarity = empty(in.similarity, {call.B, call.N, call.M});
   call.grad_similarity = data<T>(grad_similarity);
   std::vector<int64_t> shape;
-  const int64_t tables = Device::num_tables(call);
-  if (tables > 1) shape.push_back(tables);
   for (int64_t k = 0; k < in.gap_open.dim(); ++k) shape.push_back(in.gap_open.size(k));
+  // Gradients that are to be added up: of gaps that a pair has to itself, its own.
+  const bool each = in.gap_open.dim() == 1;
+  const int64_t tables = each ? (call.B > 0 ? Device::num_tables(call) / call.B : 1) : Device::num_tables(call);
+  if (tables > 1) shape.insert(each ? shape.end() : shape.begin(), tables);
   if (!gaps) shape = {0};
   Tensor open = empty(in.similarity, shape), extend = empty(in.similarity, shape);
   if (gaps) {
@@ -168,9 +171,9 @@ std::tuple<Tensor, Tensor, Tensor> run_backward_op(const std::optional<Tensor>& 
     torch::stable::fill_(extend, 0.0);
   }
   if (gaps && tables > 1) {
-    const std::vector<int64_t> first{0};
-    open = torch::stable::sum(open, first);
-    extend = torch::stable::sum(extend, first);
+    const std::vector<int64_t> added{each ? 1 : 0};
+    open = torch::stable::sum(open, added);
+    extend = torch::stable::sum(extend, added);
   }
   return {grad_similarity, open, extend};
 }
@@ -242,16 +245,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run_dtw_op(const DtwInputs& in, doubl
 
 template <class Device, class T>
 Tensor run_dtw_backward_op(const std::optional<Tensor>& grad_value, const std::optional<Tensor>& grad_table, const DtwInputs& in,
-                           const Tensor& saved_table, const Tensor& saved, const Tensor& gradient, double gamma, int64_t band,
-                           bool smooth) {
+                           const Tensor& saved, const Tensor& gradient, double gamma, int64_t band, bool smooth) {
   Dtw<T> call = in.call<T>(gamma, band, smooth, Device::template tiles<T>());
   const Tensor state = checked_state(saved, in.cost, call.state_size);
-  const Gradients given(grad_value, grad_table, in.cost), forward(std::nullopt, saved_table, in.cost);
+  const Gradients given(grad_value, grad_table, in.cost);
   Tensor grad_cost = empty(in.cost, {call.B, call.N, call.M});
   call.state = data<T>(state);
   call.grad_value = Gradients::pointer<T>(given.value);
   call.grad_table = Gradients::pointer<T>(given.table);
-  call.table = data<T>(*forward.table);
   call.grad_cost = data<T>(grad_cost);
   const Gradients found(std::nullopt, gradient.numel() > 0 ? std::optional<Tensor>(gradient) : std::nullopt, in.cost);
   if (found.table.has_value()) call.gradient = data<T>(*found.table);
@@ -270,12 +271,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dtw_op(Tensor cost, std::optional<Ten
 
 template <class Device>
 Tensor dtw_backward_op(std::optional<Tensor> grad_value, std::optional<Tensor> grad_table, Tensor cost,
-                       std::optional<Tensor> lengths, Tensor table, Tensor state, Tensor gradient, double gamma, int64_t band,
-                       bool smooth) {
+                       std::optional<Tensor> lengths, Tensor state, Tensor gradient, double gamma, int64_t band, bool smooth,
+                       bool) {
   const DtwInputs in(cost, lengths);
   return cost.scalar_type() == ScalarType::Float
-             ? run_dtw_backward_op<Device, float>(grad_value, grad_table, in, table, state, gradient, gamma, band, smooth)
-             : run_dtw_backward_op<Device, double>(grad_value, grad_table, in, table, state, gradient, gamma, band, smooth);
+             ? run_dtw_backward_op<Device, float>(grad_value, grad_table, in, state, gradient, gamma, band, smooth)
+             : run_dtw_backward_op<Device, double>(grad_value, grad_table, in, state, gradient, gamma, band, smooth);
 }
 
 }  // namespace lacray

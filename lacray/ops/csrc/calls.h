@@ -5,7 +5,7 @@
 
 namespace lacray {
 
-enum class GapKind { scalar, shared, own };  // (), (N, M), (B, N, M)
+enum class GapKind { scalar, shared, own };  // () or (B,), (N, M), (B, N, M)
 enum class Minimum { soft, smooth };  // -gamma log sum exp(-u / gamma), or the mean of u weighted by softmax(-u / gamma)
 
 template <class T>
@@ -15,9 +15,10 @@ struct SoftSw {
   int64_t tile_rows, tile_columns;  // between checkpoints
   bool by_diagonals;         // CPU: threads share a problem's tiles rather than the problems
   const T* similarity;       // (B, N, M), contiguous like everything here
-  const T* gap_open;         // () or (N, M) or (B, N, M)
+  const T* gap_open;         // (), (B,), (N, M) or (B, N, M)
   const T* gap_extend;       // like gap_open
   GapKind gap_kind;
+  int64_t gap_step;          // of scalar gaps: 1 where each problem has its own, (B,); else 0
   const int64_t* lengths;    // (B, 2), or null: all N x M
   double gamma;
   T* score;                  // (B,)
@@ -28,7 +29,7 @@ struct SoftSw {
   const T* grad_score;       // (B,), or null: zero
   const T* grad_match;       // (B, N, M), or null: zero
   T* grad_similarity;        // (B, N, M)
-  T* grad_gap_open;          // (B, N, M) of own gaps, else (num_tables,) + their shape, to be added up; null: not wanted
+  T* grad_gap_open;          // (B, N, M) of own gaps, else (num_tables,) and the table's shape, to be added up; null: not wanted
   T* grad_gap_extend;
   int64_t num_groups;        // problems are summed within a group in order: bit-identical for any number of threads
 };
@@ -71,7 +72,7 @@ struct Dtw {
   const int64_t* lengths;    // (B, 2), or null
   double gamma;
   T* value;                  // (B,)
-  T* table;                  // (B, N, M), R; the backward pass reads it
+  T* table;                  // (B, N, M), R; forward only
   T* state;                  // (B, state_size)
   int64_t state_size;
   T* gradient;               // (B, N, M) of the value in C, or null: the forward pass may find it on its way

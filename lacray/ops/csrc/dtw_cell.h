@@ -13,13 +13,20 @@
 namespace lacray {
 namespace LACRAY_ISA {
 
-// Derivatives of R in its three neighbours. Those of a cell that cannot be reached are finite and mean nothing: no gradient
-// arrives there, as its share in any other cell is zero.
+// Derivatives of R in its three neighbours. Those of a cell that cannot be reached are finite and mean nothing but that: no
+// gradient arrives there from other cells, as its share in them is zero.
 template <class V>
 struct Shares {
   typename V::R diagonal, above, left;
 };
 constexpr int kNumShares = 3;
+constexpr float kNoPath = 1e30f;  // `left` of such a cell; no derivative is as large
+
+// What arrives at R itself, unless it is infinite whatever C does: what arrives there, often NaN, is dropped.
+template <class V>
+LACRAY_INLINE typename V::R if_reached(typename V::R left_share, typename V::R grad) {
+  return V::select(V::less(V::set1(kNoPath / 2), left_share), V::set1(0), grad);
+}
 
 // -gamma log sum exp(-u / gamma). As in cell.h: r = exp(-R / gamma) is a sum, and carries its own exponent.
 template <class V>
@@ -47,6 +54,7 @@ struct SoftMinimum {
     if constexpr (kShares) {
       const R inverse = V::reciprocal(sum);
       p = {V::mul(d, inverse), V::mul(u, inverse), V::mul(l, inverse)};
+      p.left = V::select(V::less(here.e, V::set1(kForbidden)), V::set1(kNoPath), p.left);
     }
     if constexpr (kTable) {
       const R minimum = V::mul(c.gamma_log_2, V::add(V::add(e, exponent), V::log2(m)));
@@ -84,6 +92,7 @@ struct SmoothMinimum {
       const R one = V::set1(1), log_2 = V::set1(T(0.693147180559945309417));
       auto share = [&](R w, R x) { return V::mul(V::mul(w, inverse), V::fma(V::sub(x, mean), log_2, one)); };
       p = {share(wd, d), share(wu, u), share(wl, l)};
+      p.left = V::select(V::less(here, V::set1(kForbidden)), V::set1(kNoPath), p.left);
     }
     if constexpr (kTable) {
       table = V::select(V::less(here, V::set1(kForbidden)), V::set1(std::numeric_limits<T>::infinity()), V::sub(V::set1(0), here));

@@ -25,7 +25,7 @@ struct CostIo {
     *share(t, 2) = p.left;
   }
   __device__ __forceinline__ void get_shares(int t, Shares<V>& p) const { p = {*share(t, 0), *share(t, 1), *share(t, 2)}; }
-  __device__ __forceinline__ T grad_table(int t) const { return real(t) ? cells[at(t)] : T(0); }
+  __device__ __forceinline__ T grad_table(int t) const { return real(t) ? if_reached<V>(*share(t, 2), cells[at(t)]) : T(0); }
   __device__ __forceinline__ void put_gradient(int t, T g) {
     if (real(t)) cells[at(t)] = g;
   }
@@ -146,13 +146,6 @@ __global__ void __launch_bounds__(32) dtw_backward_kernel(const Dtw<T> call, cud
       __syncwarp();
       if (call.grad_table != nullptr) {
         read_tile(cells, call.grad_table + problem, call.M, k, T(0));
-        __syncwarp();
-        // A cell that cannot be reached has R = inf whatever C does: what arrives there (often NaN) is dropped.
-        for (int q = lane_id(); q < 32 * C; q += 32) {
-          const int row = q / C, column = q % C;
-          if (!outside(row, column, k) && call.table[problem + (k.i0 + row) * call.M + k.j0 + column] == T(INFINITY))
-            cells[row * Tile<T>::kStride + column] = 0;
-        }
       } else {
         for (int q = lane_id(); q < Tile<T>::kCells; q += 32) cells[q] = T(0);
       }

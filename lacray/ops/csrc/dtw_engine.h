@@ -126,7 +126,10 @@ class DtwEngine {
       typename V::R* const values = &p.diagonal;
       for (int q = 0; q < kNumShares; ++q) values[q] = V::load(shares + (int64_t(t) * kNumShares + q) * W);
     }
-    LACRAY_INLINE typename V::R grad_table(int t) const { return grad != nullptr ? V::load(grad + t * W) : V::set1(0); }
+    LACRAY_INLINE typename V::R grad_table(int t) const {
+      if (grad == nullptr) return V::set1(0);
+      return if_reached<V>(V::load(shares + (int64_t(t) * kNumShares + 2) * W), V::load(grad + t * W));
+    }
     LACRAY_INLINE void put_gradient(int t, typename V::R g) { V::store(grad_cost + t * W, g); }
   };
 
@@ -219,11 +222,8 @@ class DtwEngine {
       }
       if (at.j0 == at.j1) continue;
       T* const grad = given.grad_table != nullptr ? scratch.grad_table.get() : nullptr;
-      if (grad != nullptr) {
-        // A cell that cannot be reached has R = inf whatever C does: what arrives there, often NaN, is dropped.
-        const int64_t first_cell = offset + i0 * call_.M + at.j0;
-        chain_in<V, 1>(grad, given.grad_table + first_cell, call_.M, at.rows, at.columns(), T(0), call_.table + first_cell);
-      }
+      if (grad != nullptr)
+        chain_in<V>(grad, given.grad_table + offset + i0 * call_.M + at.j0, call_.M, at.rows, at.columns(), T(0));
       BackwardIo io{shares + chain_shares(i0 - first), grad, scratch.grad_cost.get()};
       DtwBackwardChain<T> k;
       k.columns = at.columns();

@@ -83,8 +83,8 @@ __device__ CellIo<T> stage(const SoftSw<T>& call, const Scale<Warp<T>>& c, const
   read_tile(s, call.similarity + problem, call.M, k, T(-INFINITY));
   CellIo<T> io{s, nullptr, nullptr, constant<V>(1, 0), constant<V>(1, 0), weights, k.columns};
   if (call.gap_kind == GapKind::scalar) {
-    io.a = power<V>(*call.gap_open, c.down);
-    io.b = power<V>(*call.gap_extend, c.down);
+    io.a = power<V>(call.gap_open[k.b * call.gap_step], c.down);
+    io.b = power<V>(call.gap_extend[k.b * call.gap_step], c.down);
   } else {
     const int64_t offset = call.gap_kind == GapKind::own ? problem : 0;
     read_tile(go, call.gap_open + offset, call.M, k, T(0));

@@ -99,7 +99,9 @@ class Engine {
     tile_columns_ = ceil_div(call.M, call.tile_columns);
     padded_rows_ = tile_rows_ * call_.tile_rows;
     shared_ = shares_gap_table(call);
-    plain_scalars_ = call.gap_kind == GapKind::scalar && !V::kHard && is_plain(*call.gap_open) && is_plain(*call.gap_extend);
+    plain_scalars_ = call.gap_kind == GapKind::scalar && !V::kHard;
+    for (int64_t b = 0; plain_scalars_ && b < (call.gap_step != 0 ? call.B : 1); ++b)
+      plain_scalars_ = is_plain(call.gap_open[b]) && is_plain(call.gap_extend[b]);
     for (int k = 0; k < 6; ++k)
       for (int l = 0; l < W; ++l) edge_[k * W + l] = k == 1 ? start_ : k % 2 == 0 ? T(1) : T(kZero);
   }
@@ -369,7 +371,7 @@ class Engine {
       const T* grad = nullptr;
       if (call_.grad_match != nullptr) {
         // A cell that may not be matched (S = -inf) has D = -inf whatever S does: what arrives there, often NaN, is dropped.
-        chain_in<V, -1>(scratch.grad_match.get(), call_.grad_match + cell, call_.M, rows, at.columns, T(0),
+        chain_in<V, true>(scratch.grad_match.get(), call_.grad_match + cell, call_.M, rows, at.columns, T(0),
                         call_.similarity + cell);
         grad = scratch.grad_match.get();
       }
@@ -462,15 +464,16 @@ class Engine {
   template <class F>
   LACRAY_INLINE void with_gaps(int64_t b, int64_t i0, const Tile& at, int rows, T* open, T* extend, F&& f) const {
     const bool scalar = call_.gap_kind == GapKind::scalar;
+    const T *const gap_open = call_.gap_open + b * call_.gap_step, *const gap_extend = call_.gap_extend + b * call_.gap_step;
     if (plain_scalars_)
-      return f(SameGaps<V>{{plain_power<V>(V::set1(*call_.gap_open), scale_), plain_power<V>(V::set1(*call_.gap_extend), scale_)}});
+      return f(SameGaps<V>{{plain_power<V>(V::set1(*gap_open), scale_), plain_power<V>(V::set1(*gap_extend), scale_)}});
     if (gap_table_ != nullptr && rows == std::min<int64_t>(at.step, call_.N - i0)) {
       const T* const tile_gaps = gap_table_ + (at.r * tile_columns_ + at.c) * 2 * tile_size();
       return f(TableGaps<V>{tile_gaps + 2 * strip_start<V>((i0 - at.i0) / W, table_columns(at.c))});
     }
     if (scalar) {
-      std::fill_n(open, tile_size(), *call_.gap_open);
-      std::fill_n(extend, tile_size(), *call_.gap_extend);
+      std::fill_n(open, tile_size(), *gap_open);
+      std::fill_n(extend, tile_size(), *gap_extend);
     } else {
       const int64_t cell = ((call_.gap_kind == GapKind::own ? b * call_.N : 0) + i0) * call_.M + at.j0;
       chain_in<V>(open, call_.gap_open + cell, call_.M, rows, at.columns, T(0));

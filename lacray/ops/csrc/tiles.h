@@ -83,26 +83,24 @@ class Buffer {  // uninitialised, aligned to a cache line
 
 // Step t of a strip: its row l at column t - l of the table, or `padding` outside rows x columns. W rows are read W columns at
 // a time, each row one column further left than the row above, and transposed.
-// kUnless -1 or 1: `padding` also where `unless` is -inf or inf. `joins`: what the strip before left in the rows that are not in
+// kUnless: `padding` also where `unless` is -inf. `joins`: what the strip before left in the rows that are not in
 // this one yet stays.
-template <class V, int kUnless = 0>
+template <class V, bool kUnless = false>
 void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride, int rows, int columns, typename V::T padding,
              bool joins, const typename V::T* unless) {
   constexpr int W = V::W;
   using Limits = std::numeric_limits<typename V::T>;
   if constexpr (V::kTransposes) {
     const typename V::R pad = V::set1(padding);
-    [[maybe_unused]] auto beyond = [](typename V::R u) {
-      return kUnless < 0 ? V::less(u, V::set1(Limits::lowest())) : V::less(V::set1(Limits::max()), u);
-    };
+    [[maybe_unused]] auto forbidden = [](typename V::R u) { return V::less(u, V::set1(Limits::lowest())); };
     for (int t = 0; t < columns + W - 1; t += W) {
       typename V::R r[W];
       if (rows == W && t >= W - 1 && t + W <= columns) {  // all within
 #pragma GCC unroll 16
         for (int l = 0; l < W; ++l) {
           r[V::lane(l)] = V::load(source + l * row_stride + (t - l));
-          if constexpr (kUnless != 0)
-            r[V::lane(l)] = V::select(beyond(V::load(unless + l * row_stride + (t - l))), pad, r[V::lane(l)]);
+          if constexpr (kUnless)
+            r[V::lane(l)] = V::select(forbidden(V::load(unless + l * row_stride + (t - l))), pad, r[V::lane(l)]);
         }
         V::transpose(r);
 #pragma GCC unroll 16
@@ -117,8 +115,8 @@ void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride
         }
         const auto real = V::lanes(l - t, columns - 1 - t + l);
         r[V::lane(l)] = V::load(source + l * row_stride + (t - l), real, pad);
-        if constexpr (kUnless != 0)
-          r[V::lane(l)] = V::select(beyond(V::load(unless + l * row_stride + (t - l), real, pad)), pad, r[V::lane(l)]);
+        if constexpr (kUnless)
+          r[V::lane(l)] = V::select(forbidden(V::load(unless + l * row_stride + (t - l), real, pad)), pad, r[V::lane(l)]);
       }
       V::transpose(r);
       if (joins && t == 0) {
@@ -135,8 +133,8 @@ void skew_in(typename V::T* out, const typename V::T* source, int64_t row_stride
     for (int t = 0; t < l && !joins; ++t) o[t * W] = padding;
     if (l < rows) {
       const typename V::T* s = source + l * row_stride;
-      const typename V::T* const bound = kUnless != 0 ? unless + l * row_stride : s;
-      for (int c = 0; c < columns; ++c) o[(c + l) * W] = kUnless != 0 && bound[c] == kUnless * Limits::infinity() ? padding : s[c];
+      const typename V::T* const bound = kUnless ? unless + l * row_stride : s;
+      for (int c = 0; c < columns; ++c) o[(c + l) * W] = kUnless && bound[c] == -Limits::infinity() ? padding : s[c];
     } else {
       for (int c = 0; c < columns; ++c) o[(c + l) * W] = padding;
     }
@@ -191,7 +189,7 @@ int64_t strip_start(int64_t s, int columns) {
   return chains<V>(columns) ? s * columns * V::W : s * skewed<V>(columns);
 }
 
-template <class V, int kUnless = 0>
+template <class V, bool kUnless = false>
 void chain_in(typename V::T* out, const typename V::T* source, int64_t row_stride, int rows, int columns, typename V::T padding,
               const typename V::T* unless = nullptr) {
   for (int i = 0; i < rows; i += V::W) {

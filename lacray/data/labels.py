@@ -1,0 +1,156 @@
+"""Segments of videos, by frame or by second -> a phase for every frame."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lacray.data.sources import Clock
+from lacray.data.tables import Row, Table
+
+COLUMNS = ("video", "start_frame", "end_frame", "phase")
+FRAMES = ("start_frame", "end_frame")
+SECONDS = ("start_seconds", "end_seconds")
+# What other programs call seconds.
+ALSO_SECONDS = tuple((f"start_{name}", f"end_{name}") for name in ("time", "s", "sec", "second", "(s)", "time_(s)"))
+KNOWN = frozenset({*COLUMNS, *SECONDS, *(name for pair in ALSO_SECONDS for name in pair)})
+CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:\.\d*)?)")
+# Times are written to the millisecond at best: two that agree so far are the same.
+MILLISECONDS = 1000.0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a video, end exclusive, in frames or in seconds from where players begin to count."""
+
+    start: float
+    end: float
+    phase: str
+    in_seconds: bool
+    where: str
+    """File and line."""
+
+
+def time_columns(table: Table) -> tuple[tuple[str, str], bool] | None:
+    """The columns that hold starts and ends, and whether they are seconds; frames go before seconds; None: neither."""
+    for pair in (FRAMES, SECONDS, *ALSO_SECONDS):
+        if set(pair) <= set(table.columns):
+            return pair, pair != FRAMES
+    return None
+
+
+def read_segment(row: Row, table: Table, columns: tuple[str, str], in_seconds: bool) -> Segment | str:
+    """A row as a segment, or what is wrong with it."""
+    where = f"{table.path}:{row.line}"
+    start, end = columns
+    given = f"{row.cells[start]!r} and {row.cells[end]!r}"
+    # A comma within a number is a decimal one only where it separates nothing else.
+    texts = [row.cells[name] if table.separator == "," else row.cells[name].replace(",", ".") for name in columns]
+    numbers = [_seconds(text) if in_seconds else _number(text) for text in texts]
+    if numbers[0] is None or numbers[1] is None or not (in_seconds or all(float(n or 0).is_integer() for n in numbers)):
+        rule = "seconds, as 83.5 or 1:23.5" if in_seconds else "integers"
+        return f"{where}: {start} and {end} must be {rule}, got {given}"
+    if not 0 <= numbers[0] < numbers[1]:
+        got = f"{numbers[0]:g} and {numbers[1]:g}"
+        return f"{where}: must be 0 <= {start} < {end}, got {got}"
+    if not row.cells["phase"]:
+        return f"{where}: phase must be named, got nothing; leave frames without a phase out of the table"
+    return Segment(numbers[0], numbers[1], row.cells["phase"], in_seconds, where)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) and "_" not in text else None
+
+
+def _seconds(text: str) -> float | None:
+    found = CLOCK.fullmatch(text)
+    if found is None:
+        return _number(text)
+    hours, minutes, seconds = found.groups()
+    return 3600 * int(hours or 0) + 60 * int(minutes) + float(seconds)
+
+
+def phase_order(segments: Iterable[Sequence[Segment]]) -> list[str]:
+    """Phases by their mean place in the videos that have them: the order of the process."""
+    places: dict[str, list[float]] = {}
+    for own in segments:
+        last = max(segment.end for segment in own)
+        for segment in own:
+            places.setdefault(segment.phase, []).append((segment.start + segment.end) / 2 / last)
+    return sorted(places, key=lambda phase: (float(np.mean(places[phase])), phase))
+
+
+def frame_labels(
+    name: str, segments: Sequence[Segment], phases: Sequence[str], num_frames: int, clock: Clock | None
+) -> tuple[NDArray[np.int64], list[str]]:
+    """The phase of each frame, -1 where it has none, and what is wrong with the segments.
+
+    A frame is in a segment of seconds if start <= its time < end, to the millisecond. Rounding is forgiven in seconds:
+    an end up to one frame behind what the file lasts, and a common frame of two segments, which the later one gets.
+
+    Args:
+        name: of the video, for messages.
+        segments: its own.
+        phases: all, in order.
+        num_frames: of the video.
+        clock: its frames' times; needed for seconds.
+
+    Returns:
+        (num_frames,) and the problems, a line each.
+    """
+    labels = np.full(num_frames, -1, dtype=np.int64)
+    problems: list[str] = []
+    for segment in sorted(segments, key=lambda segment: segment.start):
+        if segment.in_seconds:
+            assert clock is not None
+            first, stop = (int(edge) for edge in np.searchsorted(_ms(clock.times), _ms([segment.start, segment.end])))
+            if segment.end > clock.end + clock.frame + 1 / MILLISECONDS:
+                problems.append(
+                    f"{segment.where}: {name}: labels must not be longer than the video, got end {segment.end:g} s "
+                    f"for {clock.end:.3f} s"
+                )
+            elif first == stop:
+                problems.append(
+                    f"{segment.where}: {name}: a segment must hold a frame, got none from {segment.start:g} to "
+                    f"{segment.end:g} s"
+                )
+        else:
+            first, stop = int(segment.start), int(segment.end)
+            if stop > num_frames:
+                problems.append(
+                    f"{segment.where}: {name}: labels must not be longer than the video, got end_frame {stop} for "
+                    f"{num_frames} frames"
+                )
+        taken = int((labels[first:stop] >= 0).sum())
+        if taken > (1 if segment.in_seconds else 0):
+            problems.append(f"{segment.where}: {name}: segments overlap at frames {first}..{stop - 1}")
+        labels[first:stop] = phases.index(segment.phase)
+    return labels, problems
+
+
+def _ms(seconds: NDArray[np.float64] | list[float]) -> NDArray[np.float64]:
+    return np.round(np.asarray(seconds) * MILLISECONDS)
+
+
+def progress_of(path: Path, num_frames: int) -> NDArray[np.float32]:
+    """Exact progress of a rendered video, (num_frames,).
+
+    Raises:
+        ValueError: the file holds none of this video.
+    """
+    try:
+        progress = np.load(path, allow_pickle=False)
+    except (OSError, EOFError) as error:
+        raise ValueError(f"is no array ({error})") from error
+    if not isinstance(progress, np.ndarray) or progress.shape != (num_frames,):
+        raise ValueError(f"must be ({num_frames},), got {np.shape(progress)}")
+    return progress

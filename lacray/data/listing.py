@@ -1,0 +1,88 @@
+"""What a layout on disk lists, before any video has been looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lacray.config import DataConfig
+from lacray.data.discovery import Found, PassedOver, find_files
+from lacray.data.labels import Segment
+from lacray.data.names import FOLDER, Names, is_video
+from lacray.data.videoset import DataError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A video as its layout lists it."""
+
+    name: str
+    path: Path
+    split: str
+    segments: list[Segment] | None = None
+    frame_labels: NDArray[np.int64] | None = None
+    features: Path | None = None
+    """What is read in place of the video."""
+
+
+@dataclass
+class Listing:
+    """The videos of a data set, and all that is wrong with what lists them."""
+
+    layout: str
+    """In words."""
+    entries: list[Entry]
+    phases: list[str]
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    splits_by: str = ""
+    """How the splits came about, where nobody has written them."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which data sets lie on disk."""
+
+    name: str
+    is_there: Callable[[Path], bool]
+    """Whether a folder is laid out so."""
+    read: Callable[[Path, DataConfig], Listing]
+
+
+class Sidecars:
+    """Arrays beside the videos, one a video: `FOLDER/NAME.npy`, in subfolders as the videos are, or all in one.
+
+    Args:
+        root: of the data set.
+        folder: `features` or `progress`.
+    """
+
+    def __init__(self, root: Path, folder: str) -> None:
+        self.folder = root / folder
+        self.is_there = self.folder.is_dir()
+        self.found = find_files(self.folder, {".npy"}) if self.is_there else Found({}, {}, PassedOver())
+        self._names = Names({_without_suffix(name): name for name in self.found.paths})
+
+    def video_names(self) -> list[str]:
+        """Names of the videos that the arrays are of, as far as they tell: all are taken to be mp4."""
+        stems = [_without_suffix(name) for name in self.found.paths]
+        return sorted(f"{FOLDER}/{stem}" if is_video(stem) else f"{FOLDER}/{stem}.mp4" for stem in stems)
+
+    def of(self, video: str) -> Path | None:
+        """The array of a video, where there is one.
+
+        Raises:
+            DataError: its name does not tell which one it is.
+        """
+        found = self._names.find(video) or self._names.find(video.rpartition(".")[0])
+        if len(found) > 1:
+            raise DataError(f"{self.folder}: must hold one array for {video}, got {' and '.join(found)}; rename one")
+        return self.found.paths[found[0]] if found else None
+
+
+def _without_suffix(name: str) -> str:
+    return name.strip()[: -len(".npy")]

@@ -1,0 +1,66 @@
+"""What is odd about a data set, and may be meant: to be said before anything starts, not to be refused."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from lacray.data.videoset import Video, VideoSet, phases_in
+
+# Of a file's beginning and end: enough to tell videos apart, little enough for thousands.
+COMPARED_BYTES = 1 << 16
+
+
+def oddities(videos: VideoSet) -> list[str]:
+    """A line for each thing that makes numbers of these videos mean less than they seem to."""
+    told = []
+    leaks = [group for group in same_content(videos.training + videos.val) if len({v.split for v in group}) > 1]
+    if leaks:
+        named = "; ".join(" = ".join(f"{video.name} ({video.split})" for video in group) for group in leaks[:3])
+        more = f"; and {len(leaks) - 3} more" if len(leaks) > 3 else ""
+        told.append(f"the same video in both splits, so that what is learned is tested: {named}{more}; remove copies")
+    if videos.has_labels:
+        for split, own, other in (("training", videos.training, videos.val), ("val", videos.val, videos.training)):
+            missing = sorted(phases_in(own) - phases_in(other))
+            if missing and phases_in(other):
+                names = ", ".join(videos.phases[phase] for phase in missing)
+                told.append(f"phases in the {split} videos alone, which no metric can compare: {names}")
+        unlabelled = [v for v in videos.training + videos.val if not v.is_labelled]
+        if unlabelled:
+            told.append(
+                f"{len(unlabelled)} of {len(videos.training + videos.val)} videos have no labels ({unlabelled[0].name}"
+                f"{', ...' if len(unlabelled) > 1 else ''}): trained on, left out of metrics that need them"
+            )
+    return told
+
+
+def same_content(videos: Iterable[Video]) -> list[list[Video]]:
+    """Groups of videos whose files are the same, as far as their size, beginning and end tell."""
+    by_size: dict[int, list[Video]] = {}
+    for video in videos:
+        try:
+            by_size.setdefault(os.path.getsize(video.path), []).append(video)
+        except OSError:
+            continue
+    groups: list[list[Video]] = []
+    for alike in by_size.values():
+        if len(alike) < 2:
+            continue
+        by_content: dict[bytes, list[Video]] = {}
+        for video in alike:
+            by_content.setdefault(_digest(Path(video.path)), []).append(video)
+        groups += [group for group in by_content.values() if len(group) > 1]
+    return groups
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            begin = file.read(COMPARED_BYTES)
+            file.seek(max(os.fstat(file.fileno()).st_size - COMPARED_BYTES, 0))
+            return hashlib.sha256(begin + file.read(COMPARED_BYTES)).digest()
+    except OSError:
+        # What cannot be read any more is like nothing else.
+        return str(path).encode()

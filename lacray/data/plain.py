@@ -1,0 +1,220 @@
+"""The plain layout: a folder of videos, and tables beside them where there are some.
+
+videos/**         videos in any folders; where there is no such folder, those of the data set's folder itself
+segments.csv      video,start_frame,end_frame,phase or video,start_seconds,end_seconds,phase; optional
+splits.csv        video,split; optional: without it every fifth video is val
+features/**.npy   (frames, channels) a video, in place of videos
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lacray.config import DataConfig
+from lacray.data.discovery import VIDEO_SUFFIXES, Found, find_files, shown
+from lacray.data.labels import COLUMNS, FRAMES, KNOWN, SECONDS, Segment, phase_order, read_segment, time_columns
+from lacray.data.listing import Entry, Layout, Listing, Sidecars
+from lacray.data.names import FOLDER, Names, same_end
+from lacray.data.tables import Row, Table, find_table, read_table
+from lacray.data.videoset import DataError
+
+# What a data set's folder holds beside its videos, in lower case.
+OWN = frozenset({"features", "progress", "segments.csv", "segments.tsv", "splits.csv", "splits.tsv"})
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".eaf", ".boris")
+# Unknown names of a table that are told one by one.
+MAX_UNKNOWN = 10
+
+
+def read(root: Path, config: DataConfig) -> Listing:
+    """List the videos of a folder, with their splits and segments."""
+    found = _videos(root)
+    prefix = f"{FOLDER}/" if (root / FOLDER).is_dir() else ""
+    paths = {prefix + name: path for name, path in found.paths.items()}
+    twins = {prefix + name: prefix + first for name, first in found.twins.items()}
+    summary = found.passed.summary()
+    listing = Listing("plain", [], [], [f"passed over: {summary}"] if summary else [])
+    made_up = not paths and config.input == "features"
+    if made_up:
+        paths = {name: root / name for name in Sidecars(root, "features").video_names()}
+    if not paths:
+        listing.problems.append(_nothing(root, config, summary))
+        return listing
+    names = Names({**{name: name for name in paths}, **twins}, any_suffix=made_up)
+    splits = _splits(root, names, list(paths), listing)
+    segments = _segments(root, names, listing)
+    listing.phases = phase_order(segments.values())
+    listing.entries = [Entry(name, path, splits[name], segments.get(name)) for name, path in paths.items()]
+    unread = [shown(path.name) for path in _tables(root) if path.name.lower() not in OWN]
+    if unread:
+        listing.notes.append(
+            f"not read: {', '.join(unread[:3])}{', ...' if len(unread) > 3 else ''}; labels are read from "
+            "segments.csv, splits from splits.csv"
+        )
+    return listing
+
+
+LAYOUT = Layout("plain", lambda root: True, read)
+
+
+def _videos(root: Path) -> Found:
+    if not (root / FOLDER).is_dir():
+        return find_files(root, VIDEO_SUFFIXES, ignored={*OWN, *(path.name.lower() for path in _tables(root))})
+    found = find_files(root / FOLDER, VIDEO_SUFFIXES)
+    for path in sorted(root.iterdir()):
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file():
+            found.passed.add(f"videos outside {FOLDER}/", path.name)
+    return found
+
+
+def _tables(root: Path) -> list[Path]:
+    """Files that may be meant to be read as tables."""
+    tables = (path for path in sorted(root.iterdir()) if path.suffix.lower() in TABLES)
+    return [path for path in tables if not path.name.startswith((".", "~"))]
+
+
+def _nothing(root: Path, config: DataConfig, summary: str) -> str:
+    where = root / FOLDER if (root / FOLDER).is_dir() else root
+    also = f" ({summary} passed over)" if summary else ""
+    remedy = f"put the videos into {where}, or give another data.root"
+    if config.input == "videos" and Sidecars(root, "features").found.paths:
+        remedy = "give data.input=features to train on its features/*.npy"
+    elif config.input == "features":
+        remedy = f"put arrays into {root / 'features'}, or give another data.root"
+    return f"{root}: has no videos (mp4, mov, avi, mkv, ...) in {where} or below it, and no train.pkl{also}; {remedy}"
+
+
+class _Lookup:
+    """The videos that the lines of a table name; what is wrong goes to its problems."""
+
+    def __init__(self, names: Names, table: Table) -> None:
+        self.names, self.table = names, table
+        self.problems: list[str] = []
+        self._unknown: dict[str, list[int]] = {}
+        self._spelled: dict[str, str] = {}
+
+    def video(self, row: Row) -> str | None:
+        """The video of a line; None where it names none, or not one."""
+        text, where = row.cells.get("video", ""), f"{self.table.path}:{row.line}"
+        found = self.names.find(text)
+        if row.may_be_comment and not found:
+            return None
+        if len(row.cells) < len(self.table.columns):
+            self.problems.append(f"{where}: must have {len(self.table.columns)} fields, got {len(row.cells)}")
+        elif not found:
+            self._unknown.setdefault(text, []).append(row.line)
+        elif len(found) > 1:
+            self.problems.append(f"{where}: {text!r} may be {' or '.join(found[:3])}; write its folder and its suffix")
+        elif not same_end(self._spelled.setdefault(found[0], text), text):
+            self.problems.append(
+                f"{where}: {text!r} and {self._spelled[found[0]]!r} would both be {found[0]}; name each by its file"
+            )
+        else:
+            return found[0]
+        return None
+
+    def unknown(self) -> list[str]:
+        """A line for each name that is no video's, with what it may have been."""
+        told = []
+        for text, lines in list(self._unknown.items())[:MAX_UNKNOWN]:
+            near = self.names.closest(text)
+            hint = f"; did you mean {' or '.join(near)}?" if near else f"; the first video is {min(self.names.videos)}"
+            more = f" (and in {len(lines) - 1} more lines)" if len(lines) > 1 else ""
+            told.append(f"{self.table.path}:{lines[0]}: no such video, {text!r}{more}{hint}")
+        if len(self._unknown) > MAX_UNKNOWN:
+            told.append(f"{self.table.path}: {len(self._unknown) - MAX_UNKNOWN} more names are of no video")
+        return told
+
+
+def _table(root: Path, stem: str, known: frozenset[str], problems: list[str]) -> Table | None:
+    """A table of the data set; None where there is none, or none that can be read."""
+    try:
+        path = find_table(root, stem)
+        table = read_table(path, known) if path is not None else None
+    except DataError as error:
+        problems += error.problems
+        return None
+    if table is not None:
+        problems += table.problems
+    return table
+
+
+def _columns_problem(table: Table, wanted: str, lacks: list[str]) -> str:
+    return (
+        f"{table.path}: must have the columns {wanted}, lacks {','.join(lacks)}; its first line is read as "
+        f"{', '.join(map(repr, table.columns))}"
+    )
+
+
+def _splits(root: Path, names: Names, videos: list[str], listing: Listing) -> dict[str, str]:
+    """The split of every video."""
+    split_of = {name: "val" if index % 5 == 4 else "train" for index, name in enumerate(videos)}
+    table = _table(root, "splits", frozenset({"video", "split"}), listing.problems)
+    if table is None:
+        listing.splits_by = "; every fifth is val, for want of a splits.csv"
+        return split_of
+    lacks = [column for column in ("video", "split") if column not in table.columns]
+    if lacks:
+        listing.problems.append(_columns_problem(table, "video,split", lacks))
+        return split_of
+    given: dict[str, str] = {}
+    lookup = _Lookup(names, table)
+    for row in table.rows:
+        video = lookup.video(row)
+        if row.may_be_comment and video is None:
+            continue
+        where, split = f"{table.path}:{row.line}", row.cells["split"].lower()
+        if split not in ("train", "val"):
+            lookup.problems.append(f"{where}: split must be train or val, got {row.cells['split']!r}")
+        elif video is not None and given.setdefault(video, split) != split:
+            lookup.problems.append(f"{where}: {video} is in both splits; keep one of its lines")
+    listing.problems += lookup.problems + lookup.unknown()
+    missing = [name for name in videos if name not in given]
+    if missing and table.rows:
+        listing.problems.append(
+            f"{table.path}: {len(missing)} videos have no split, first {missing[0]}; add a line each"
+        )
+    return split_of | given
+
+
+def _segments(root: Path, names: Names, listing: Listing) -> dict[str, list[Segment]]:
+    """The segments of every video that has some."""
+    table = _table(root, "segments", KNOWN, listing.problems)
+    if table is None:
+        return {}
+    times = time_columns(table)
+    lacks = [column for column in ("video", "phase") if column not in table.columns]
+    if lacks or times is None:
+        has_frames = not set(SECONDS) & set(table.columns)
+        lacks += [] if times is not None else [c for c in (FRAMES if has_frames else SECONDS) if c not in table.columns]
+        wanted = f"{','.join(COLUMNS)} (or {','.join(SECONDS)} in place of frames)"
+        listing.problems.append(_columns_problem(table, wanted, lacks))
+        return {}
+    lookup = _Lookup(names, table)
+    problems: list[str] = []
+    segments: dict[str, list[Segment]] = {}
+    for row in table.rows:
+        video = lookup.video(row)
+        if row.may_be_comment and video is None:
+            continue
+        segment = read_segment(row, table, *times) if len(row.cells) == len(table.columns) else None
+        if isinstance(segment, str):
+            problems.append(segment)
+        elif segment is not None and video is not None:
+            segments.setdefault(video, []).append(segment)
+    listing.problems += problems + lookup.problems + lookup.unknown()
+    if not times[1] and any(column in KNOWN for column in set(table.columns) - {*COLUMNS}):
+        listing.notes.append(f"{table.path.name}: has frames and seconds; its frames count")
+    listing.notes += _alike({segment.phase for own in segments.values() for segment in own})
+    return segments
+
+
+def _alike(phases: set[str]) -> list[str]:
+    """Phases that are written so much alike that they may be meant to be one."""
+    groups: dict[str, list[str]] = {}
+    for phase in sorted(phases):
+        groups.setdefault("".join(sign for sign in phase.casefold() if sign.isalnum()) or phase, []).append(phase)
+    return [
+        f"phases {' and '.join(map(repr, group))} count as {len(group)}; write them alike if they are one"
+        for group in groups.values()
+        if len(group) > 1
+    ]

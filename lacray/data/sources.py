@@ -1,0 +1,223 @@
+"""What can be read frame by frame: a video file, features of one. One class each, one line in `SOURCES`."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from lacray.data.video import UnreadableVideoError, decode, frame_index
+
+# Values that are looked at in one go: they stay in the processor's cache.
+SCANNED = 1 << 18
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When the frames of a video are shown."""
+
+    times: NDArray[np.float64]
+    """(num_frames,) seconds, from where a player begins to count."""
+    frame: float
+    """How long a frame is shown, in seconds; the median where that varies."""
+    end: float
+    """When the file ends, in seconds: its last frame, or its sound."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a person wants to know of a video before hours are spent on it."""
+
+    seconds: float | None = None
+    rate: float | None = None
+    """Frames a second, their median where that varies."""
+    is_variable: bool = False
+    """Whether frames are shown for times that differ by more than rounding."""
+    size: tuple[int, int] | None = None
+    """Width and height, as players show it."""
+    rotation: int = 0
+    """Degrees by which players turn it."""
+    kind: str = ""
+    """Codec and container; of features, their type and width."""
+    missing: float = 0.0
+    """Seconds that the file announces and does not hold."""
+
+
+class Source(Protocol):
+    """A video as it lies on disk; every method raises `UnreadableVideoError`, whose message says why."""
+
+    def __init__(self, path: str) -> None: ...
+
+    def probe(self) -> tuple[int, int | None]:
+        """Frames, and the channels of features; None for pictures."""
+
+    def read(self, frames: NDArray[np.int64], *, size: int) -> NDArray[Any]:
+        """Some frames: (n, 3, size, size) uint8, or (n, channels) float32."""
+
+    def clock(self) -> Clock:
+        """When the frames are shown."""
+
+    def facts(self) -> Facts:
+        """What headers, packets and the first frame tell."""
+
+
+class VideoFile:
+    """A file that FFmpeg opens."""
+
+    def __init__(self, path: str) -> None:
+        # FFmpeg takes what stands before a colon for a protocol, but for a path that begins with a slash.
+        self.path = os.path.abspath(path)
+
+    def probe(self) -> tuple[int, int | None]:
+        _check_regular(self.path)
+        return len(frame_index(self.path)), None
+
+    def read(self, frames: NDArray[np.int64], *, size: int) -> NDArray[np.uint8]:
+        return decode(self.path, frames, size=size)
+
+    def clock(self) -> Clock:
+        times = frame_index(self.path).times
+        try:
+            with av.open(self.path) as container:
+                stream = container.streams.video[0]
+                base, rate = stream.time_base, stream.average_rate or stream.guessed_rate
+                began = None if container.start_time is None else container.start_time / av.time_base
+                lasts = None if container.duration is None else container.duration / av.time_base
+        except (OSError, IndexError, av.FFmpegError) as error:
+            raise UnreadableVideoError(f"cannot be opened any more ({type(error).__name__})") from error
+        if base is None or (np.array_equal(times, np.arange(len(times))) and not _is_rate(base, rate)):
+            # No times in the container: the frames were counted.
+            if not rate:
+                raise UnreadableVideoError("has no frame times")
+            seconds = np.asarray(times / float(rate), dtype=np.float64)
+            began = 0.0
+        else:
+            seconds = np.asarray(times * float(base), dtype=np.float64)
+        # A player's clock is zero where the file begins, which may be its sound.
+        zero = min(seconds[0], began) if began is not None else seconds[0]
+        frame = float(np.median(np.diff(seconds))) if len(seconds) > 1 else float(1 / rate) if rate else 0.0
+        seconds = seconds - zero
+        return Clock(seconds, frame, max(float(seconds[-1]) + frame, lasts or 0.0))
+
+    def facts(self) -> Facts:
+        clock = self.clock()
+        try:
+            with av.open(self.path) as container:
+                stream = container.streams.video[0]
+                stream.codec_context.thread_count = 1
+                picture = next(container.decode(stream))
+                width, height, rotation = picture.width, picture.height, picture.rotation
+                if stream.duration is not None and stream.time_base is not None:
+                    announced = float(stream.duration * stream.time_base)
+                else:
+                    announced = 0.0 if len(container.streams) > 1 else (container.duration or 0) / av.time_base
+                kind = f"{stream.codec_context.name} in {container.format.name.partition(',')[0]}"
+        except (OSError, IndexError, StopIteration, av.FFmpegError) as error:
+            raise UnreadableVideoError(f"cannot be decoded any more ({type(error).__name__})") from error
+        held = float(clock.times[-1]) + clock.frame
+        between = np.diff(clock.times)
+        # A container that counts milliseconds shows one frame for 33 and the next for 34.
+        is_variable = bool(len(between)) and bool((np.abs(between - clock.frame) > 0.25 * clock.frame + 0.002).any())
+        return Facts(
+            seconds=held - float(clock.times[0]),
+            rate=1 / clock.frame if clock.frame > 0 else None,
+            is_variable=is_variable,
+            size=(height, width) if rotation % 180 else (width, height),
+            rotation=rotation % 360,
+            kind=kind,
+            missing=announced - held if announced - held > max(1.0, 0.05 * announced) else 0.0,
+        )
+
+
+def _is_rate(base: Any, rate: Any) -> bool:
+    """Whether a tick of the clock is a frame."""
+    return bool(rate) and 0.5 < float(base) * float(rate) < 2
+
+
+class FeatureFile:
+    """An array (frames, channels) of a frozen backbone."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def probe(self) -> tuple[int, int | None]:
+        try:
+            _check_regular(self.path)
+        except UnreadableVideoError as error:
+            raise UnreadableVideoError(f"{Path(self.path).name} {error}") from error
+        status = os.stat(self.path)
+        return _probed_features(self.path, status.st_size, status.st_mtime_ns)
+
+    def read(self, frames: NDArray[np.int64], *, size: int) -> NDArray[np.float32]:
+        try:
+            features = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            return np.asarray(features[frames], dtype=np.float32)
+        except (OSError, ValueError, IndexError, EOFError) as error:
+            raise UnreadableVideoError(f"cannot be read any more ({error})") from error
+
+    def clock(self) -> Clock:
+        raise UnreadableVideoError("has no frame times: features hold none")
+
+    def facts(self) -> Facts:
+        features = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return Facts(kind=f"{features.dtype}, {features.shape[1]} channels")
+
+
+@lru_cache(maxsize=65536)
+def _probed_features(path: str, size: int, changed: int) -> tuple[int, int]:
+    """Frames and channels of an array; looked at as a whole, once as long as the file stays as it is."""
+    name = Path(path).name
+    try:
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UnreadableVideoError(f"{name} is no array ({error})") from error
+    if not isinstance(features, np.ndarray):
+        raise UnreadableVideoError(f"{name} must be one array of floats, got an archive of several")
+    if features.ndim != 2 or 0 in features.shape or not np.issubdtype(features.dtype, np.floating):
+        raise UnreadableVideoError(
+            f"{name} must be (frames, channels) of floats, got {features.shape} {features.dtype}"
+        )
+    order: Literal["C", "F"] = "F" if features.flags.f_contiguous else "C"
+    values = features.ravel(order)
+    for start in range(0, len(values), SCANNED):
+        with np.errstate(over="ignore"):
+            # As they are trained on: a float64 may be too large for that.
+            bad = ~np.isfinite(values[start : start + SCANNED].astype(np.float32, copy=False))
+        if bad.any():
+            frame, channel = np.unravel_index(start + int(bad.argmax()), features.shape, order=order)
+            raise UnreadableVideoError(
+                f"{name} must hold finite float32 numbers, got {features[frame, channel]} in frame {frame}, "
+                f"channel {channel}"
+            )
+    return features.shape[0], features.shape[1]
+
+
+def _check_regular(path: str) -> None:
+    """Refuse what would be waited for without end, and what is not there."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error})"
+        raise UnreadableVideoError(reason) from error
+    if not stat.S_ISREG(mode):
+        raise UnreadableVideoError("is a folder" if stat.S_ISDIR(mode) else "is no regular file")
+
+
+# The first that takes a path reads it.
+SOURCES: list[tuple[Callable[[str], bool], type[Source]]] = [
+    (lambda path: path.endswith(".npy"), FeatureFile),
+    (lambda path: True, VideoFile),
+]
+
+
+def source_of(path: str) -> Source:
+    """What reads the frames of a video that lies there."""
+    return next(kind for takes, kind in SOURCES if takes(path))(path)

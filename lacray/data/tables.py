@@ -1,0 +1,172 @@
+"""Tables that people export from anything -> rows: separators, encodings and headers read where they are plain."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lacray.data.videoset import DataError
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+# The longer mark first: it begins like the shorter one.
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# Spaces that cannot be seen, and the mark of a file's beginning where files were joined.
+INVISIBLE = " \t\u00a0\u200b\ufeff"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    line: int
+    cells: dict[str, str]
+    """By column, without spaces around them."""
+    may_be_comment: bool
+    """It begins with a #, which may also be a name's."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it was read, its columns in lower case with `_` for spaces."""
+
+    path: Path
+    columns: list[str]
+    rows: list[Row]
+    separator: str
+    problems: list[str]
+    """What is wrong with single lines."""
+
+
+def find_table(root: Path, stem: str) -> Path | None:
+    """STEM.csv, or STEM.tsv, in any capitals, in a folder.
+
+    Raises:
+        DataError: there are several.
+    """
+    names = (f"{stem}.csv", f"{stem}.tsv")
+    found = sorted(path for path in root.iterdir() if path.name.lower().strip() in names and path.is_file())
+    if len(found) > 1:
+        raise DataError(
+            f"{root}: must hold one table of {stem}, got {', '.join(p.name for p in found)}; remove the others"
+        )
+    return found[0] if found else None
+
+
+def read_table(path: Path, known: Collection[str]) -> Table:
+    """Read a table of text, separated by commas, semicolons, tabs or bars, in UTF-8 or UTF-16.
+
+    Blank lines, and lines before the header that begin with a #, are passed over.
+
+    Args:
+        path: the file.
+        known: columns that it may have, as `Table.columns` has them; others stay.
+
+    Raises:
+        DataError: what keeps it from being read, a line each.
+    """
+    lines = re.split(r"\r\n|\n|\r", _text(path))
+    start, separator, columns = _header(path, lines, known)
+    twice = sorted({name for name in columns if name in known and columns.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}:{start + 1}: must have each column once, has {', '.join(twice)} twice; remove one")
+    rows: list[Row] = []
+    problems: list[str] = []
+    for line, raw in _fields(path, lines, start + 1, separator, problems):
+        fields = [field.strip(INVISIBLE) for field in raw]
+        if not any(fields):
+            continue
+        extra = [field for field in fields[len(columns) :] if field]
+        may_be_comment = raw[0].lstrip(INVISIBLE).startswith("#")
+        if (extra or len(fields) < len(columns)) and not may_be_comment:
+            problems.append(
+                f"{path}:{line}: must have {len(columns)} fields, as the header has, got {len(fields)}"
+                + ('; put what holds a separator into "quotes"' if extra else "")
+            )
+            continue
+        rows.append(Row(line, dict(zip(columns, fields, strict=False)), may_be_comment))
+    return Table(path, columns, rows, separator, problems)
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    encoding = next((name for mark, name in MARKS if content.startswith(mark)), None)
+    if encoding is None and len(content) > 3 and 0 in (content[0], content[1]):
+        encoding = "utf-16-be" if content[0] == 0 else "utf-16-le"
+    try:
+        text = content.decode(encoding or "utf-8").lstrip("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        got = f"byte 0x{content[error.start]:02x} in line {line}" if error.start < len(content) else "half a character"
+        raise DataError(
+            f"{path}: must be CSV text in UTF-8 or UTF-16, got {got}; save it anew as `CSV UTF-8`"
+        ) from error
+    if "\0" in text:
+        raise DataError(f"{path}: must be CSV text in UTF-8 or UTF-16, got zero bytes; save it anew as `CSV UTF-8`")
+    return text
+
+
+def _header(path: Path, lines: Sequence[str], known: Collection[str]) -> tuple[int, str, list[str]]:
+    """Where the header is, what separates its columns, and the columns."""
+    first: tuple[int, str, list[str]] | None = None
+    for number, line in enumerate(lines):
+        text = line.strip(INVISIBLE)
+        if not text or re.fullmatch(r'"?sep=.?"?', text, re.IGNORECASE):
+            continue
+        # Some programs write the header as a comment.
+        best = max((_split(text.lstrip("#"), sign) for sign in SEPARATORS), key=lambda found: _score(found[1], known))
+        if not text.startswith("#"):
+            first = first or (number, *best)
+            break
+        if _score(best[1], known)[0] > 1:
+            return number, *best
+    if first is None:
+        raise DataError(f"{path}: must have a header with its columns, is empty")
+    return first
+
+
+def _split(line: str, separator: str) -> tuple[str, list[str]]:
+    try:
+        fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    except csv.Error:
+        fields = line.split(separator)
+    return separator, [re.sub(r"[\s-]+", "_", field.strip(INVISIBLE).lower()) for field in fields]
+
+
+def _score(columns: Sequence[str], known: Collection[str]) -> tuple[int, int]:
+    return len(set(columns) & set(known)), len(columns)
+
+
+def _fields(
+    path: Path, lines: Sequence[str], start: int, separator: str, problems: list[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and fields of the rows; a quote that is not closed ends them."""
+    reader = csv.reader(
+        (f"{line}\n" for line in lines[start:]), delimiter=separator, skipinitialspace=True, strict=True
+    )
+    line = start
+    while True:
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            problems.append(f"{path}:{line + 1}: cannot be read as a table ({error}); look at its quotes")
+            return
+        begin, line = line + 1, start + reader.line_num
+        if fields is None:
+            return
+        if line > begin:
+            problems.append(f"{path}:{begin}: must be one line, ends in line {line}; close the quote")
+            return
+        yield line, fields or [""]

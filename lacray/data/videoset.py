@@ -1,0 +1,132 @@
+"""A data set that has been read: its videos with their labels, and which of them are kept apart for selection."""
+
+from __future__ import annotations
+
+import shlex
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lacray.config import UserError
+
+# Of the metrics that a study may maximise: those that need no labels, and those that score a video by itself.
+NEED_NO_LABELS = ("kendalls_tau",)
+NEED_ONE_VIDEO = ("progress", *(f"class_{share}{kind}" for share in (10, 50, 100) for kind in ("", "_logistic")))
+
+
+class DataError(UserError):
+    """What is wrong with a data set on disk, a line each."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video (or its frames' features) with what is known of it."""
+
+    name: str
+    """Below the data set's folder, with `/`, printable, in Unicode's composed form (NFC) on every machine."""
+    path: str
+    num_frames: int
+    split: str
+    """`train` or `val`."""
+    labels: NDArray[np.int64] | None = field(default=None, repr=False)
+    """(num_frames,) phase of each frame, -1 where it has none; None: no labels for this video."""
+    progress: NDArray[np.float32] | None = field(default=None, repr=False)
+    """(num_frames,) exact progress in 0..K, NaN where undefined; only rendered videos have it."""
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether any frame has a phase."""
+        return self.labels is not None and bool((self.labels >= 0).any())
+
+
+@dataclass(frozen=True)
+class VideoSet:
+    """A data set that has been checked: every video in it can be read."""
+
+    root: str
+    training: list[Video]
+    """The train split in list order: the first of them are the classifiers' few labels."""
+    held: frozenset[str]
+    """Names of those of them that are kept apart for selection."""
+    val: list[Video]
+    phases: list[str]
+    num_features: int | None
+    """Channels of `features/*.npy`; None for videos."""
+    unreadable: list[str]
+    """`name: why`, for each video that was left out."""
+    notes: list[str] = field(default_factory=list)
+    """What was passed over and what was assumed, to be said once."""
+
+    @property
+    def train(self) -> list[Video]:
+        """What is trained on."""
+        return [video for video in self.training if video.name not in self.held]
+
+    @property
+    def validation(self) -> list[Video]:
+        """Videos of the train split that a study selects on."""
+        return [video for video in self.training if video.name in self.held]
+
+    @property
+    def has_labels(self) -> bool:
+        return any(video.is_labelled for video in self.training)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Each video's part in a training and its labels' checksum, by name: what must not change between two runs."""
+        found = {}
+        for video in self.training + self.val:
+            part = "validation" if video.name in self.held else video.split
+            labels = "no labels" if video.labels is None else f"labels {zlib.crc32(video.labels.tobytes()):08x}"
+            found[video.name] = f"{part}, {video.num_frames} frames, {labels}"
+        return found
+
+
+def held_out(training: Sequence[Video], share: float) -> frozenset[str]:
+    """Names of the training videos that a study selects on: a share of the labelled ones, of all where none is.
+
+    Two at least, because most metrics compare videos with each other, unless that would be more than half of them.
+    Which they are belongs to the data, not to a run's seed: all trials of a study share them.
+    """
+    if share <= 0:
+        return frozenset()
+    chosen = [video.name for video in training if video.is_labelled] or [video.name for video in training]
+    order = np.random.default_rng(0).permutation(len(chosen))
+    least = 2 if len(chosen) >= 4 else 1
+    return frozenset(chosen[index] for index in order[: max(round(share * len(chosen)), least)])
+
+
+def why_not_selectable(videos: VideoSet, metric: str = "objective") -> list[str]:
+    """Why a study could not select on these videos by a metric: known now, not after its trials."""
+    remedy = f"or train without a study: {shlex.join(['python', '-m', 'lacray.train', f'data.root={videos.root}'])}"
+    kind = metric.rpartition(".")[2]
+    if not videos.held:
+        return [
+            f"{videos.root}: a study selects on a validation share of the training videos, got data.validation_share "
+            f"0; raise it, {remedy}"
+        ]
+    problems = []
+    for share, chosen in (("training", videos.train), ("validation", videos.validation)):
+        phases = phases_in(chosen)
+        if len(phases) < 2 and kind not in NEED_NO_LABELS:
+            num_labels = sum(int((video.labels >= 0).sum()) for video in chosen if video.labels is not None)
+            got = f"{num_labels} labelled frames of {len(phases)} phase{'s' * (len(phases) != 1)}"
+            problems.append(
+                f"{videos.root}: a study selects by labels of two phases at least in the training and in the "
+                f"validation share, got {got} in the {len(chosen)} {share} videos; label more of them in "
+                f"segments.csv, {remedy}"
+            )
+    able = [video for video in videos.validation if video.is_labelled or kind in NEED_NO_LABELS]
+    if len(able) < 2 and kind not in NEED_ONE_VIDEO and not problems:
+        problems.append(
+            f"{videos.root}: a study that maximises {metric} compares two validation videos at least, got {len(able)}; "
+            f"label more training videos, raise data.validation_share, {remedy}"
+        )
+    return problems
+
+
+def phases_in(videos: Sequence[Video]) -> set[int]:
+    """The phases that occur in some videos."""
+    return {int(phase) for video in videos if video.labels is not None for phase in np.unique(video.labels)} - {-1}
