@@ -15,8 +15,8 @@ from datasets import pattern, plain, write_csv, write_video
 from tiny import make_features
 
 from lacray import train
-from lacray.cli import guarded
 from lacray.data.__main__ import main
+from lacray.exits import guarded
 
 
 @pytest.fixture
