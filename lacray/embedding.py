@@ -18,6 +18,7 @@ from lacray.encoder import Encoder, build_encoder, position_code
 
 Embeddings = NDArray[np.float32]
 Progress = Callable[[int, int], None]
+"""Called with (frames done, frames in all), often: who shows it chooses when."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,7 @@ def control(
     *,
     device: torch.device | str = "cpu",
     store: FrameStore | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """A control of every table: `untrained` (the encoder as initialised) or `positions` (the code of places alone).
 
@@ -220,4 +222,4 @@ def control(
     if name == "untrained":
         torch.manual_seed(config.seed)
         encoder = build_encoder(config.encoder, config.data, num_features=videos.num_features).to(device)
-    return evaluate(config, encoder, videos, split, device=device, store=store)
+    return evaluate(config, encoder, videos, split, device=device, store=store, progress=progress)
