@@ -154,12 +154,14 @@ def _frame_codes(
     tell: _Teller | None = None,
 ) -> Tensor:
     """The backbone's codes (stop - first, hidden) of a video's frames, some frames at a time."""
-    codes = []
+    codes = torch.empty(stop - first, encoder.hidden, device=device, dtype=encoder.project.weight.dtype)
+    done = 0
     for frames in store.stream(video, first, stop):
-        codes.append(encoder.per_frame(torch.from_numpy(frames).to(device)[None])[0])
+        codes[done : done + len(frames)] = encoder.per_frame(torch.from_numpy(frames).to(device)[None])[0]
+        done += len(frames)
         if tell is not None:
             tell(len(frames))
-    return torch.cat(codes)
+    return codes
 
 
 class _Teller:

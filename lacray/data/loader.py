@@ -111,6 +111,8 @@ class FrameStore:
             for begin in range(start, end, STREAMED_FRAMES):
                 steps = np.arange(begin, min(begin + STREAMED_FRAMES, end))
                 yield pictures[self._with_contexts(steps, first) - lowest]
+            # Not there any more while the next ones are decoded.
+            del pictures
 
     def _features(self, video: Video, steps: Steps) -> NDArray[np.float32]:
         try:
