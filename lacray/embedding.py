@@ -18,6 +18,7 @@ from lacray.encoder import Encoder, build_encoder, position_code
 
 Embeddings = NDArray[np.float32]
 Progress = Callable[[int, int], None]
+"""Called with (frames done, frames in all), often: who shows it chooses when."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +154,14 @@ def _frame_codes(
     tell: _Teller | None = None,
 ) -> Tensor:
     """The backbone's codes (stop - first, hidden) of a video's frames, some frames at a time."""
-    codes = []
+    codes = torch.empty(stop - first, encoder.hidden, device=device, dtype=encoder.project.weight.dtype)
+    done = 0
     for frames in store.stream(video, first, stop):
-        codes.append(encoder.per_frame(torch.from_numpy(frames).to(device)[None])[0])
+        codes[done : done + len(frames)] = encoder.per_frame(torch.from_numpy(frames).to(device)[None])[0]
+        done += len(frames)
         if tell is not None:
             tell(len(frames))
-    return torch.cat(codes)
+    return codes
 
 
 class _Teller:
@@ -211,6 +214,7 @@ def control(
     *,
     device: torch.device | str = "cpu",
     store: FrameStore | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """A control of every table: `untrained` (the encoder as initialised) or `positions` (the code of places alone).
 
@@ -220,4 +224,4 @@ def control(
     if name == "untrained":
         torch.manual_seed(config.seed)
         encoder = build_encoder(config.encoder, config.data, num_features=videos.num_features).to(device)
-    return evaluate(config, encoder, videos, split, device=device, store=store)
+    return evaluate(config, encoder, videos, split, device=device, store=store, progress=progress)

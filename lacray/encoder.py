@@ -36,6 +36,7 @@ class Encoder(nn.Module):
     def __init__(self, backbone: nn.Module, config: EncoderConfig) -> None:
         super().__init__()
         self.backbone = backbone
+        self.hidden = config.hidden
         self.position_mode = config.positions
         self.center = config.center
         self.dropout = nn.Dropout(config.dropout)

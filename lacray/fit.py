@@ -21,7 +21,7 @@ from lacray.batch_norm import share_batch_norms
 from lacray.config import Config, ConfigError, UserError
 from lacray.data import Batch, FrameStore, PairLoader, VideoSet
 from lacray.data.augment import apply_to_clips
-from lacray.embedding import Evaluation, evaluate
+from lacray.embedding import Evaluation, Progress, evaluate
 from lacray.encoder import Encoder, build_encoder
 from lacray.losses import Clips, Loss, build_loss, paired
 
@@ -104,6 +104,7 @@ def fit(
     device: torch.device | str = "cpu",
     state: dict[str, Any] | None = None,
     store: FrameStore | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[EpochEnd]:
     """Train a setting; yields after every epoch.
 
@@ -116,6 +117,7 @@ def fit(
         state: from `checkpoint.read_checkpoint`, on every rank, to go on from: bit for bit on a CPU and on as many
             ranks as before. None starts anew.
         store: decoded frames to share with other runs in this process.
+        progress: of this rank's evaluations, as `embedding.evaluate` calls it.
 
     Raises:
         ConfigError: as `check_batch`.
@@ -164,7 +166,7 @@ def fit(
         elapsed = time.perf_counter() - started
         seconds += elapsed
         evaluations = [
-            evaluate(config, step.encoder, videos, split, device=device, store=store)
+            evaluate(config, step.encoder, videos, split, device=device, store=store, progress=progress)
             for split in _evaluated_splits(config, videos, epochs_done=epoch + 1)
         ]
         yield EpochEnd(

@@ -52,7 +52,14 @@ class RunProgress:
                     self._show(bar, task, result)
 
     def _show(self, bar: Progress, task: Any, result: dict[str, Any]) -> None:
-        self.heard, self.epoch = time.monotonic(), result["epoch"]
+        self.heard = time.monotonic()
+        if "evaluated" in result:
+            told = f"evaluating, {result['evaluated']} of {result['of']} frames encoded"
+            bar.update(task, told=told)
+            if not console.is_terminal:
+                console.print(f"{self.name}: {told}")
+            return
+        self.epoch = result["epoch"]
         if result.get("note"):
             warn(result["note"])
         if "loss" not in result:

@@ -93,10 +93,13 @@ class Progress:
     """Spent training so far."""
 
 
-def execute(run: Run, *, device: torch.device) -> Iterator[Progress]:
+def execute(run: Run, *, device: torch.device, evaluating: embedding.Progress | None = None) -> Iterator[Progress]:
     """Train a run, or go on with it; yields after every epoch, when what it gave is stored.
 
     A run that was over before yields its last epoch alone.
+
+    Args:
+        evaluating: of this rank's evaluations, called with the frames encoded and those in all.
 
     Raises:
         NonFiniteError: after the run's rows were closed with status `failed`.
@@ -112,7 +115,7 @@ def execute(run: Run, *, device: torch.device) -> Iterator[Progress]:
     videos = _opened(run, config)
     store = _store(config.data.model_dump_json())
     if run.controls:
-        _score_controls(run, config, place, videos, device)
+        _score_controls(run, config, place, videos, device, evaluating)
     with tempfile.TemporaryDirectory(prefix="lacray-") as scratch:
         state = distributed.from_first(lambda: _last_state(place, run, Path(scratch)))
         if state is not None:
@@ -124,7 +127,7 @@ def execute(run: Run, *, device: torch.device) -> Iterator[Progress]:
             yield distributed.from_first(record.close)
             return
         try:
-            for event in fit.fit(config, videos, device=device, state=state, store=store):
+            for event in fit.fit(config, videos, device=device, state=state, store=store, progress=evaluating):
                 # Storing may take long (S3 away): nobody waits for it in a collective.
                 yield distributed.from_first(lambda event=event: record.add(event))  # type: ignore[misc]
         except NonFiniteError as error:
@@ -309,7 +312,14 @@ def _other_videos(before: dict[str, str] | None, now: VideoSet, whose: str) -> D
     )
 
 
-def _score_controls(run: Run, config: Config, place: Place, videos: VideoSet, device: torch.device) -> None:
+def _score_controls(
+    run: Run,
+    config: Config,
+    place: Place,
+    videos: VideoSet,
+    device: torch.device,
+    evaluating: embedding.Progress | None,
+) -> None:
     """The rows of the untrained encoder and of positions alone, as runs of their own; all ranks embed."""
     own = build(run.controls["values"])
     store = _store(own.data.model_dump_json())
@@ -322,7 +332,10 @@ def _score_controls(run: Run, config: Config, place: Place, videos: VideoSet, de
         run_id = f"{run.controls['run_id']}-{name}"
         if distributed.from_first(lambda run_id=run_id: bool(_rows(place, run.study, run_id))):  # type: ignore[misc]
             continue
-        found = [embedding.control(own, videos, name, split, device=device, store=store) for split in splits]
+        found = [
+            embedding.control(own, videos, name, split, device=device, store=store, progress=evaluating)
+            for split in splits
+        ]
         base = identity(replace(run, variant=None, trial=None), own, device, epoch=0)
         base |= {"status": "done", "control": name}
         rows = [base | _columns(videos, device, evaluation) for evaluation in found]

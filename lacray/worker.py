@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from ray import tune
 from ray.train import FailureConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from lacray import distributed
+from lacray import distributed, embedding
 from lacray.config import UserError
 from lacray.fit import NonFiniteError
 from lacray.ops import backend_note
@@ -27,6 +28,8 @@ from lacray.run import Progress, Run, execute
 
 __all__ = ["Board", "Referee", "TrainingFailedError", "end_process", "new_scratch", "trainer", "trial"]
 
+TELL_S = 10.0
+"""Seconds between two words on how far an evaluation is; shorter ones pass in silence."""
 MAX_FAILURES = 3
 """Times that a run is taken up again after its process, or one of its ranks, was lost."""
 
@@ -45,13 +48,18 @@ def trial(params: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def follow(
-    run: Run, device: torch.device, report: Callable[[dict[str, Any]], None], stops: Callable[[], bool] = lambda: False
+    run: Run,
+    device: torch.device,
+    report: Callable[[dict[str, Any]], None],
+    stops: Callable[[], bool] = lambda: False,
+    evaluating: embedding.Progress | None = None,
 ) -> dict[str, Any] | None:
     """Execute a run and report it.
 
     Args:
         report: called by every rank after every epoch, and at the start.
         stops: whether the run is to end early; asked by rank 0 after every epoch.
+        evaluating: as `run.execute` calls it.
 
     Returns:
         None, or how it ended where no further try could end otherwise: `ended` (`diverged`: this setting's own fault;
@@ -61,7 +69,7 @@ def follow(
     here = (ray.get_runtime_context().get_node_id(), os.getpid())
     report({"epoch": 0, "processes": distributed.all_gather(here), "note": backend_note(device)})
     try:
-        for progress in execute(run, device=device):
+        for progress in execute(run, device=device, evaluating=evaluating):
             report(as_result(progress))
             if distributed.from_first(stops):
                 return None
@@ -138,9 +146,26 @@ def train_loop(values: dict[str, Any]) -> dict[str, Any] | None:
         ray.train.report(result)
 
     if values["referee"] is None:
-        return follow(run, device, report)
+        return follow(run, device, report, evaluating=_Evaluating(board) if board is not None else None)
     referee: Any = ray.get_actor(values["referee"]) if distributed.is_first() else None
     return follow(run, device, report, lambda: bool(ray.get(referee.stops.remote(run.trial))))
+
+
+class _Evaluating:
+    """Tells a board how far a long evaluation of rank 0's is."""
+
+    def __init__(self, board: Any) -> None:
+        self.board = board
+        self._told, self._done = time.monotonic(), 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if done <= self._done:
+            # Another evaluation has begun.
+            self._told = time.monotonic()
+        self._done = done
+        if distributed.is_first() and time.monotonic() - self._told > TELL_S:
+            self._told = time.monotonic()
+            self.board.put.remote({"evaluated": done, "of": total})
 
 
 class Referee:

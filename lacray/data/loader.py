@@ -112,6 +112,8 @@ class FrameStore:
             for begin in range(start, end, STREAMED_FRAMES):
                 steps = np.arange(begin, min(begin + STREAMED_FRAMES, end))
                 yield pictures[self._with_contexts(steps, first) - lowest]
+            # Not there any more while the next ones are decoded.
+            del pictures
 
     def _with_contexts(self, steps: Steps, first: int) -> Steps:
         contexts, stride = self.config.num_contexts, self.config.context_stride

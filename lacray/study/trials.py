@@ -74,6 +74,7 @@ class Trials:
         self._all = {trial.number: trial for trial in trials}
         self.every = every
         self.longest_silence: float | None = None
+        self._was_evaluated = False
 
     def __iter__(self) -> Iterator[Trial]:
         return iter(self._all[number] for number in sorted(self._all))
@@ -109,6 +110,7 @@ class Trials:
         trial.processes = [tuple(process) for process in result.get("processes") or trial.processes]
         trial.epoch = max(trial.epoch, result["epoch"])
         value = result.get(metric)
+        self._was_evaluated |= value is not None
         if isinstance(value, int | float) and math.isfinite(value):
             trial.values[result["epoch"]] = float(value)
         loss = result.get("loss")
@@ -128,7 +130,8 @@ class Trials:
 
     def silence_limit(self) -> float:
         """Seconds without a sign of life after which a trial counts as hanging."""
-        if self.longest_silence is None:
+        # Epochs alone say nothing of how long an evaluation takes: minutes, where the videos are long.
+        if self.longest_silence is None or not self._was_evaluated:
             return FIRST_SILENCE_S
         return max(MIN_SILENCE_S, PATIENCE * self.longest_silence)
 

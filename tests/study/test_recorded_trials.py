@@ -160,6 +160,8 @@ def test_the_limit_of_silence_follows_the_longest_that_was_broken():
     trials.hear(0, {"epoch": 0}, "objective", now=1000.0)
     assert trials.silence_limit() > 1000, "nothing is known yet"
     trials.hear(0, {"epoch": 1}, "objective", now=1003.0)
+    assert trials.silence_limit() > 1000, "an evaluation may take longer than an epoch"
+    trials.hear(0, {"epoch": 2, "objective": 0.4}, "objective", now=1006.0)
     assert trials.silence_limit() == MIN_SILENCE_S
     trials.hear(1, {"epoch": 0}, "objective", now=1000.0)
     trials.hear(1, {"epoch": 1, "objective": 0.5}, "objective", now=1040.0)
