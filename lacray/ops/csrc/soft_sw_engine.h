@@ -372,7 +372,7 @@ class Engine {
       if (call_.grad_match != nullptr) {
         // A cell that may not be matched (S = -inf) has D = -inf whatever S does: what arrives there, often NaN, is dropped.
         chain_in<V, true>(scratch.grad_match.get(), call_.grad_match + cell, call_.M, rows, at.columns, T(0),
-                        call_.similarity + cell);
+                          call_.similarity + cell);
         grad = scratch.grad_match.get();
       }
       T* open = nullptr;
