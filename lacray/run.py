@@ -288,10 +288,23 @@ def _opened(run: Run, config: Config) -> VideoSet:
         DataError: on every rank, whichever found it.
     """
     videos = distributed.from_each(lambda: open_videos(config.data))
+    distributed.agree(_unlike_the_first(videos))
     if run.has_study_videos:
         began_with = distributed.from_first(lambda: _videos_of_study(run.results, run.study))
         distributed.agree(_other_videos(began_with, videos, f"study {run.study}"))
     return videos
+
+
+def _unlike_the_first(videos: VideoSet) -> DataError | None:
+    """What differs from the videos of rank 0: `data.root` may be a folder of each node's own."""
+    lines = differences(distributed.from_first(videos.fingerprint), videos.fingerprint())
+    if not lines:
+        return None
+    shown = "; ".join([*lines[:3], *([f"... and {len(lines) - 3} more"] if len(lines) > 3 else [])])
+    return DataError(
+        f"{videos.root}: must hold the same videos on every node, got others on rank {distributed.rank()} than on rank "
+        f"0: {shown}; give a folder that all nodes share"
+    )
 
 
 @lru_cache(maxsize=8)

@@ -392,6 +392,7 @@ def bad_data(folder: Path) -> dict[str, Any]:
     told["uneven"] = refused(features_config(folder / "nan", data__batch_size=3), videos)
     config = features_config(folder / "gone", fit__evaluate_every=1, fit__steps_per_epoch=4)
     videos = open_videos(config.data)
+    distributed.all_gather(None)
     for name, victim in [("trained on", videos.train[1]), ("evaluated", videos.validation[1])]:
         path, kept = Path(victim.path), Path(victim.path).with_suffix(".kept")
         distributed.from_first(lambda path=path, kept=kept: path.rename(kept))

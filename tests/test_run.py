@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ranks import run_ranks
 from tiny import make_features, tiny_settings
 
 from lacray import results
@@ -182,3 +184,21 @@ def test_controls_are_scored_once_before_the_run(data, tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s" / "rows").glob("c-*")} == stamps
     (row,) = rows_of(tmp_path, "c-untrained")
     assert (row["control"], row["split"], row["status"]) == ("untrained", "validation", "done")
+
+
+def refused_on_a_node_of_its_own(rank: int, folder: Path) -> dict:
+    os.chdir(folder / f"node{rank}")
+    with pytest.raises(UserError) as caught:
+        list(execute(a_run(Path("clips"), folder / "results"), device=CPU))
+    return {"problems": caught.value.problems}
+
+
+def test_nodes_whose_videos_differ_are_refused_on_every_rank(tmp_path):
+    """With as many videos on each they would train on pairs that no one process would."""
+    for rank in range(2):
+        make_features(tmp_path / f"node{rank}" / "clips", seed=rank)
+    told = run_ranks(refused_on_a_node_of_its_own, tmp_path)
+    (problem,) = told[0]["problems"]
+    assert told[1]["problems"] == [problem]
+    assert problem.startswith("clips: must hold the same videos on every node, got others on rank 1 than on rank 0: ")
+    assert problem.endswith("; give a folder that all nodes share")
