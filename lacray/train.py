@@ -33,7 +33,7 @@ from lacray.cli import (
     warn,
 )
 from lacray.cluster import check_address, start_ray
-from lacray.config import Config, UserError, build, known_keys, parse_assignments
+from lacray.config import DEFAULT_LOSS, Config, UserError, build, known_keys, parse_assignments
 from lacray.exits import advice, guarded
 from lacray.fit import check_batch
 from lacray.nodes import check_shared, default_gpus, most_workers, plan, read_nodes
@@ -161,7 +161,11 @@ def best_setting(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, st
     metric = next((name for name in table["selected_by"].to_pylist() if name), "objective")
     row = best(table, metric)
     # Settings that this version does not know any more would be an error in every later command.
-    values = {key: row[key] for key in known_keys(row["loss.name"]) if key != "seed" and row.get(key) is not None}
+    values = {
+        key: row[key]
+        for key in known_keys(row.get("loss.name") or DEFAULT_LOSS)
+        if key != "seed" and row.get(key) is not None
+    }
     values["fit.epochs"] = values.get("fit.full_epochs") or values["fit.epochs"]
     return values, study, f"the best of study {study} (trial {row['trial']}, {metric} {row[f'metric.{metric}']:.4f})"
 
