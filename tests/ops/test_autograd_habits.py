@@ -18,7 +18,8 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from lacray.config import LacConfig
-from lacray.losses import LacLoss
+from lacray.losses import paired
+from lacray.losses.lac import LacLoss
 from lacray.ops import soft_dtw, soft_sw
 
 NAMES = ["soft_sw", "soft_nw", "soft_dtw", "smooth_dtw"]
@@ -276,11 +277,11 @@ def test_the_loss_is_a_function_of_its_parameters() -> None:
     assert parameters
 
     def of(parameters: dict[str, Tensor], embeddings: Tensor, steps: Tensor) -> Tensor:
-        value: Tensor = torch.func.functional_call(loss, parameters, (embeddings, steps))[0]
+        value: Tensor = torch.func.functional_call(loss, parameters, (paired(embeddings, steps),))[0]
         return value
 
     gradients = torch.func.grad(of)(parameters, embeddings, steps)
-    value, _ = loss(embeddings, steps)
+    value, _ = loss(paired(embeddings, steps))
     value.backward()
     for key, parameter in parameters.items():
         torch.testing.assert_close(gradients[key], parameter.grad)
