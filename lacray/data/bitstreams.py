@@ -37,16 +37,31 @@ ONE_PICTURE = frozenset(
 
 
 def reader(codec: str, header: bytes | None) -> Reader | None:
-    """The reader of a codec (FFmpeg's name) whose stream header is `header`."""
+    """The reader of a codec (FFmpeg's name) whose stream header is `header`; what it cannot read is UNKNOWN."""
     if codec in ONE_PICTURE:
         return lambda packet: Coded()
-    if codec == "h264":
-        return _H264(header or b"")
-    if codec == "hevc":
-        return _Hevc(header or b"")
-    found = {"vp8": _vp8, "vp9": _vp9, "av1": _av1, "mpeg4": _mpeg4, "mpeg1video": _mpeg2, "mpeg2video": _mpeg2}
-    # libdav1d and its like are named after the library.
-    return found.get("av1" if "av1" in codec or "dav1d" in codec else codec.removeprefix("libvpx-"))
+    if codec in ("h264", "hevc"):
+        read: Reader | None = _H264(header or b"") if codec == "h264" else _Hevc(header or b"")
+    else:
+        read = {
+            "vp8": _vp8,
+            "vp9": _vp9,
+            "libdav1d": _av1,
+            "av1": _av1,
+            "mpeg4": _mpeg4,
+            "mpeg1video": _mpeg2,
+            "mpeg2video": _mpeg2,
+        }.get(codec)
+    if read is None:
+        return None
+
+    def guarded(packet: memoryview) -> Coded:
+        try:
+            return read(packet)
+        except (IndexError, ValueError):  # it ends too early
+            return UNKNOWN
+
+    return guarded
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -284,7 +299,8 @@ def _av1(packet: memoryview) -> Coded:
                 is_key |= shown == 0 and first >> 5 & 3 == 0 and bool(first >> 4 & 1)
                 shown += first >> 4 & 1
         position += size
-    return Coded(shown, is_key and has_sequence)
+    # A temporal unit shows one picture, or there are layers of it.
+    return Coded(1, is_key and has_sequence) if shown == 1 else UNKNOWN
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 SEEKS_BY_SHOWN = frozenset(("mov", "matroska", "flv"))
 """Containers, as FFmpeg names them, whose tables are by the time at which a frame is shown."""
 
+DEEPEST = 32
+"""Frames that a codec may hold back while it decodes others, at most."""
+
 BEYOND = 400
 """Packets that are read past the place where a seek should have landed, in search of the wanted one."""
 
@@ -79,6 +82,11 @@ class FrameIndex:
             place -= 1
         return place
 
+    def settled(self, frame: int) -> int:
+        """The last frame to be shown of those that a frame may be predicted from: what it was made of is known then."""
+        later = np.flatnonzero(self.packets[frame + 1 : frame + 1 + DEEPEST] < self.packets[frame])
+        return frame + 1 + int(later[-1]) if len(later) else frame
+
     def without_key(self, place: int) -> FrameIndex:
         """The same frames, for a walk that does not start at key number `place`."""
         return replace(
@@ -139,11 +147,17 @@ class Walk:
             expected += 1
             yield frame, picture
 
+    def is_far(self, frame: int, near: int) -> bool:
+        """Whether a frame can be decoded from a key that lies more than `near` packets ahead."""
+        key = self.index.start_of(frame)
+        return key >= 0 and bool(self.index.keys[key] > self.position + near)
+
     def is_damaged(self, frame: int, *, late: int) -> bool:
         """Whether a frame was decoded with a damaged packet, which may be reported up to `late` packets behind it."""
         index = self.index
         place = index.start_of(frame)
-        first, ready = (int(index.keys[place]), int(index.ready[place])) if place >= 0 else (0, 0)
+        # What comes before the first picture is the rest of a recording that began earlier.
+        first, ready = (index.keys[place], index.ready[place]) if place >= 0 else (index.packets[0], 0)
         last = (int(index.packets[frame]) if index.packets[frame] >= 0 else self.position) + late
         # Pictures that are shown before the key are left out, whatever becomes of them.
         return any(first <= number <= last and not 0 <= index.frame_of[number] < ready for number in self.damaged)

@@ -104,9 +104,10 @@ def scan(path: str) -> FrameIndex:
         found = _Packets.of(container, stream)
         read = reader(found.codec, stream.codec_context.extradata)
         for packet in packets_of(container, stream):
-            if packet.is_corrupt:
+            if packet.is_corrupt and "mpegts" not in found.formats:
                 raise UnreadableVideoError(f"is cut off or damaged at frame {len(found.pts)}")
-            found.add(packet, read(memoryview(packet)) if read else UNTOLD)
+            # Where two recordings are joined, a transport stream looks as if something was lost: its pictures tell.
+            found.add(packet, read(memoryview(packet)) if read and not packet.is_corrupt else UNTOLD)
     if not found.pts:
         raise UnreadableVideoError("has no frames")
     order = _order(found)
@@ -170,9 +171,11 @@ def _index(found: _Packets, order: NDArray[np.int32]) -> FrameIndex:
 
 def _times(found: _Packets, order: NDArray[np.int32]) -> NDArray[np.int64]:
     """When each frame is shown; where the file does not tell, from when it is decoded and from its neighbours."""
-    told = np.array([np.nan if (number < 0 or found.pts[number] is None) else found.pts[number] for number in order])
-    if not np.isnan(told).any():
+    told = np.array([time if (time := found.pts[number]) is not None else np.nan for number in order], dtype=float)
+    if not np.isnan(told).any() and "avi" not in found.formats:
         return np.array([found.pts[number] for number in order], dtype=np.int64)
+    if "avi" in found.formats:  # counts packets; what else is told is the parser's guess
+        told[:] = np.nan
     decoded_at = [time for number in order if number >= 0 and (time := found.dts[number]) is not None]
     # Shown in this order: the k-th frame is shown a fixed while after the k-th is decoded.
     guess = np.sort(decoded_at) if len(decoded_at) == len(order) else np.arange(len(order)) * found.step + found.origin
@@ -225,6 +228,8 @@ def _proved(path: str, index: FrameIndex) -> FrameIndex | None:
                 num_seen += 1
                 if num_seen == PROVED:
                     break
+            if num_seen == 0:
+                return None
             _refuse_damage(index, walk.damaged)
             if num_seen < min(PROVED, len(index)):
                 return None
@@ -247,8 +252,12 @@ def _refuse_damage(index: FrameIndex, damaged: list[int]) -> None:
         raise UnreadableVideoError(f"is cut off or damaged at frame {int((index.packets < min(damaged)).sum())}")
 
 
-def count(path: str) -> FrameIndex:
+def count(path: str, *, threads: int | None = None) -> FrameIndex:
     """The frames of a video, found by decoding all of it.
+
+    Args:
+        path: the file.
+        threads: of the decoder; None for as many as there are processors.
 
     Raises:
         UnreadableVideoError: no frames, or the file is cut off or damaged.
@@ -257,7 +266,8 @@ def count(path: str) -> FrameIndex:
     order: list[int] = []
     whole: set[int] = set()
     height = width = 0
-    with opened(path, threads=cpus()) as (container, stream):
+    threads = threads or cpus()
+    with opened(path, threads=threads) as (container, stream):
         # Which pictures there are does not depend on how smooth they are.
         stream.codec_context.options = {"skip_loop_filter": "all"}
         found = _Packets.of(container, stream)
@@ -276,6 +286,8 @@ def count(path: str) -> FrameIndex:
             order.append(number)
     if not order:
         raise UnreadableVideoError("has no frames")
+    if damaged and threads > 1:
+        return count(path, threads=1)  # tells exactly which packet is damaged
     # What comes before the first picture is the rest of a recording that began earlier.
     if broken := [number for number in damaged if number >= min(order)]:
         raise UnreadableVideoError(f"is cut off or damaged at frame {sum(number < min(broken) for number in order)}")

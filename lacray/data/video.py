@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -23,8 +22,8 @@ NEAR = 8
 MOST_THREADS = 4
 """Of a decoder; each holds a frame, and decodes one too many at the end of a clip."""
 
-RETRIES = 3
-"""Keys that are given up, one after the other, before a video is decoded from its head."""
+RETRIES = 4
+"""Attempts, with fewer threads and then from earlier keys, before a video is decoded from its head."""
 
 
 class _GoneWrongError(Exception):
@@ -73,11 +72,13 @@ def decode(path: str, frames: NDArray[np.int64], *, size: int | None = None) -> 
             _read(path, index, wanted, threads=threads)
             break
         except _GoneWrongError as wrong:
-            if wrong.key < 0:
+            if threads > 1:
+                threads = 1  # tells exactly which packet is damaged
+            elif wrong.key >= 0:
+                index = index.without_key(wrong.key)  # what is decoded from there is not as it should be
+            else:
                 index = _read_from_head(path, index, wanted)
                 break
-            # What is decoded from this key is not as it should be: start at an earlier one.
-            index, threads = index.without_key(wrong.key), 1
     else:
         index = _read_from_head(path, index, wanted)
     remember(path, index)
@@ -96,26 +97,31 @@ def _read(path: str, index: FrameIndex, wanted: _Wanted, *, threads: int) -> Non
     Raises:
         _GoneWrongError: they are missing, others, or damaged.
     """
-    start = -1
+    place = 0
     with opened(path, threads=threads) as (container, stream):
         walk = Walk(container, stream, index)
-        reader: Iterator[tuple[int, VideoFrame]] | None = None
-        for place, frame in enumerate(wanted.frames):
-            key = index.start_of(frame)
-            if reader is None or (key >= 0 and index.keys[key] > walk.position + NEAR):
-                start, reader = key, walk.start(key)
-            picture = None
+        while place < len(wanted.frames):
+            first, settled = place, len(index)
+            key = index.start_of(wanted.frames[place])
+            is_over = False
             try:
-                for number, shown in reader:
-                    if number == frame:
-                        picture = shown
+                for number, picture in walk.start(key):
+                    if not is_over and number == wanted.frames[place]:
+                        wanted.put(place, picture)
+                        place += 1
+                        is_over = place == len(wanted.frames) or walk.is_far(wanted.frames[place], NEAR)
+                        settled = index.settled(number)
+                    if is_over and number >= settled:
                         break
             except TroubleError as trouble:
-                raise _GoneWrongError(frame, key=start, is_damaged=bool(walk.damaged)) from trouble
-            # With threads, damage is reported with a later packet.
-            if picture is None or walk.is_damaged(frame, late=threads - 1):
-                raise _GoneWrongError(frame, key=start, is_damaged=bool(walk.damaged))
-            wanted.put(place, picture)
+                frame = wanted.frames[min(place, len(wanted.frames) - 1)]
+                raise _GoneWrongError(frame, key=key, is_damaged=bool(walk.damaged)) from trouble
+            if not is_over:
+                raise _GoneWrongError(wanted.frames[place], key=key, is_damaged=bool(walk.damaged))
+            for frame in wanted.frames[first:place]:
+                # With threads, damage is reported with a later packet.
+                if walk.is_damaged(frame, late=threads - 1):
+                    raise _GoneWrongError(frame, key=key, is_damaged=True)
 
 
 def _read_from_head(path: str, index: FrameIndex, wanted: _Wanted) -> FrameIndex:
