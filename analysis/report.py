@@ -18,11 +18,17 @@ if not __package__:
     # Run as a script, the repository itself need not be installed.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from lacray.exits import leave_at_once
+
+    leave_at_once()
+
 import pyarrow as pa
 
 from analysis import figures, tables
 from analysis.figures import Figure
 from analysis.tables import Line, Table
+from lacray.exits import advice, guarded
 from lacray.results import ResultsError, last_rows, read
 
 # A paper's page holds no more trials than this; the other formats list all.
@@ -402,4 +408,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    advice.text = "the same command writes it"
+    guarded(main)

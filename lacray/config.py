@@ -8,9 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -382,10 +380,3 @@ def _with_origin(message: str, origin: str | None) -> str:
 def column_value(value: Any) -> Scalar:
     """A setting as a Parquet cell: lists and mappings become JSON."""
     return json.dumps(value) if isinstance(value, list | tuple | dict) else value
-
-
-def cache_dir() -> Path:
-    """Where lacray keeps what it can make again: $LACRAY_CACHE, else $XDG_CACHE_HOME/lacray, else ~/.cache/lacray."""
-    if explicit := os.environ.get("LACRAY_CACHE"):
-        return Path(explicit)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lacray"

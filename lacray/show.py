@@ -7,17 +7,22 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__":
+    from lacray.exits import leave_at_once
+
+    leave_at_once()
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from lacray.checkpoint import load_encoder
-from lacray.cli import guarded
 from lacray.config import Config, UserError
 from lacray.data import FrameStore, Video, open_videos
 from lacray.data.video import decode
 from lacray.encoder import Encoder
+from lacray.exits import guarded
 from lacray.losses.lac import similarity
 from lacray.ops import soft_sw
 from lacray.results import open_checkpoint

@@ -12,24 +12,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+if __name__ == "__main__":
+    from lacray.exits import leave_at_once
+
+    leave_at_once()
+
 from rich.table import Table
 
 from lacray.cli import (
     absolute,
-    advice,
     commit,
     console,
-    guarded,
     not_negative,
     placed,
     positive,
     prepare_videos,
     shell,
     shown,
-    start_ray,
     warn,
 )
+from lacray.cluster import check_address, start_ray
 from lacray.config import Config, UserError, build, known_keys, parse_assignments
+from lacray.exits import advice, guarded
 from lacray.fit import check_batch
 from lacray.nodes import check_shared, default_gpus, most_workers, plan, read_nodes
 from lacray.ops import backend_name
@@ -78,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = build({**values, "fit.evaluate_every": config.fit.epochs}, origins)
     if arguments.workers is not None:
         check_batch(config, arguments.workers)
+    check_address()
     check_writable(arguments.results)
     videos = prepare_videos(config, for_study=False)
     if not videos.val:

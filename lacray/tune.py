@@ -9,10 +9,17 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+if __name__ == "__main__":
+    from lacray.exits import leave_at_once
+
+    leave_at_once()
+
 from rich.text import Text
 
-from lacray.cli import console, guarded, not_negative, positive, positive_number, shell, shown, start_ray, warn
+from lacray.cli import console, not_negative, positive, positive_number, shell, shown, warn
+from lacray.cluster import check_address, start_ray
 from lacray.config import ConfigError, UserError, parse_assignments
+from lacray.exits import guarded
 from lacray.nodes import Plan, check_shared, default_gpus, plan, read_nodes
 from lacray.ops import backend_name
 from lacray.results import Place, best, check_name, check_writable, last_rows, read, read_manifest, studies
@@ -36,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = wanted_studies(arguments)
     if not wanted:
         return
+    check_address()
     check_writable(arguments.results)
     # Compiled now, or said now that they cannot be.
     backend_name("cpu")

@@ -14,9 +14,9 @@ from test_entry_points import environment
 from tiny import make_features, tiny_settings, write_csv
 
 from lacray import fit, results, train, tune
-from lacray.cli import guarded
 from lacray.config import build, parse_assignments
 from lacray.data import open_videos
+from lacray.exits import guarded
 
 
 @pytest.fixture

@@ -315,15 +315,3 @@ def test_all_bad_arguments_are_named_at_once(tmp_path: Path) -> None:
     ):
         assert part in str(error.value)
     assert not (tmp_path / "new").exists()
-
-
-def test_the_cache_lies_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LACRAY_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert simpouring.cache_root() == tmp_path / ".cache" / "lacray"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert simpouring.cache_root() == tmp_path / "xdg" / "lacray"
-    monkeypatch.setenv("LACRAY_CACHE", str(tmp_path / "mine"))
-    assert simpouring.cache_root() == tmp_path / "mine"
-    assert ensure(num_train=1, num_val=0, size=32).parent == tmp_path / "mine"

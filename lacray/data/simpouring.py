@@ -1057,14 +1057,6 @@ def _worker(job: str) -> int:
     return 0
 
 
-def cache_root() -> Path:
-    """Where rendered data goes: $LACRAY_CACHE, else $XDG_CACHE_HOME/lacray, else ~/.cache/lacray."""
-    if os.environ.get("LACRAY_CACHE"):
-        return Path(os.environ["LACRAY_CACHE"]).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "lacray"
-
-
 def ensure(
     root: Path | None = None,
     *,
@@ -1081,7 +1073,7 @@ def ensure(
     with its holder.
 
     Args:
-        root: of the cache; None: `cache_root()`.
+        root: of the cache; None: `lacray.cache`'s.
         num_train: >= 1, train videos.
         num_val: >= 0, val videos; the same ones whatever num_train.
         size: pixels of a side, even, 32 to 1024.
@@ -1106,10 +1098,16 @@ def ensure(
     ]
     if problems:
         raise ValueError("\n".join(problems))
-    root = cache_root() if root is None else Path(root)
     parameters = {"version": VERSION, "num_train": num_train, "num_val": num_val, "size": size, "seed": seed}
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
-    target = root / f"simpouring-v{VERSION}-{digest}"
+    name = f"simpouring-v{VERSION}-{digest}"
+    if root is None:
+        from lacray.cache import cached
+
+        target = cached(name)
+    else:
+        target = Path(root) / name
+    root = target.parent
     if target.is_dir():  # complete, as it came by rename; and a shared, read-only cache needs no lock
         return target
     try:

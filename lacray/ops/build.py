@@ -14,6 +14,7 @@ import time
 
 import torch
 
+from lacray.exits import guarded
 from lacray.ops.library import BuildError, library, library_path
 
 
@@ -39,4 +40,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    guarded(lambda argv: main())

@@ -1,10 +1,9 @@
 """Compile the operators' C++ and CUDA at first use, once per machine, whatever happens to the process that does it.
 
-A library lies in `<cache>/ops/<device>-<key>/`, where the key is a hash of the sources, the flags, torch's version and
-the machine's architecture; the cache is `$LACRAY_CACHE`, else `$XDG_CACHE_HOME/lacray`, else `~/.cache/lacray`. It is
-built in a scratch folder under a file lock that the kernel releases when its holder dies, and published by a rename. So
-an interrupted build leaves nothing that a later one could take for a library or wait for, and processes that start
-together build once.
+A library lies in `<cache>/ops/<device>-<key>/` (`lacray.cache`), where the key is a hash of the sources, the flags,
+torch's version and the machine's architecture. It is built in a scratch folder under a file lock that the kernel
+releases when its holder dies, and published by a rename. So an interrupted build leaves nothing that a later one could
+take for a library or wait for, and processes that start together build once.
 
 The compilers are called directly: the sources use torch's stable ABI, a few slim headers, and need none of what
 `torch.utils.cpp_extension` prepares (ninja, pybind11, a toolkit of torch's own minor version); its import alone takes
@@ -31,6 +30,8 @@ from pathlib import Path
 
 import torch
 
+from lacray.cache import cached
+
 SOURCES = Path(__file__).resolve().parent / "csrc"
 CPU_SOURCES = ("engine_avx512.cpp", "engine_avx2.cpp", "engine_plain.cpp", "binding_cpu.cpp")
 CUDA_SOURCES = ("soft_sw_cuda.cu", "dtw_cuda.cu", "binding_cuda.cpp")
@@ -42,15 +43,6 @@ NVCC_FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC
 
 class BuildError(RuntimeError):
     """The compiled operators cannot be had here; the message names the remedy."""
-
-
-def cache_directory() -> Path:
-    """Where compiled operators are kept."""
-    if explicit := os.environ.get("LACRAY_CACHE"):
-        return Path(explicit)
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "lacray"
-    return Path.home() / ".cache" / "lacray"
 
 
 @functools.cache
@@ -67,7 +59,7 @@ def _key(device: str) -> str:
 
 def library_path(device: str) -> Path:
     """Where the library for "cpu" or "cuda" is, or will be."""
-    return cache_directory() / "ops" / f"{device}-{_key(device)}" / "lacray_ops.so"
+    return cached(f"ops/{device}-{_key(device)}/lacray_ops.so")
 
 
 def library(device: str) -> Path:

@@ -6,6 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+if __name__ == "__main__":
+    from lacray.exits import leave_at_once
+
+    leave_at_once()
+
+from lacray.exits import advice, guarded
 from lacray.results import LeaseError, Place, ResultsError, check_name, compact, studies
 
 
@@ -34,11 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ResultsError, LeaseError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    advice.text = "the same command goes on from here"
+    guarded(main)

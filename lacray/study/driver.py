@@ -12,8 +12,9 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lacray import worker
-from lacray.cli import advice, console, warn
+from lacray.cli import console, warn
 from lacray.config import UserError
+from lacray.exits import advice
 from lacray.nodes import Plan
 from lacray.results import manifest_exists
 from lacray.study.aside import Aside

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from lacray.cli import absolute, advice, commit, placed, prepare_videos, shell, warn
-from lacray.config import ConfigError, UserError, cache_dir
+from lacray.cache import cache_dir, can_write, temporary_dir
+from lacray.cli import absolute, commit, placed, prepare_videos, shell, warn
+from lacray.config import ConfigError, UserError
+from lacray.exits import advice
 from lacray.fit import check_batch
 from lacray.results import (
     Lease,
@@ -356,7 +358,9 @@ class Study:
 
     def default_storage(self) -> str:
         """URL of the Optuna storage that shows the study, where none is given."""
-        folder = cache_dir() if "://" in self.options.results else Path(absolute(self.options.results))
+        folder = Path(absolute(self.options.results))
+        if "://" in self.options.results:
+            folder = cache_dir() if can_write(cache_dir()) else temporary_dir()
         return f"sqlite:///{folder / 'optuna.db'}"
 
     def resume_command(self) -> str:

@@ -1,0 +1,84 @@
+"""How an entry point ends: errors as lines, exit codes that say what happened, signals that lose nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lacray.watch import ClusterLostError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Between a signal and the end of the process, at most.
+LAST_WORDS_S = 25.0
+
+
+def guarded(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> None:
+    """Run an entry point and exit as it ended.
+
+    2: something that the user can mend, one line a problem; 3: Ray is gone; 128 + n: signal n, whose second ends the
+    process at once. What was stored is safe in each case.
+    """
+    from lacray.config import UserError
+
+    catch_signals()
+    try:
+        if code := main(argv):
+            raise SystemExit(code)
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except ClusterLostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(3) from None
+    except KeyboardInterrupt:
+        # Libraries raise their own in the place of ours.
+        number = _signals_seen[0] if _signals_seen else signal.SIGINT
+        print(f"interrupted by {signal.Signals(number).name}; {advice.text}", file=sys.stderr, flush=True)
+        # Not by SystemExit: threads of libraries that wait for the network would be waited for.
+        os._exit(128 + number)
+
+
+class _Advice:
+    """How to go on with what was interrupted; the entry points keep it up to date."""
+
+    text = "nothing had begun"
+
+
+advice = _Advice()
+
+
+def leave_at_once() -> None:
+    """Until `guarded`: a signal ends the process with a line, while the libraries are imported that take seconds."""
+
+    def leave(number: int, frame: Any) -> None:
+        os.write(2, f"interrupted by {signal.Signals(number).name}; {advice.text}\n".encode())
+        os._exit(128 + number)
+
+    for number in SIGNALS:
+        signal.signal(number, leave)
+
+
+def catch_signals() -> None:
+    """Turn signals into KeyboardInterrupt in the main thread; called again after libraries that set their own."""
+    for number in SIGNALS:
+        signal.signal(number, _on_signal)
+
+
+_signals_seen: list[int] = []
+
+
+def _on_signal(number: int, frame: Any) -> None:
+    _signals_seen.append(number)
+    if len(_signals_seen) > 1:
+        os.write(2, b"\nended at once\n")
+        os._exit(128 + number)
+    # A library that holds on to the interrupted call must not hold the user.
+    timer = threading.Timer(LAST_WORDS_S, lambda: os._exit(128 + number))
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
