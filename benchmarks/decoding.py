@@ -1,4 +1,4 @@
-"""Frames of videos: what an index costs beside decoding everything, clips by decoder threads, and torchcodec beside PyAV.
+"""Frames of videos: an index beside decoding everything, clips by decoder threads, torchcodec beside PyAV.
 
     python benchmarks/decoding.py                    an hour for the index, clips from 640x480 and 1920x1080
     python benchmarks/decoding.py --minutes 2        a short look
@@ -73,7 +73,7 @@ def of_index(path: str) -> dict[str, Any]:
     for _ in range(3):
         runs["scan"].append(measured(lambda: scan(path)))
         runs["decode"].append(measured(lambda: decode_all(path, 1)))
-    found = {name: medians(several) for name, several in runs.items()}
+    found: dict[str, Any] = {name: medians(several) for name, several in runs.items()}
     with tempfile.TemporaryDirectory() as cache:
         os.environ["LACRAY_CACHE"] = cache
         video.frame_index(path)

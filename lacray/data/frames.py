@@ -59,8 +59,7 @@ class FrameIndex:
     @property
     def seconds(self) -> NDArray[np.float64]:
         """(n,) when a player shows each frame, in seconds after its start."""
-        seconds: NDArray[np.float64] = (self.times - self.origin) * float(self.time_base)
-        return seconds
+        return (self.times - self.origin).astype(np.float64) * float(self.time_base)
 
     @property
     def nbytes(self) -> int:

@@ -21,7 +21,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from lacray.config import cache_dir
+from lacray.cache import cached
 from lacray.data.bitstreams import UNTOLD, Coded, reader
 from lacray.data.containers import UnreadableVideoError, cpus, opened
 from lacray.data.frames import FrameIndex, TroubleError, Walk, decoded, packets_of, stamp
@@ -163,7 +163,7 @@ def _index(found: _Packets, order: NDArray[np.int32]) -> FrameIndex:
         ),
         ready=ready,
         time_base=found.time_base,
-        origin=found.origin,
+        origin=min(found.origin, int(times.min())),
         height=0,
         width=0,
     )
@@ -383,7 +383,7 @@ def _key(path: str) -> tuple[str, int, int]:
 
 def _file(key: tuple[str, int, int]) -> Path:
     name = hashlib.sha256(os.fsencode(key[0])).hexdigest()[:32]
-    return cache_dir() / "frames" / name[:2] / f"{name}.npz"
+    return cached(f"frames/{name[:2]}/{name}.npz")
 
 
 def _state(key: tuple[str, int, int]) -> str:
@@ -397,7 +397,7 @@ def _load(key: tuple[str, int, int]) -> FrameIndex | None:
             if str(kept["state"]) != _state(key):
                 return None
             values = {name: kept[name] for name in kept.files if name != "state"}
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     plain = {name: value if value.ndim else value.item() for name, value in values.items()}
     return FrameIndex(**{**plain, "time_base": Fraction(plain["time_base"])})
@@ -417,6 +417,5 @@ def _save(key: tuple[str, int, int], index: FrameIndex) -> None:
         except BaseException:
             os.unlink(temporary)
             raise
-    except (OSError, RuntimeError):
-        # RuntimeError: no home folder.
+    except OSError:
         return

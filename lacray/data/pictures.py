@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from av.sidedata.sidedata import Type
@@ -19,10 +19,17 @@ class Orientation(NamedTuple):
     mirror_y: bool = False
 
 
+TURNS = (Orientation(), Orientation(True, False, True), Orientation(False, True, True), Orientation(True, True, False))
+"""By quarters, against the clock."""
+
+
 def orientation(picture: VideoFrame) -> Orientation:
     """The eighth of turn and mirror that a picture's display matrix asks for; other angles go to the nearest."""
-    matrix = picture.side_data.get(Type.DISPLAYMATRIX)
-    if matrix is None:
+    try:
+        attached: Any = picture.side_data
+    except ValueError:  # there is something beside it whose name PyAV does not know, such as EXIF
+        return TURNS[round(picture.rotation / 90) % 4]
+    if (matrix := attached.get(Type.DISPLAYMATRIX)) is None:
         return Orientation()
     # Rows of 3: (x, y) goes to (a x + c y, b x + d y), y downwards (ISO 14496-12, 6.2.2).
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
@@ -42,8 +49,8 @@ def to_rgb(picture: VideoFrame, height: int, width: int, reformatter: VideoRefor
     turn = orientation(picture)
     across, down = (height, width) if turn.is_swapped else (width, height)
     # One thread: a pool of them for every picture costs more than it saves.
-    scaled = reformatter.reformat(picture, across, down, "rgb24", interpolation="AREA", threads=1).to_ndarray()
+    scaled = reformatter.reformat(picture, across, down, "rgb24", interpolation="AREA", threads=1)
+    pixels = scaled.to_ndarray().astype(np.uint8, copy=False)
     if turn.is_swapped:
-        scaled = scaled.swapaxes(0, 1)
-    upright: NDArray[np.uint8] = scaled[:: -1 if turn.mirror_y else 1, :: -1 if turn.mirror_x else 1].transpose(2, 0, 1)
-    return upright
+        pixels = pixels.swapaxes(0, 1)
+    return pixels[:: -1 if turn.mirror_y else 1, :: -1 if turn.mirror_x else 1].transpose(2, 0, 1)
