@@ -25,7 +25,7 @@ from lacray.data.video import UnreadableVideoError, decode, frame_index
 Make = Callable[[Path, str], Path]
 """Writes a video into a folder, with a suffix."""
 
-X264 = ("-c:v", "libx264", "-g", 12, "-bf", 3)
+X264 = ("-c:v", "libx264", "-g", 12, "-bf", 3, "-sc_threshold", 0)
 X265 = ("-c:v", "libx265", "-x265-params")
 MPEG = ("-g", 12, "-bf", 2, "-q:v", 4)
 OPEN_265 = "keyint=12:min-keyint=12:bframes=3:open-gop=1:scenecut=0:log-level=error"
@@ -33,8 +33,8 @@ VP8 = ("-c:v", "libvpx", "-g", 200, "-auto-alt-ref", 1, "-lag-in-frames", 25, "-
 VP9 = ("-c:v", "libvpx-vp9", "-g", 200, "-auto-alt-ref", 6, "-lag-in-frames", 25, "-b:v", "60k")
 
 
-def encoded(*options: object) -> Make:
-    return lambda folder, suffix: write(folder / f"video.{suffix}", *options)
+def encoded(*options: object, num_frames: int = 40) -> Make:
+    return lambda folder, suffix: write(folder / f"video.{suffix}", *options, num_frames=num_frames)
 
 
 def encoded_twice(*options: object) -> Make:
@@ -81,7 +81,7 @@ def edited(*edits: tuple[int, int]) -> Make:
         path = write(folder / f"video.{suffix}", *X264)
         content = path.read_bytes()
         place = content.index(b"elst")
-        size, _, _, _, start, _ = struct.unpack(">IIIIii", content[place - 4 : place + 20])
+        size, *_, start = struct.unpack(">IIIIii", content[place - 4 : place + 20])
         shown = [(40 * many, -1 if first < 0 else start + 512 * first) for many, first in edits]  # of 12800 a second
         table = b"elst" + struct.pack(">II", 0, len(edits)) + b"".join(struct.pack(">Iii", *e, 0x10000) for e in shown)
         grown = len(table) + 4 - size
@@ -133,7 +133,7 @@ PACKED = ("-c:v", "libxvid", "-g", 12, "-bf", 2, "-q:v", 4)
 
 FILES = [
     quick("h264 with B-frames", "mp4", encoded(*X264)),
-    quick("h264, groups open", "ts", encoded(*X264, "-x264-params", "open-gop=1")),
+    quick("h264, groups open", "ts", encoded(*X264, "-x264-params", "open-gop=1:b-adapt=0")),
     quick("h264, refreshed without key frames", "ts", encoded(*X264, "-x264-params", "intra-refresh=1")),
     quick("h264, interlaced", "mp4", encoded(*X264, "-flags", "+ildct+ilme")),
     quick("h264, times not told", "avi", encoded(*X264)),
@@ -158,10 +158,14 @@ FILES = [
     slow("h264", "nut", encoded(*X264)),
     slow("h264, deep", "ts", encoded("-c:v", "libx264", "-bf", 8, "-x264-params", "b-pyramid=normal:keyint=250")),
     slow("h264, one key", "mp4", encoded("-c:v", "libx264", "-bf", 0, "-g", 250)),
-    slow("h264, groups open", "mov", encoded(*X264, "-x264-params", "open-gop=1")),
+    slow("h264, groups open", "mov", encoded(*X264, "-x264-params", "open-gop=1:b-adapt=0")),
     slow("h264, refreshed", "mp4", encoded(*X264, "-x264-params", "intra-refresh=1")),
     slow("h264, joined late", "ts", joined_late(encoded(*X264), 188)),
-    slow("h264, refreshed, joined late", "ts", joined_late(encoded(*X264, "-x264-params", "intra-refresh=1"), 188)),
+    slow(
+        "h264, refreshed, joined late",
+        "ts",
+        joined_late(encoded(*X264, "-x264-params", "intra-refresh=1", num_frames=80), 188),
+    ),
     slow("h264, end cut away", "mp4", copied(encoded(*X264), "mp4", (), ("-t", 1.1))),
     slow("h264, shown twice", "mp4", edited((10, 7), (10, 7))),
     slow("h264, shown late", "mp4", edited((10, -1), (20, 7))),
@@ -169,7 +173,7 @@ FILES = [
     slow("h264, starts at 5 s", "mkv", copied(encoded(*X264), "mp4", ("-itsoffset", 5))),
     slow("h264, in fragments", "mp4", copied(encoded(*X264), "mp4", (), ("-movflags", "frag_keyframe+empty_moov"))),
     slow("h264, uneven times", "mp4", encoded(*X264, "-vf", "setpts=PTS+N*N*0.003/TB", "-fps_mode", "vfr")),
-    slow("h264, all called keys", "mp4", remuxed(encoded(*X264), "mp4", all_keys)),
+    quick("h264, all called keys", "mp4", remuxed(encoded(*X264), "mp4", all_keys)),
     slow("h264, first key lost", "mp4", remuxed(encoded(*X264), "mp4", lambda k, _: k != 0)),
     slow("h264, a packet lost", "mp4", remuxed(encoded(*X264), "mp4", lambda k, _: k != 27)),
     slow("h264, twice with the same times", "ts", one_behind_the_other(encoded(*X264), encoded(*X264))),
@@ -215,6 +219,10 @@ FILES = [
 ]
 
 
+GIVEN_UP = {"h264, twice with the same times"}
+"""Files in which no place can be sought: they are decoded from their heads."""
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     """Indices are kept here, whatever they cost, and forgotten in memory."""
@@ -226,7 +234,7 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Path:
     """40 frames in groups of 12 with B-frames."""
-    return write(tmp_path_factory.mktemp("plain") / "video.mp4", *X264, "-sc_threshold", 0)
+    return write(tmp_path_factory.mktemp("plain") / "video.mp4", *X264)
 
 
 @pytest.mark.parametrize(("kind", "suffix", "make"), FILES)
@@ -235,7 +243,7 @@ def test_frames_are_those_that_another_tool_shows_however_they_are_asked_for(tmp
     index = frame_index(str(path))
     truth = decoded_by_ffmpeg(path, index.height, index.width)
     numbers = [number_of(frame) for frame in truth]
-    assert len(set(numbers)) >= 15  # the test is one
+    assert len(set(numbers)) >= 10  # enough to tell them apart
     every = decode(str(path), np.arange(len(index)))
     assert [number_of(frame.transpose(1, 2, 0)) for frame in every] == numbers
     assert np.abs(every.transpose(0, 2, 3, 1).astype(int) - truth).mean() < 2
@@ -243,18 +251,21 @@ def test_frames_are_those_that_another_tool_shows_however_they_are_asked_for(tmp
     for _ in range(10):
         wanted = rng.integers(0, len(index), rng.integers(1, 5))
         np.testing.assert_array_equal(decode(str(path), wanted), every[wanted])
+    # No key was given up on the way: the index knew where decoding may start.
+    assert kind in GIVEN_UP or len(frame_index(str(path)).keys) == len(index.keys)
     # As the next process finds it: on disk.
     indexing._kept = indexing._Kept()
     assert len(frame_index(str(path))) == len(index)
     np.testing.assert_array_equal(decode(str(path), np.array([len(index) - 1])), every[-1:])
 
 
-@pytest.mark.parametrize(
-    ("options", "counted"), [(X264, False), (VP8, False), (PACKED, True)], ids=["h264", "vp8", "xvid"]
-)
-def test_only_videos_whose_packets_do_not_tell_are_decoded_for_their_index(tmp_path, options, counted):
-    path = write(tmp_path / ("v.avi" if counted else "v.mkv"), *options)
-    assert frame_index(str(path)).is_counted is counted
+def test_only_videos_whose_packets_do_not_tell_are_decoded_for_their_index(tmp_path, plain):
+    assert not frame_index(str(plain)).is_counted
+    hidden = frame_index(str(write_twice(tmp_path / "hidden.webm", *VP8)))
+    assert not hidden.is_counted
+    assert len(hidden.stamps) > len(hidden) == 40
+    for name, options in (("fields.mp4", (*X264, "-flags", "+ildct+ilme")), ("packed.avi", PACKED)):
+        assert frame_index(str(write(tmp_path / name, *options))).is_counted
 
 
 @pytest.mark.parametrize(("wanted", "needed"), [([0], 1), ([14], 3), ([39, 3], 8), ([25, 24, 26, 24], 3)])

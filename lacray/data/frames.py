@@ -79,7 +79,7 @@ class FrameIndex:
         place = int(np.searchsorted(self.keys, self.packets[frame], side="right")) - 1
         while place >= 0 and self.ready[place] > frame:
             place -= 1
-        return place
+        return place if place >= 0 and self.keys[place] > 0 else -1
 
     def settled(self, frame: int) -> int:
         """The last frame to be shown of those that a frame may be predicted from: what it was made of is known then."""
@@ -104,10 +104,12 @@ class TroubleError(Exception):
     """What was read or decoded is not what the index says."""
 
 
-def stamp(packet: Packet) -> int:
+def stamp(container: InputContainer, packet: Packet) -> int:
     """What a packet is known by, besides its size."""
-    time = packet.pts if packet.pts is not None else packet.dts
-    return 0 if time is None else time
+    if packet.pts is not None:
+        return packet.pts
+    # A program stream tells few times; the others are guessed anew after every seek.
+    return 0 if packet.dts is None or container.format.name == "mpeg" else packet.dts
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
@@ -156,7 +158,7 @@ class Walk:
         index = self.index
         place = index.start_of(frame)
         # What comes before the first picture is the rest of a recording that began earlier.
-        first, ready = (index.keys[place], index.ready[place]) if place >= 0 else (index.packets[0], 0)
+        first, ready = (index.keys[place], index.ready[place]) if place >= 0 else (index.packets[:DEEPEST].min(), 0)
         last = (int(index.packets[frame]) if index.packets[frame] >= 0 else self.position) + late
         # Pictures that are shown before the key are left out, whatever becomes of them.
         return any(first <= number <= last and not 0 <= index.frame_of[number] < ready for number in self.damaged)
@@ -165,7 +167,7 @@ class Walk:
         index = self.index
         for packet in packets:
             number = self.position + 1
-            if number >= len(index.stamps) or (stamp(packet), packet.size) != (
+            if number >= len(index.stamps) or (stamp(self.container, packet), packet.size) != (
                 index.stamps[number],
                 index.sizes[number],
             ):
@@ -184,7 +186,7 @@ class Walk:
                 continue
             packets = packets_of(self.container, self.stream)
             for count, packet in enumerate(packets):
-                if (stamp(packet), packet.size) == wanted:
+                if (stamp(self.container, packet), packet.size) == wanted:
                     yield packet
                     yield from packets
                     return

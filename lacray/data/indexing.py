@@ -84,10 +84,10 @@ class _Packets:
             step=float(1 / (rate * time_base)) if rate else 1.0,
         )
 
-    def add(self, packet: Packet, coded: Coded) -> None:
+    def add(self, container: InputContainer, packet: Packet, coded: Coded) -> None:
         self.pts.append(packet.pts)
         self.dts.append(packet.dts)
-        self.stamps.append(stamp(packet))
+        self.stamps.append(stamp(container, packet))
         self.sizes.append(packet.size)
         self.is_key.append(packet.is_keyframe)
         self.is_cut.append(packet.is_discard)
@@ -107,7 +107,7 @@ def scan(path: str) -> FrameIndex:
             if packet.is_corrupt and "mpegts" not in found.formats:
                 raise UnreadableVideoError(f"is cut off or damaged at frame {len(found.pts)}")
             # Where two recordings are joined, a transport stream looks as if something was lost: its pictures tell.
-            found.add(packet, read(memoryview(packet)) if read and not packet.is_corrupt else UNTOLD)
+            found.add(container, packet, read(memoryview(packet)) if read and not packet.is_corrupt else UNTOLD)
     if not found.pts:
         raise UnreadableVideoError("has no frames")
     order = _order(found)
@@ -203,7 +203,9 @@ def _keys(
                 continue
             whole = int(references[place])
         frame, shown_at = frame_of.get(whole), found.pts[whole]
-        if frame is None and rises and shown_at is not None:  # cut away itself, or the other one of two fields
+        if frame is None and found.is_cut[whole]:
+            frame = int(np.flatnonzero(order < key).max(initial=-1)) + 1
+        elif frame is None and rises and shown_at is not None:  # the other one of two fields
             frame = int(np.searchsorted(times, shown_at))
         if frame is not None and frame < len(order):
             keys.append(key)
@@ -275,7 +277,7 @@ def count(path: str, *, threads: int | None = None) -> FrameIndex:
 
         def packets() -> Iterator[tuple[int, Packet]]:
             for number, packet in enumerate(packets_of(container, stream)):
-                found.add(packet, read(memoryview(packet)) if read else UNTOLD)
+                found.add(container, packet, read(memoryview(packet)) if read else UNTOLD)
                 yield number, packet
 
         for number, picture in decoded(stream, packets(), damaged):
