@@ -58,7 +58,8 @@ def test_frame_index_counts_frames_in_the_order_they_are_shown(encoded):
     frames, kinds = decode_everything(encoded)
     assert len(index) == len(frames)
     assert (np.diff(index.times) > 0).all()
-    assert [number for number, kind in enumerate(kinds) if kind == "I"] == np.flatnonzero(index.is_key).tolist()
+    starts = [number for number, kind in enumerate(kinds) if kind == "I"]
+    assert index.ready.tolist() == starts
 
 
 @pytest.mark.parametrize(
@@ -79,39 +80,6 @@ def test_frame_index_counts_frames_in_the_order_they_are_shown(encoded):
 def test_chosen_frames_are_those_of_decoding_everything_in_the_order_asked_for(encoded, wanted):
     frames, _ = decode_everything(encoded)
     np.testing.assert_array_equal(decode(str(encoded), np.array(wanted)), frames[wanted])
-
-
-class Watched:
-    """A container that counts the pictures it decodes."""
-
-    decoded = 0
-
-    def __init__(self, container) -> None:
-        self.container = container
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.container.close()
-
-    def __getattr__(self, name):
-        return getattr(self.container, name)
-
-    def decode(self, *arguments, **keywords):
-        for picture in self.container.decode(*arguments, **keywords):
-            Watched.decoded += 1
-            yield picture
-
-
-@pytest.mark.parametrize(("wanted", "needed"), [([0], 1), ([14], 3), ([46, 3], 15), ([25, 24, 26, 24], 3)])
-def test_only_what_lies_between_a_key_frame_and_a_wanted_one_is_decoded(encoded, monkeypatch, wanted, needed):
-    assert np.flatnonzero(frame_index(str(encoded)).is_key).tolist() == [0, 12, 24, 36, 48]
-    opened = av.open
-    monkeypatch.setattr(av, "open", lambda path: Watched(opened(path)))
-    monkeypatch.setattr(Watched, "decoded", 0)
-    decode(str(encoded), np.array(wanted))
-    assert Watched.decoded == needed
 
 
 CONTAINERS = [

@@ -1,144 +1,154 @@
-"""Video files -> frames, decoded by PyAV, only those that are needed."""
+"""Video files -> frames: only what is needed is decoded, one picture at a time, upright."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+import multiprocessing
 
-import av
 import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-INDEXED = {"mov", "matroska", "avi"}
-"""Containers, as FFmpeg names them, that hold a table of their frames."""
+from lacray.data.containers import UnreadableVideoError, cpus, opened
+from lacray.data.frames import FrameIndex, TroubleError, Walk
+from lacray.data.indexing import counted_index, frame_index, remember
+from lacray.data.pictures import to_rgb
+
+__all__ = ["FrameIndex", "UnreadableVideoError", "decode", "frame_index"]
+
+NEAR = 8
+"""Packets: a key that lies no further ahead is walked to, not sought."""
+
+MOST_THREADS = 4
+"""Of a decoder; each holds a frame, and decodes one too many at the end of a clip."""
+
+RETRIES = 4
+"""Attempts, with fewer threads and then from earlier keys, before a video is decoded from its head."""
 
 
-class UnreadableVideoError(Exception):
-    """A video that cannot be used; the message says why."""
+class _GoneWrongError(Exception):
+    """Wanted frames did not come out as they should."""
+
+    def __init__(self, frame: int, *, key: int, is_damaged: bool) -> None:
+        super().__init__(frame, key, is_damaged)
+        self.frame, self.key, self.is_damaged = frame, key, is_damaged
 
 
-@dataclass(frozen=True)
-class FrameIndex:
-    """Presentation times of a video's frames, in its stream's time base, and which of them can be decoded alone."""
+class _Wanted:
+    """Some frames in rising order, and room for their pictures."""
 
-    times: NDArray[np.int64]
-    is_key: NDArray[np.bool_]
-    can_seek: bool = True
-    """False where the container has no table of its frames (MPEG streams): a seek may land amid a group of pictures,
-    whose first frames then come out wrong."""
+    def __init__(self, frames: NDArray[np.int64], height: int, width: int) -> None:
+        self.frames: list[int] = frames.tolist()
+        self.pictures = np.empty((len(frames), 3, height, width), dtype=np.uint8)
+        self._reformatter = VideoReformatter()
 
-    def __len__(self) -> int:
-        return len(self.times)
-
-
-@lru_cache(maxsize=4096)
-def frame_index(path: str) -> FrameIndex:
-    """Read a video's frame times from its packets, without decoding where they hold them.
-
-    Raises:
-        UnreadableVideoError: no such file, no video, no frames in it, or a file that was cut off.
-    """
-    try:
-        with av.open(path) as container:
-            if not container.streams.video:
-                raise UnreadableVideoError("has no video stream")
-            # Without the packet at the end that only flushes the decoder.
-            found = [
-                (packet.pts, packet.is_keyframe, packet.is_corrupt)
-                for packet in container.demux(video=0)
-                if packet.size > 0 and not packet.is_discard
-            ]
-            damaged = [number for number, (_, _, is_corrupt) in enumerate(found) if is_corrupt]
-            if damaged:
-                raise UnreadableVideoError(f"is cut off or damaged at frame {damaged[0]}")
-            # The first frame proves that the codec is there and the data is what it says.
-            container.seek(0)
-            next(container.decode(video=0))
-            can_seek = not INDEXED.isdisjoint(container.format.name.split(","))
-        if any(time is None for time, _, _ in found):
-            with av.open(path) as container:
-                count = sum(1 for _ in container.decode(video=0))
-            return FrameIndex(np.arange(count), np.arange(count) == 0, can_seek=False)
-    except StopIteration:
-        raise UnreadableVideoError("has no frames") from None
-    except (OSError, av.FFmpegError) as error:
-        raise UnreadableVideoError(_reason(path, error)) from error
-    if not found:
-        raise UnreadableVideoError("has no frames")
-    found.sort()
-    return FrameIndex(
-        np.array([time for time, _, _ in found], dtype=np.int64),
-        np.array([is_key for _, is_key, _ in found], dtype=bool),
-        can_seek,
-    )
+    def put(self, place: int, picture: VideoFrame) -> None:
+        _, height, width = self.pictures.shape[1:]
+        self.pictures[place] = to_rgb(picture, height, width, self._reformatter)
 
 
 def decode(path: str, frames: NDArray[np.int64], *, size: int | None = None) -> NDArray[np.uint8]:
-    """Decode some frames of a video.
+    """Decode some frames of a video: the same pictures, whichever are asked for together.
 
     Args:
         path: the file.
         frames: (n,) indices, in any order, repeats allowed.
-        size: height and width to resize to; None keeps the video's own.
+        size: height and width to resize to; None keeps those of the video's first frame.
 
     Returns:
-        (n, 3, H, W) uint8, RGB.
+        (n, 3, H, W) uint8, RGB, upright.
 
     Raises:
-        UnreadableVideoError: the file cannot be decoded as far as these frames.
+        UnreadableVideoError: it has no such frames, or they cannot be decoded.
     """
     index = frame_index(path)
-    wanted = np.unique(frames)
-    if wanted[0] < 0 or wanted[-1] >= len(index):
-        raise UnreadableVideoError(f"has frames 0..{len(index) - 1}, asked for {int(wanted[0])}..{int(wanted[-1])}")
-    keys = np.flatnonzero(index.is_key)
-    # Last key frame at or before each frame: where decoding has to start to reach it.
-    start_of = (
-        keys[np.maximum(np.searchsorted(keys, wanted, side="right") - 1, 0)] if len(keys) else np.zeros_like(wanted)
-    )
-    pictures: dict[int, NDArray[np.uint8]] = {}
+    rising, places = np.unique(np.asarray(frames, dtype=np.int64), return_inverse=True)
+    _refuse_others(index, rising)
+    wanted = _Wanted(rising, size or index.height, size or index.width)
+    # Loader processes, which are daemons, are themselves as many as there are processors to spare.
+    threads = 1 if multiprocessing.current_process().daemon else min(MOST_THREADS, cpus())
+    for _ in range(RETRIES):
+        try:
+            _read(path, index, wanted, threads=threads)
+            break
+        except _GoneWrongError as wrong:
+            if threads > 1:
+                threads = 1  # tells exactly which packet is damaged
+            elif wrong.key >= 0:
+                index = index.without_key(wrong.key)  # what is decoded from there is not as it should be
+            else:
+                index = _read_from_head(path, index, wanted)
+                break
+    else:
+        index = _read_from_head(path, index, wanted)
+    remember(path, index)
+    is_as_asked = len(places) == len(rising) and bool((np.diff(places) > 0).all())
+    return wanted.pictures if is_as_asked else wanted.pictures[places]
 
-    def take(frame: int, picture: av.VideoFrame) -> None:
-        if size is not None:
-            picture = picture.reformat(width=size, height=size, format="rgb24", interpolation="AREA")
-        pictures[frame] = picture.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
 
+def _refuse_others(index: FrameIndex, rising: NDArray[np.int64]) -> None:
+    if len(rising) and (rising[0] < 0 or rising[-1] >= len(index)):
+        raise UnreadableVideoError(f"has frames 0..{len(index) - 1}, asked for {rising[0]}..{rising[-1]}")
+
+
+def _read(path: str, index: FrameIndex, wanted: _Wanted, *, threads: int) -> None:
+    """Decode wanted frames, seeking where that saves decoding.
+
+    Raises:
+        _GoneWrongError: they are missing, others, or damaged.
+    """
+    place = 0
+    with opened(path, threads=threads) as (container, stream):
+        walk = Walk(container, stream, index)
+        while place < len(wanted.frames):
+            first, settled = place, len(index)
+            key = index.start_of(wanted.frames[place])
+            is_over = False
+            try:
+                for number, picture in walk.start(key):
+                    if not is_over and number == wanted.frames[place]:
+                        wanted.put(place, picture)
+                        place += 1
+                        is_over = place == len(wanted.frames) or walk.is_far(wanted.frames[place], NEAR)
+                        settled = index.settled(number)
+                    if is_over and number >= settled:
+                        break
+            except TroubleError as trouble:
+                frame = wanted.frames[min(place, len(wanted.frames) - 1)]
+                raise _GoneWrongError(frame, key=key, is_damaged=bool(walk.damaged)) from trouble
+            if not is_over:
+                raise _GoneWrongError(wanted.frames[place], key=key, is_damaged=bool(walk.damaged))
+            for frame in wanted.frames[first:place]:
+                # With threads, damage is reported with a later packet.
+                if walk.is_damaged(frame, late=threads - 1):
+                    raise _GoneWrongError(frame, key=key, is_damaged=True)
+
+
+def _read_from_head(path: str, index: FrameIndex, wanted: _Wanted) -> FrameIndex:
+    """Decode wanted frames by counting from the first one; the index, such that it will be done so again.
+
+    Raises:
+        UnreadableVideoError: they cannot be decoded, or the video has other frames than its index said.
+    """
+    plain = index.without_keys()
     try:
-        if index.can_seek:
-            with av.open(path) as container:
-                stream = container.streams.video[0]
-                position, reader = -1, None
-                for frame, start in zip(wanted.tolist(), start_of.tolist(), strict=True):
-                    if reader is None or start > position:
-                        container.seek(int(index.times[start]), stream=stream, backward=True)
-                        reader = container.decode(stream)
-                    for picture in reader:
-                        position = int(np.searchsorted(index.times, picture.pts or 0))
-                        if position >= frame:
-                            break
-                    if position != frame:
-                        break
-                    take(frame, picture)
-        if len(pictures) < len(wanted):
-            # No seeking, or (AVI) past what was asked for: count the frames from the first one.
-            with av.open(path) as container:
-                for frame, picture in enumerate(container.decode(video=0)):
-                    if frame in wanted:
-                        take(frame, picture)
-                    if frame == wanted[-1]:
-                        break
-        if len(pictures) < len(wanted):
-            lost = next(frame for frame in wanted.tolist() if frame not in pictures)
-            raise UnreadableVideoError(f"frame {lost} of {len(index)} cannot be decoded")
-    except (OSError, av.FFmpegError) as error:
-        raise UnreadableVideoError(_reason(path, error)) from error
-    return np.stack([pictures[frame] for frame in frames.tolist()]).transpose(0, 3, 1, 2)
+        _read(path, plain, wanted, threads=1)
+        return plain
+    except _GoneWrongError as wrong:
+        if wrong.is_damaged or index.is_counted:
+            raise UnreadableVideoError(_said(wrong, index)) from wrong
+    counted = counted_index(path)
+    if len(counted) != len(index):
+        raise UnreadableVideoError(
+            f"shows {len(counted)} frames when it is decoded, where its packets promised {len(index)}; "
+            "what was read of it before may be off: start again"
+        )
+    try:
+        _read(path, counted.without_keys(), wanted, threads=1)
+    except _GoneWrongError as wrong:
+        raise UnreadableVideoError(_said(wrong, counted)) from wrong
+    return counted
 
 
-def _reason(path: str, error: Exception) -> str:
-    if not Path(path).exists():
-        return "does not exist"
-    if Path(path).stat().st_size == 0:
-        return "is an empty file"
-    return f"is no video that can be decoded ({type(error).__name__})"
+def _said(wrong: _GoneWrongError, index: FrameIndex) -> str:
+    return f"frame {wrong.frame} of {len(index)} {'is damaged' if wrong.is_damaged else 'cannot be decoded'}"

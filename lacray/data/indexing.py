@@ -1,0 +1,423 @@
+"""Making the index of a video: from its packets where their bits can be trusted, by decoding all of it where not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+import time
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from lacray.cache import cached
+from lacray.data.bitstreams import UNTOLD, Coded, reader
+from lacray.data.containers import UnreadableVideoError, cpus, opened
+from lacray.data.frames import FrameIndex, TroubleError, Walk, decoded, packets_of, stamp
+from lacray.data.pictures import upright_size
+
+VERSION = 1
+"""Of the index on disk; goes up when what is found in a file changes."""
+
+PROVED = 16
+"""Pictures at the head that are decoded to see an index proved."""
+
+LONGEST_TAIL = 300
+"""Packets behind the last key, beyond which the end is not decoded for a proof."""
+
+KEPT_FROM = 0.02
+"""Seconds; an index that took less is made again about as fast as it is read from disk."""
+
+MEMORY = 256 * 2**20
+"""Bytes of indices that a process keeps."""
+
+BY_KIND = frozenset(("mpeg1video", "mpeg2video", "mpeg4"))
+"""Codecs that show a picture at once if no other one is predicted from it, else before the next such picture."""
+
+BY_TIME = frozenset(("h264", "hevc"))
+"""Codecs that show pictures in an order that the times of their packets tell. All others: in the order of packets."""
+
+TELL_TIMES = frozenset(("mov", "matroska", "flv", "mpegts", "asf", "mxf"))
+"""Containers, as FFmpeg names them, that tell when every picture is shown."""
+
+
+@dataclass
+class _Packets:
+    """What a pass over the packets of a video finds."""
+
+    codec: str
+    formats: frozenset[str]
+    time_base: Fraction
+    origin: int
+    step: float
+    """Between two frames, in `time_base`; 1 where the file does not tell."""
+    pts: list[int | None] = field(default_factory=list)
+    dts: list[int | None] = field(default_factory=list)
+    stamps: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    is_key: list[bool] = field(default_factory=list)
+    is_cut: list[bool] = field(default_factory=list)
+    """Decoded for others, and cut away by an edit list."""
+    coded: list[Coded] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, container: InputContainer, stream: VideoStream) -> _Packets:
+        time_base = stream.time_base or Fraction(1, 1000)
+        start = Fraction(container.start_time or 0, av.time_base)
+        rate = stream.average_rate or stream.guessed_rate
+        return cls(
+            codec=stream.codec_context.name,
+            formats=frozenset(container.format.name.split(",")),
+            time_base=time_base,
+            origin=round(start / time_base),
+            step=float(1 / (rate * time_base)) if rate else 1.0,
+        )
+
+    def add(self, container: InputContainer, packet: Packet, coded: Coded) -> None:
+        self.pts.append(packet.pts)
+        self.dts.append(packet.dts)
+        self.stamps.append(stamp(container, packet))
+        self.sizes.append(packet.size)
+        self.is_key.append(packet.is_keyframe)
+        self.is_cut.append(packet.is_discard)
+        self.coded.append(coded)
+
+
+def scan(path: str) -> FrameIndex:
+    """The frames of a video: by its packets, if their bits say all and a few pictures prove it; else counted.
+
+    Raises:
+        UnreadableVideoError: no such file, no video, no frames in it, or a file that was cut off or damaged.
+    """
+    with opened(path) as (container, stream):
+        found = _Packets.of(container, stream)
+        read = reader(found.codec, stream.codec_context.extradata)
+        for packet in packets_of(container, stream):
+            if packet.is_corrupt and "mpegts" not in found.formats:
+                raise UnreadableVideoError(f"is cut off or damaged at frame {len(found.pts)}")
+            # Where two recordings are joined, a transport stream looks as if something was lost: its pictures tell.
+            found.add(container, packet, read(memoryview(packet)) if read and not packet.is_corrupt else UNTOLD)
+    if not found.pts:
+        raise UnreadableVideoError("has no frames")
+    order = _order(found)
+    if order is not None and (index := _proved(path, _index(found, order))) is not None:
+        return index
+    return count(path)
+
+
+def _order(found: _Packets) -> NDArray[np.int32] | None:
+    """Packets in the order in which they are shown; None where they do not tell."""
+    shown = np.array([coded.shown for coded in found.coded])
+    if (shown < 0).any() or (shown > 1).any() or not shown.any():
+        return None
+    is_cut = np.array(found.is_cut)
+    packets = np.flatnonzero((shown == 1) & ~is_cut).astype(np.int32)
+    if found.codec in BY_KIND:
+        if is_cut.any():
+            return None
+        order: list[int] = []
+        waiting: list[int] = []
+        for number in packets.tolist():
+            if found.coded[number].is_reference:
+                order += waiting
+                waiting = [number]
+            else:
+                order.append(number)
+        return np.array(order + waiting, dtype=np.int32)
+    if found.codec not in BY_TIME:
+        return packets
+    if found.formats.isdisjoint(TELL_TIMES) or any(time is None for time in found.pts):
+        return None
+    times = np.array(found.pts, dtype=np.int64)
+    if len(np.unique(times[packets])) < len(packets):
+        return None
+    # Cut at the start and at the end by one edit; what several edits do to the order, decoding has to show.
+    if is_cut.any() and ((times[is_cut] >= times[packets].min()) & (times[is_cut] <= times[packets].max())).any():
+        return None
+    return packets[np.argsort(times[packets], kind="stable")]
+
+
+def _index(found: _Packets, order: NDArray[np.int32]) -> FrameIndex:
+    """An index without its size, of packets in the order in which they are shown."""
+    times = _times(found, order)
+    keys, ready = _keys(found, order, times)
+    return FrameIndex(
+        times=times,
+        packets=order,
+        stamps=np.array(found.stamps, dtype=np.int64),
+        sizes=np.array(found.sizes, dtype=np.int32),
+        keys=keys,
+        key_times=np.array(
+            [found.stamps[key] if (time := found.dts[key]) is None else time for key in keys], dtype=np.int64
+        ),
+        ready=ready,
+        time_base=found.time_base,
+        origin=min(found.origin, int(times.min())),
+        height=0,
+        width=0,
+    )
+
+
+def _times(found: _Packets, order: NDArray[np.int32]) -> NDArray[np.int64]:
+    """When each frame is shown; where the file does not tell, from when it is decoded and from its neighbours."""
+    told = np.array([time if (time := found.pts[number]) is not None else np.nan for number in order], dtype=float)
+    if not np.isnan(told).any() and "avi" not in found.formats:
+        return np.array([found.pts[number] for number in order], dtype=np.int64)
+    if "avi" in found.formats:  # counts packets; what else is told is the parser's guess
+        told[:] = np.nan
+    decoded_at = [time for number in order if number >= 0 and (time := found.dts[number]) is not None]
+    # Shown in this order: the k-th frame is shown a fixed while after the k-th is decoded.
+    guess = np.sort(decoded_at) if len(decoded_at) == len(order) else np.arange(len(order)) * found.step + found.origin
+    known = ~np.isnan(told)
+    delay = np.median(told[known] - guess[known]) if known.any() else 0
+    return np.where(known, told, guess + delay).round().astype(np.int64)
+
+
+def _keys(
+    found: _Packets, order: NDArray[np.int32], times: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Packets that decoding can start at, and the first frame that then comes out right."""
+    frame_of = {number: frame for frame, number in enumerate(order.tolist())}
+    references = np.array([number for number, coded in enumerate(found.coded) if coded.is_reference])
+    rises = bool((np.diff(times) > 0).all())
+    keys, ready = [], []
+    for key in np.flatnonzero(found.is_key).tolist():
+        coded = found.coded[key]
+        if coded.is_key is False or (found.dts[key] is None and found.pts[key] is None):
+            continue
+        whole = key
+        if coded.waits:
+            place = int(np.searchsorted(references, key)) + coded.waits
+            if place >= len(references):
+                continue
+            whole = int(references[place])
+        frame, shown_at = frame_of.get(whole), found.pts[whole]
+        if frame is None and found.is_cut[whole]:
+            frame = int(np.flatnonzero(order < key).max(initial=-1)) + 1
+        elif frame is None and rises and shown_at is not None:  # the other one of two fields
+            frame = int(np.searchsorted(times, shown_at))
+        if frame is not None and frame < len(order):
+            keys.append(key)
+            ready.append(frame)
+    return np.array(keys, dtype=np.int32), np.array(ready, dtype=np.int32)
+
+
+def _proved(path: str, index: FrameIndex) -> FrameIndex | None:
+    """The index with its size, if head and tail of the video decode as it says; None if not.
+
+    Raises:
+        UnreadableVideoError: they are damaged.
+    """
+    try:
+        with opened(path) as (container, stream):
+            walk = Walk(container, stream, index)
+            num_seen = 0
+            for frame, picture in walk.start(-1):
+                if frame == 0:
+                    height, width = upright_size(picture)
+                    index = replace(index, height=height, width=width)
+                num_seen += 1
+                if num_seen == PROVED:
+                    break
+            if num_seen == 0:
+                return None
+            _refuse_damage(index, walk.damaged)
+            if num_seen < min(PROVED, len(index)):
+                return None
+            # A sample table tells where an mp4 ends; in other files the last pictures may be there in part.
+            is_short = len(index.keys) > 0 and len(index.stamps) - index.keys[-1] <= LONGEST_TAIL
+            if len(index) > PROVED and is_short and "mov" not in container.format.name.split(","):
+                last = -1
+                for frame, _ in walk.start(len(index.keys) - 1):
+                    last = frame
+                _refuse_damage(index, [n for n in walk.damaged if index.frame_of[n] >= index.ready[-1]])
+                if last != len(index) - 1:
+                    return None
+    except TroubleError:
+        return None
+    return index
+
+
+def _refuse_damage(index: FrameIndex, damaged: list[int]) -> None:
+    if damaged:
+        raise UnreadableVideoError(f"is cut off or damaged at frame {int((index.packets < min(damaged)).sum())}")
+
+
+def count(path: str, *, threads: int | None = None) -> FrameIndex:
+    """The frames of a video, found by decoding all of it.
+
+    Args:
+        path: the file.
+        threads: of the decoder; None for as many as there are processors.
+
+    Raises:
+        UnreadableVideoError: no frames, or the file is cut off or damaged.
+    """
+    damaged: list[int] = []
+    order: list[int] = []
+    whole: set[int] = set()
+    height = width = 0
+    threads = threads or cpus()
+    with opened(path, threads=threads) as (container, stream):
+        # Which pictures there are does not depend on how smooth they are.
+        stream.codec_context.options = {"skip_loop_filter": "all"}
+        found = _Packets.of(container, stream)
+        read = reader(found.codec, stream.codec_context.extradata)
+
+        def packets() -> Iterator[tuple[int, Packet]]:
+            for number, packet in enumerate(packets_of(container, stream)):
+                found.add(container, packet, read(memoryview(packet)) if read else UNTOLD)
+                yield number, packet
+
+        for number, picture in decoded(stream, packets(), damaged):
+            if not order:
+                height, width = upright_size(picture)
+            if picture.key_frame:
+                whole.add(number)
+            order.append(number)
+    if not order:
+        raise UnreadableVideoError("has no frames")
+    if damaged and threads > 1:
+        return count(path, threads=1)  # tells exactly which packet is damaged
+    # What comes before the first picture is the rest of a recording that began earlier.
+    if broken := [number for number in damaged if number >= min(order)]:
+        raise UnreadableVideoError(f"is cut off or damaged at frame {sum(number < min(broken) for number in order)}")
+    if found.codec not in BY_TIME:
+        for number, coded in enumerate(found.coded):
+            if coded.shown < 0:
+                found.coded[number] = coded._replace(is_key=number in whole)
+    index = _index(found, np.array(order, dtype=np.int32))
+    index = replace(index, height=height, width=width, is_counted=True)
+    if min(order) >= 0 and len(set(order)) == len(order):
+        return index
+    # Several pictures of one packet, or of none that is known: counting alone tells them apart.
+    return replace(index, packets=np.full(len(order), -1, dtype=np.int32)).without_keys()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kept: in this process, and on disk.
+
+
+class _Kept:
+    """Indices by (path, bytes, time of the last change), up to MEMORY; least recently used out first."""
+
+    def __init__(self) -> None:
+        self._indices: OrderedDict[tuple[str, int, int], FrameIndex] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, int, int]) -> FrameIndex | None:
+        with self._lock:
+            if key in self._indices:
+                self._indices.move_to_end(key)
+            return self._indices.get(key)
+
+    def put(self, key: tuple[str, int, int], index: FrameIndex) -> None:
+        with self._lock:
+            if (old := self._indices.pop(key, None)) is not None:
+                self._bytes -= old.nbytes
+            self._indices[key] = index
+            self._bytes += index.nbytes
+            while self._bytes > MEMORY and len(self._indices) > 1:
+                self._bytes -= self._indices.popitem(last=False)[1].nbytes
+
+
+_kept = _Kept()
+
+
+def frame_index(path: str) -> FrameIndex:
+    """Which picture is frame i: the frames of a video in the order in which decoding all of it shows them.
+
+    Read from the video's packets, without decoding it where they suffice, and kept for as long as the file stays as it
+    is.
+
+    Raises:
+        UnreadableVideoError: no such file, no video, no frames in it, or a file that was cut off or damaged.
+    """
+    key = _key(path)
+    if (index := _kept.get(key)) is None:
+        if (index := _load(key)) is None:
+            start = time.perf_counter()
+            index = scan(path)
+            if time.perf_counter() - start > KEPT_FROM:
+                _save(key, index)
+        _kept.put(key, index)
+    return index
+
+
+def counted_index(path: str) -> FrameIndex:
+    """The frames of a video whose packets have turned out to be no guide; found by decoding all of it, and kept.
+
+    Raises:
+        UnreadableVideoError: as `frame_index`.
+    """
+    key, index = _key(path), count(path)
+    _save(key, index)
+    _kept.put(key, index)
+    return index
+
+
+def remember(path: str, index: FrameIndex) -> None:
+    """Keep in this process what was learned about a video: keys that lead nowhere."""
+    key = _key(path)
+    if _kept.get(key) is not index:
+        _kept.put(key, index)
+
+
+def _key(path: str) -> tuple[str, int, int]:
+    try:
+        state = os.stat(path)
+    except OSError:
+        return path, -1, -1
+    return os.path.abspath(path), state.st_size, state.st_mtime_ns
+
+
+def _file(key: tuple[str, int, int]) -> Path:
+    name = hashlib.sha256(os.fsencode(key[0])).hexdigest()[:32]
+    return cached(f"frames/{name[:2]}/{name}.npz")
+
+
+def _state(key: tuple[str, int, int]) -> str:
+    """What an index on disk belongs to."""
+    return f"{VERSION} {av.__version__} {key[1]} {key[2]}"
+
+
+def _load(key: tuple[str, int, int]) -> FrameIndex | None:
+    try:
+        with np.load(_file(key), allow_pickle=False) as kept:
+            if str(kept["state"]) != _state(key):
+                return None
+            values = {name: kept[name] for name in kept.files if name != "state"}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    plain = {name: value if value.ndim else value.item() for name, value in values.items()}
+    return FrameIndex(**{**plain, "time_base": Fraction(plain["time_base"])})
+
+
+def _save(key: tuple[str, int, int], index: FrameIndex) -> None:
+    """Keep an index on disk; a cache that cannot be written costs time and nothing else."""
+    values = {entry.name: getattr(index, entry.name) for entry in fields(index)}
+    try:
+        file = _file(key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as out:
+                np.savez(out, state=_state(key), **{**values, "time_base": str(index.time_base)})
+            os.replace(temporary, file)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError:
+        return
