@@ -84,27 +84,17 @@ class VideoFile:
         return decode(self.path, frames, size=size)
 
     def clock(self) -> Clock:
-        times = frame_index(self.path).times
+        times = frame_index(self.path).seconds
         try:
             with av.open(self.path) as container:
                 stream = container.streams.video[0]
-                base, rate = stream.time_base, stream.average_rate or stream.guessed_rate
-                began = None if container.start_time is None else container.start_time / av.time_base
+                rate = stream.average_rate or stream.guessed_rate
                 lasts = None if container.duration is None else container.duration / av.time_base
         except (OSError, IndexError, av.FFmpegError) as error:
             raise UnreadableVideoError(f"cannot be opened any more ({type(error).__name__})") from error
-        if base is None or (np.array_equal(times, np.arange(len(times))) and not _is_rate(base, rate)):
-            # No times in the container: the frames were counted.
-            if not rate:
-                raise UnreadableVideoError("has no frame times")
-            seconds = np.asarray(times / float(rate), dtype=np.float64)
-            began = 0.0
-        else:
-            seconds = np.asarray(times * float(base), dtype=np.float64)
         # A player's clock is zero where the file begins, which may be its sound.
-        zero = min(seconds[0], began) if began is not None else seconds[0]
+        seconds = times - min(times[0], 0.0)
         frame = float(np.median(np.diff(seconds))) if len(seconds) > 1 else float(1 / rate) if rate else 0.0
-        seconds = seconds - zero
         return Clock(seconds, frame, max(float(seconds[-1]) + frame, lasts or 0.0))
 
     def facts(self) -> Facts:
@@ -135,11 +125,6 @@ class VideoFile:
             kind=kind,
             missing=announced - held if announced - held > max(1.0, 0.05 * announced) else 0.0,
         )
-
-
-def _is_rate(base: Any, rate: Any) -> bool:
-    """Whether a tick of the clock is a frame."""
-    return bool(rate) and 0.5 < float(base) * float(rate) < 2
 
 
 class FeatureFile:
