@@ -40,7 +40,8 @@ def write(path: Path, *, width: int, height: int, num_frames: int, options: dict
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 24, (8, height, width), dtype=np.uint8)
     down, across = np.mgrid[:height, :width]
-    with av.open(str(path), "w") as container:
+    unfinished = path.with_stem(f"{path.stem}-unfinished")
+    with av.open(str(unfinished), "w") as container:
         stream = container.add_stream("libx264", rate=RATE, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in range(num_frames):
@@ -49,6 +50,7 @@ def write(path: Path, *, width: int, height: int, num_frames: int, options: dict
             frame[:height] = waves.astype(np.uint8) + noise[number % 8]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="yuv420p")))
         container.mux(stream.encode())
+    unfinished.rename(path)
 
 
 def measured(f: Callable[[], Any]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numbered import decoded_by_ffmpeg, ffmpeg, number_of, numbered, write, write_twice
 
 from lacray.config import DataConfig
-from lacray.data import FrameStore, bitstreams, frames, indexing, video
+from lacray.data import FrameStore, bitstreams, frames, indexing, indices, video
 from lacray.data.layouts import Video
 from lacray.data.video import UnreadableVideoError, decode, frame_index
 
@@ -227,8 +227,8 @@ GIVEN_UP = {"h264, twice with the same times"}
 def own_cache(tmp_path, monkeypatch):
     """Indices are kept here, whatever they cost, and forgotten in memory."""
     monkeypatch.setenv("LACRAY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(indexing, "KEPT_FROM", 0)
-    monkeypatch.setattr(indexing, "_kept", indexing._Kept())
+    monkeypatch.setattr(indices, "KEPT_FROM", 0)
+    monkeypatch.setattr(indices, "_kept", indices._Kept())
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,7 @@ def test_frames_are_those_that_another_tool_shows_however_they_are_asked_for(tmp
     # No key was given up on the way: the index knew where decoding may start.
     assert kind in GIVEN_UP or len(frame_index(str(path)).keys) == len(index.keys)
     # As the next process finds it: on disk.
-    indexing._kept = indexing._Kept()
+    indices._kept = indices._Kept()
     assert len(frame_index(str(path))) == len(index)
     np.testing.assert_array_equal(decode(str(path), np.array([len(index) - 1])), every[-1:])
 
@@ -489,22 +489,22 @@ def test_index_that_cannot_be_kept_or_read_is_made_anew(tmp_path, plain, monkeyp
     frame_index(str(plain))
     (kept,) = (tmp_path / "cache").rglob("*.npz")
     kept.write_bytes(b"not an index")
-    monkeypatch.setattr(indexing, "_kept", indexing._Kept())
+    monkeypatch.setattr(indices, "_kept", indices._Kept())
     assert len(frame_index(str(plain))) == 40
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LACRAY_CACHE", str(tmp_path / "file" / "cache"))
-    monkeypatch.setattr(indexing, "_kept", indexing._Kept())
+    monkeypatch.setattr(indices, "_kept", indices._Kept())
     assert len(frame_index(str(plain))) == 40
 
 
 def test_indices_in_memory_stay_within_their_bounds(plain, tmp_path, monkeypatch):
     size = frame_index(str(plain)).nbytes
-    monkeypatch.setattr(indexing, "MEMORY", 2 * size)
+    monkeypatch.setattr(indices, "MEMORY", 2 * size)
     paths = [tmp_path / f"{number}.mp4" for number in range(4)]
     for path in paths:
         shutil.copy(plain, path)
         frame_index(str(path))
-    assert [path for path, _, _ in indexing._kept._indices] == [str(path) for path in paths[2:]]
+    assert [path for path, _, _ in indices._kept._indices] == [str(path) for path in paths[2:]]
 
 
 def damaged(path: Path, packet: int) -> Path:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lacray.data.containers import UnreadableVideoError, cpus, opened
 from lacray.data.frames import FrameIndex, TroubleError, Walk
-from lacray.data.indexing import counted_index, frame_index, remember
+from lacray.data.indices import counted_index, frame_index, remember
 from lacray.data.pictures import to_rgb
 
 __all__ = ["FrameIndex", "UnreadableVideoError", "decode", "frame_index"]
