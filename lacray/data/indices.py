@@ -17,6 +17,7 @@ import av
 import numpy as np
 
 from lacray.cache import cached
+from lacray.data.arrays import load_arrays
 from lacray.data.frames import FrameIndex
 from lacray.data.indexing import count, scan
 
@@ -116,10 +117,9 @@ def _state(key: tuple[str, int, int]) -> str:
 
 def _load(key: tuple[str, int, int]) -> FrameIndex | None:
     try:
-        with np.load(_file(key), allow_pickle=False) as kept:
-            if str(kept["state"]) != _state(key):
-                return None
-            values = {name: kept[name] for name in kept.files if name != "state"}
+        values = load_arrays(_file(key))
+        if str(values.pop("state")) != _state(key):
+            return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     plain = {name: value if value.ndim else value.item() for name, value in values.items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lacray.data.arrays import load_array
 from lacray.data.sources import Clock
 from lacray.data.tables import Row, Table
 
@@ -148,7 +149,7 @@ def progress_of(path: Path, num_frames: int) -> NDArray[np.float32]:
         ValueError: the file holds none of this video.
     """
     try:
-        progress = np.load(path, allow_pickle=False)
+        progress = load_array(path)
     except (OSError, EOFError) as error:
         raise ValueError(f"is no array ({error})") from error
     if not isinstance(progress, np.ndarray) or progress.shape != (num_frames,):

@@ -14,6 +14,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from lacray.data.arrays import load_array
 from lacray.data.video import UnreadableVideoError, decode, frame_index
 
 # Values that are looked at in one go: they stay in the processor's cache.
@@ -143,7 +144,7 @@ class FeatureFile:
 
     def read(self, frames: NDArray[np.int64], *, size: int) -> NDArray[np.float32]:
         try:
-            features = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            features = load_array(self.path, mapped=True)
             return np.asarray(features[frames], dtype=np.float32)
         except (OSError, ValueError, IndexError, EOFError) as error:
             raise UnreadableVideoError(f"cannot be read any more ({error})") from error
@@ -152,7 +153,7 @@ class FeatureFile:
         raise UnreadableVideoError("has no frame times: features hold none")
 
     def facts(self) -> Facts:
-        features = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        features = load_array(self.path, mapped=True)
         return Facts(kind=f"{features.dtype}, {features.shape[1]} channels")
 
 
@@ -161,7 +162,7 @@ def _probed_features(path: str, size: int, changed: int) -> tuple[int, int]:
     """Frames and channels of an array; looked at as a whole, once as long as the file stays as it is."""
     name = Path(path).name
     try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
+        features = load_array(path, mapped=True)
     except (OSError, ValueError, EOFError) as error:
         raise UnreadableVideoError(f"{name} is no array ({error})") from error
     if not isinstance(features, np.ndarray):

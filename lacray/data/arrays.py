@@ -1,0 +1,37 @@
+"""Arrays on disk, as several threads may read them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# numpy reads a header with Python's parser, and CPython 3.11 counts the depth of all threads' parsing as one: two
+# headers at once may end in a SystemError.
+_PARSING = threading.Lock()
+
+
+def load_array(path: str | os.PathLike[str], *, mapped: bool = False) -> Any:
+    """What a .npy file holds; of an archive, the archive.
+
+    Args:
+        mapped: leave it on disk, and read what is looked at.
+
+    Raises:
+        OSError, ValueError, EOFError: it is no array.
+    """
+    with _PARSING:
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+
+
+def load_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """All arrays of a .npz file, by name.
+
+    Raises:
+        OSError, ValueError, EOFError, zipfile.BadZipFile: it is no such file.
+    """
+    with _PARSING, np.load(path, allow_pickle=False) as file:
+        return dict(file)
