@@ -7,7 +7,6 @@ import threading
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 # numpy reads a header with Python's parser, and CPython 3.11 counts the depth of all threads' parsing as one: two
 # headers at once may end in a SystemError.
@@ -27,7 +26,7 @@ def load_array(path: str | os.PathLike[str], *, mapped: bool = False) -> Any:
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
 
 
-def load_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+def load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
     """All arrays of a .npz file, by name.
 
     Raises:
