@@ -76,7 +76,7 @@ def test_a_study_whose_driver_dies_while_it_resumes_is_gone_on_with_once_more(la
 @pytest.mark.parametrize("what", ["gcs_server", "raylet", "everything"])
 def test_a_driver_notices_that_ray_is_gone(lab: Lab, what):
     # Longer than it may take to notice: without its raylet an actor goes on, and so does a study of one actor.
-    study = lab.tune(trials=1, epochs=40, steps=60)
+    study = lab.tune(trials=1, epochs=60, steps=60)
     with ended([study]):
         study.until(lambda: lab.epoch(0) >= 2)
         if what == "everything":
@@ -94,7 +94,7 @@ def test_a_driver_notices_that_ray_is_gone(lab: Lab, what):
     assert_no_page(said)
     lab.resume().wait()
     assert_whole(lab)
-    assert told(lab)[0][:2] == ("done", 40)
+    assert told(lab)[0][:2] == ("done", 60)
 
 
 def _program(process) -> str:
