@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 from lacray.losses.clips import Clips
 
 
-class Loss(nn.Module):
+class Loss(nn.Module, ABC):
     """A loss of embedded clips; what it learns (gaps, projection heads) are its parameters, trained with the encoder.
 
     Subclasses define `compute`, and the rest where they differ.
@@ -26,9 +28,9 @@ class Loss(nn.Module):
         with torch.autocast(clips.embeddings.device.type, enabled=False):
             return self.compute(clips.cleaned())
 
+    @abstractmethod
     def compute(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
         """`forward` of clips whose padding is zeros."""
-        raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """The loss's own parameters for the optimiser; with the encoder's learning rate unless they say another."""

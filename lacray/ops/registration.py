@@ -151,7 +151,7 @@ class _Pass(Registered):
     def _refuse_tangents(self, inputs: Sequence[Any]) -> None:
         # A graph's operators have none: without a word they would be zero.
         if active() and any(isinstance(x, Tensor) and unpack_dual(x).tangent is not None for x in inputs):
-            raise NotImplementedError(
+            raise RuntimeError(
                 f"{self.name}: forward mode (jvp, jacfwd, hessian) is not supported in a graph of torch.compile: "
                 "compile without fullgraph=True, which leaves it to eager mode"
             )

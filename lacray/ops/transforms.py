@@ -94,15 +94,15 @@ class _Refusal(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError(ctx.line)
+        raise RuntimeError(ctx.line)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> NoReturn:
-        raise NotImplementedError(ctx.line)
+        raise RuntimeError(ctx.line)
 
 
 def without_gradient(value: Tensor, line: str, inputs: Sequence[Any]) -> Tensor:
-    """The value, whose gradient under a transform is a NotImplementedError with this line; else it would be zero.
+    """The value, whose gradient under a transform is a RuntimeError with this line; else it would be zero.
 
     Eager autograd refuses by itself what does not require a gradient.
     """
