@@ -247,3 +247,28 @@ def test_lrprop_of_equal_clips_has_labels_on_the_diagonal() -> None:
     _, same = LrpropLoss(config)(paired(one.expand(-1, 2, -1, -1), steps))
     _, reversed_ = LrpropLoss(config)(paired(torch.cat([one, one.flip(2)], dim=1), steps))
     assert same["labels"] < reversed_["labels"]
+
+
+def test_in_cycles_every_ordered_pair_of_clips_counts_the_same_whatever_its_length() -> None:
+    embeddings, steps, lengths, video_lengths = (x[:1] for x in batch())
+    config = build({"loss.name": "tcc", "loss.objective": "regression_mse", "loss.normalize_indices": False}).loss
+    found, _ = TccLoss(config)(paired(embeddings, steps, lengths=lengths, video_lengths=video_lengths))
+    clips = [embeddings[0, side, :length].numpy() for side, length in enumerate(lengths[0].tolist())]
+    times = [steps[0, side, :length].numpy() for side, length in enumerate(lengths[0].tolist())]
+
+    def softmax(logits: np.ndarray) -> np.ndarray:
+        weights = np.exp(logits - logits.max())
+        return weights / weights.sum()
+
+    def distances(frame: np.ndarray, clip: np.ndarray) -> np.ndarray:
+        return -((clip - frame) ** 2).sum(1) / 128 / 0.1
+
+    means = []
+    for here, there in ((0, 1), (1, 0)):
+        errors = []
+        for number, frame in enumerate(clips[here]):
+            neighbour = softmax(distances(frame, clips[there])) @ clips[there]
+            back = softmax(distances(neighbour, clips[here])) @ times[here]
+            errors.append((back - times[here][number]) ** 2)
+        means.append(np.mean(errors))
+    np.testing.assert_allclose(found.item(), np.mean(means), rtol=1e-12)
