@@ -35,6 +35,8 @@ class Video:
     """(num_frames,) phase of each frame, -1 where it has none; None: no labels for this video."""
     progress: NDArray[np.float32] | None = field(default=None, repr=False)
     """(num_frames,) exact progress in 0..K, NaN where undefined; only rendered videos have it."""
+    action: str = ""
+    """What is done in it; empty where all videos of the data set show the same."""
 
     @property
     def is_labelled(self) -> bool:
