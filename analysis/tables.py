@@ -10,52 +10,27 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import yaml
 
+from lacray import metrics
+from lacray.metrics import BY_NAME, PROTOCOLS, Metric
 from lacray.results import IDENTITY, NUMERIC_PREFIXES, last_rows
 
 Row = dict[str, Any]
 
 DASH = "–"
 CONTROLS = {"untrained": "untrained encoder", "positions": "positions only"}
-PROTOCOLS = ("full", "cropped")
 GRID_SPACES = ("gamma", "formulation")
 # Fewer finished trials than this say nothing about importance.
 MIN_TRIALS_FOR_IMPORTANCE = 4
-OBJECTIVE = "metric.objective"
+OBJECTIVE = f"metric.{metrics.OBJECTIVE.name}"
 # Of what is said under a table about its rows.
 MAX_REMARKS = 8
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is printed: a fraction as per cent, or as it is."""
-
-    name: str
-    label: str
-    better: str = "max"
-    scale: float = 100.0
-
-
-METRICS = (
-    Metric("class_10", "Class@10"),
-    Metric("class_50", "Class@50"),
-    Metric("class_100", "Class@100"),
-    Metric("ap_5", "AP@5"),
-    Metric("ap_10", "AP@10"),
-    Metric("ap_15", "AP@15"),
-    Metric("progress", "Progress"),
-    Metric("kendalls_tau", "τ"),
-    Metric("event_error", "Event error ↓", "min"),
-    Metric("alignment_error", "Align. error ↓", "min", 1.0),
-)
-LOGISTIC = tuple(Metric(f"class_{p}_logistic", f"Class@{p}") for p in (10, 50, 100))
-BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 @dataclass
@@ -276,11 +251,11 @@ def _cells(runs: Sequence[Row], columns: Sequence[tuple[str, Metric]]) -> list[C
     return [Cell(str(max(counts)) if counts else DASH), *cells]
 
 
-def _present(rows: Iterable[Row], protocol: str, metrics: Sequence[Metric]) -> list[tuple[str, Metric]]:
+def _present(rows: Iterable[Row], protocol: str, shown: Sequence[Metric]) -> list[tuple[str, Metric]]:
     """The metrics to print: the paper's always, ours where any row has them."""
     rows = list(rows)
     columns = []
-    for metric in metrics:
+    for metric in shown:
         key = f"metric.{protocol}.{metric.name}"
         if metric.better == "max" or any(row.get(key) is not None for row in rows):
             columns.append((key, metric))
@@ -298,7 +273,7 @@ def _main_tables_of(
     stride = f" AP@K and τ with stride {' or '.join(map(str, strides))}." if strides else ""
     made = []
     for protocol in PROTOCOLS:
-        columns = _present(everything, protocol, METRICS)
+        columns = _present(everything, protocol, metrics.MAIN)
         lines = [Line(label, _cells(one_per_seed(runs), columns)) for (_, label), runs in groups.items()]
         lines += _control_lines(controls, columns)
         notes = [
@@ -331,9 +306,9 @@ def _main_tables_of(
             ).mark_best()
         )
     columns = [
-        (f"metric.{protocol}.{metric.name}", Metric(metric.name, f"{metric.label} {protocol}"))
+        (f"metric.{protocol}.{metric.name}", replace(metric, label=f"{metric.label} {protocol}"))
         for protocol in PROTOCOLS
-        for metric in LOGISTIC
+        for metric in metrics.LOGISTIC
     ]
     if any(row.get(key) is not None for row in everything for key, _ in columns):
         lines = [Line(label, _cells(one_per_seed(runs), columns)) for (_, label), runs in groups.items()]
@@ -370,8 +345,6 @@ def _with_published(lines: list[Line], columns: Sequence[tuple[str, Metric]], pa
 
 
 # --- Tables 4 and 5 --------------------------------------------------------------------------------------------------
-
-GRID_METRICS = ("class_10", "class_100", "progress", "ap_5", "kendalls_tau")
 
 
 def grid_rows(table: pa.Table, space: str) -> dict[str, tuple[str, list[Row], list[Row]]]:
@@ -421,7 +394,7 @@ def gamma_tables(table: pa.Table, paper: Mapping[str, Any]) -> list[Table]:
         rest = [
             (f"metric.{protocol}.{name}", BY_NAME[name])
             for protocol in PROTOCOLS
-            for name in GRID_METRICS
+            for name in metrics.SHORT
             if f"metric.{protocol}.{name}" != main[0]
         ]
         columns = [main, *rest]
@@ -474,7 +447,7 @@ def formulation_tables(table: pa.Table, paper: Mapping[str, Any]) -> list[Table]
     for study, (split, rows, controls) in grid_rows(table, "formulation").items():
         dataset = dataset_of(rows[0]) if rows else entry["dataset"]
         same = published_for(dataset, paper) == paper["tables"][entry["dataset"]]
-        columns = [(f"metric.{p}.{name}", BY_NAME[name]) for p in PROTOCOLS for name in GRID_METRICS]
+        columns = [(f"metric.{p}.{name}", BY_NAME[name]) for p in PROTOCOLS for name in metrics.SHORT]
         names = list(dict.fromkeys([*entry["rows"], *(str(row["variant"]) for row in rows)]))
         runs = {name: one_per_seed(row for row in rows if row["variant"] == name) for name in names}
         lines = [Line(name, _with_dash(_cells(runs[name], columns))) for name in names]

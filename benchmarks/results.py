@@ -25,18 +25,14 @@ import numpy as np
 import pyarrow as pa
 
 from lacray.config import Config, flatten
+from lacray.metrics import MAXIMISED, PROTOCOLS
 from lacray.results import Place, best, check_writable, compact, last_rows, read, to_table
 from lacray.results.rows import end_key, rows_key
 from lacray.results.schema import encode
 
 NUM_EPOCHS = 15
 METRICS = tuple(
-    f"metric.{protocol}.{name}"
-    for protocol in ("full", "cropped")
-    for name in (
-        *("class_10", "class_50", "class_100", "class_10_logistic", "class_50_logistic", "class_100_logistic"),
-        *("ap_5", "ap_10", "ap_15", "progress", "kendalls_tau", "event_error"),
-    )
+    f"metric.{protocol}.{name}" for protocol in PROTOCOLS for name in (*MAXIMISED, "event_error")
 )
 PARTS = ("part.total", "part.L_c", "part.L_l", "part.L_sw", "gap.open", "gap.extend", "metric.objective")
 

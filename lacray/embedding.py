@@ -15,6 +15,7 @@ from lacray import distributed, evaluation
 from lacray.config import Config
 from lacray.data import FrameStore, Video, VideoSet
 from lacray.encoder import Encoder, build_encoder, position_code
+from lacray.metrics import OBJECTIVE_PARTS, PROTOCOLS
 
 Embeddings = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -85,7 +86,7 @@ def _score(
     """Metrics and notes of embedded videos, the first `num_learned` of which are learned from."""
     metrics: dict[str, float] = {}
     notes: list[str] = []
-    for number, protocol in enumerate(("full", "cropped")):
+    for number, protocol in enumerate(PROTOCOLS):
         # float64 from here on: of one protocol at a time.
         sequences = [
             evaluation.Sequence.from_video(
@@ -108,7 +109,7 @@ def _score(
                 notes=notes,
             )
         metrics |= {f"{protocol}.{name}": value for name, value in found.items()}
-        if protocol == "cropped" and all(name in found for name in evaluation.OBJECTIVE_METRICS):
+        if protocol == "cropped" and all(name in found for name in OBJECTIVE_PARTS):
             metrics["objective"] = evaluation.objective(found)
     return metrics, list(dict.fromkeys(notes))
 

@@ -22,10 +22,10 @@ from scipy.spatial.distance import cdist
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.svm import SVC
 
+from lacray.metrics import CLASSIFIERS, FRACTIONS, KS, OBJECTIVE_PARTS, classification
+
 Array = NDArray[Any]
 
-CLASSIFIERS = ("svm", "logistic")
-OBJECTIVE_METRICS = ("class_10", "progress", "ap_5")
 CROP_SHARES = (0.5, 0.8)
 MIN_PHASES = 2
 # A pairwise sign table of int8 beyond this size is built in slices.
@@ -620,8 +620,8 @@ def evaluate(
     val: Iterable[Sequence],
     *,
     stride: int,
-    fractions: Seq[float] = (0.1, 0.5, 1.0),
-    ks: Seq[int] = (5, 10, 15),
+    fractions: Seq[float] = FRACTIONS,
+    ks: Seq[int] = KS,
     draws: int = 0,
     seed: int = 0,
     phases: Seq[str] | None = None,
@@ -660,7 +660,7 @@ def evaluate(
         labelled = _labelled(train)
         by_count: dict[int, tuple[float, float]] = {}
         for fraction in fractions:
-            key = f"class_{round(100 * fraction)}"
+            key = classification(fraction)
             chosen = _first(labelled, fraction)
             # Of few videos, several fractions are the same ones.
             if len(chosen) not in by_count:
@@ -668,12 +668,13 @@ def evaluate(
                     phase_classification(chosen, val, 1.0),
                     phase_classification(chosen, val, 1.0, "logistic"),
                 )
-            metrics[key], metrics[f"{key}_logistic"] = by_count[len(chosen)]
+            metrics[key], metrics[classification(fraction, "logistic")] = by_count[len(chosen)]
             if (step := _svm_step(chosen)) > 1:
                 num_frames = sum(len(s.embeddings) for s in chosen)
                 said.append(f"{key}: the SVM learned from one in {step} of {num_frames} frames ({SVM_FRAMES} at most)")
             if draws and fraction < 1:
-                metrics[f"{key}_draws"] = phase_classification(train, val, fraction, draws=draws, seed=seed)
+                name = classification(fraction, is_drawn=True)
+                metrics[name] = phase_classification(train, val, fraction, draws=draws, seed=seed)
         metrics["progress"] = progress(train, val)
     if "val" not in unlabelled:
         precisions = average_precision(val, list(ks), stride=stride)
@@ -722,10 +723,10 @@ def objective(cropped: dict[str, float]) -> float:
     Raises:
         ValueError: names the metrics that are missing.
     """
-    missing = [name for name in OBJECTIVE_METRICS if name not in cropped]
+    missing = [name for name in OBJECTIVE_PARTS if name not in cropped]
     if missing:
         raise ValueError(
-            f"objective: needs {', '.join(OBJECTIVE_METRICS)}, got no {', '.join(missing)}: label the videos, "
+            f"objective: needs {', '.join(OBJECTIVE_PARTS)}, got no {', '.join(missing)}: label the videos, "
             "or choose another objective"
         )
-    return float(np.mean([cropped[name] for name in OBJECTIVE_METRICS]))
+    return float(np.mean([cropped[name] for name in OBJECTIVE_PARTS]))

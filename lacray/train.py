@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 from rich.table import Table
 
+from lacray import metrics
 from lacray.cli import (
     absolute,
     commit,
@@ -54,7 +55,6 @@ from lacray.run import Run
 from lacray.study.space import find_space, load_space
 from lacray.watch import ClusterLostError, Watch, interrupt_main, leave, ray_is_there
 
-SHOWN_METRICS = ("class_10", "class_100", "progress", "ap_5", "kendalls_tau")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -309,7 +309,7 @@ def _tell(runs: list[Run], arguments: argparse.Namespace) -> None:
     ]
     table = Table(title=f"val split, mean over seeds ({len(runs)})", title_justify="left")
     table.add_column("encoder")
-    columns = [f"{protocol}.{name}" for protocol in ("full", "cropped") for name in SHOWN_METRICS]
+    columns = [f"{protocol}.{name}" for protocol in metrics.PROTOCOLS for name in metrics.SHORT]
     columns = [name for name in columns if any(row.get(f"metric.{name}") is not None for row in rows)]
     for name in columns:
         table.add_column(name.replace(".", "\n"), justify="right")

@@ -14,6 +14,7 @@ from sklearn.metrics import r2_score
 
 from lacray import evaluation
 from lacray.evaluation import Sequence, crop, crop_window, evaluate, phase_ends
+from lacray.metrics import CLASSIFIERS
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "eval_metrics"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference values at {GOLDEN}")
@@ -319,7 +320,7 @@ def test_one_training_phase_predicts_that_phase():
     train = [Sequence("a", np.random.default_rng(0).normal(size=(5, 2)), np.full(5, 1))]
     val = [ramp("b", (4, 12))]
     val = [Sequence("b", np.hstack([val[0].embeddings] * 2), val[0].labels)]
-    for classifier in evaluation.CLASSIFIERS:
+    for classifier in CLASSIFIERS:
         assert evaluation.phase_classification(train, val, 1.0, classifier) == 0.75
 
 

@@ -23,10 +23,11 @@ sys.meta_path.insert(0, Blocker())
 """
 
 # Of the package's own modules, which each may import besides itself. Not listed: the entry points, which may all.
-FOUNDATION = {"cache", "config", "ops", "text"}
+FOUNDATION = {"cache", "config", "metrics", "ops", "text"}
 DATA_SIDE = {"losses", "encoder", "data", "evaluation", "batch_norm", "distributed", "checkpoint", "embedding", "fit"}
 MAY_IMPORT: dict[str, set[str]] = {
     "cache": {"text"},
+    "metrics": set(),
     "text": set(),
     "config": {"text"},
     "ops": {"cache", "config", "exits", "text"},
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint": FOUNDATION | {"losses", "encoder", "distributed"},
     "embedding": FOUNDATION | {"data", "encoder", "evaluation", "distributed"},
     "fit": FOUNDATION | DATA_SIDE,
-    "results": {"config", "exits"},
+    "results": {"config", "exits", "metrics"},
     "run": FOUNDATION | DATA_SIDE | {"results"},
     "worker": FOUNDATION | DATA_SIDE | {"results", "run"},
     "nodes": {"config"},
@@ -138,10 +139,10 @@ def test_ray_stays_in_the_worker_and_around_the_entry_points():
     assert found <= {"worker", "cluster", "progress", "nodes", "watch", "study"} | ENTRY_POINTS
 
 
-def test_analysis_reads_results_and_nothing_else_of_lacray():
+def test_analysis_reads_results_and_metrics_and_nothing_else_of_lacray():
     for path, package, _ in files_of("analysis"):
         names = set(imported(path, package))
-        assert own_parts(path, package) <= {"exits", "results"}, path
+        assert own_parts(path, package) <= {"exits", "metrics", "results"}, path
         assert not {name.split(".")[0] for name in names} & {"torch", "torchvision", "ray"}, path
 
 

@@ -10,11 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lacray import metrics
 from lacray.config import UserError
-
-# Of the metrics that a study may maximise: those that need no labels, and those that score a video by itself.
-NEED_NO_LABELS = ("kendalls_tau",)
-NEED_ONE_VIDEO = ("progress", *(f"class_{share}{kind}" for share in (10, 50, 100) for kind in ("", "_logistic")))
 
 
 class DataError(UserError):
@@ -103,7 +100,7 @@ def held_out(training: Sequence[Video], share: float) -> frozenset[str]:
 def why_not_selectable(videos: VideoSet, metric: str = "objective") -> list[str]:
     """Why a study could not select on these videos by a metric: known now, not after its trials."""
     remedy = f"or train without a study: {shlex.join(['python', '-m', 'lacray.train', f'data.root={videos.root}'])}"
-    kind = metric.rpartition(".")[2]
+    maximised = metrics.named(metric)
     if not videos.held:
         return [
             f"{videos.root}: a study selects on a validation share of the training videos, got data.validation_share "
@@ -112,7 +109,7 @@ def why_not_selectable(videos: VideoSet, metric: str = "objective") -> list[str]
     problems = []
     for share, chosen in (("training", videos.train), ("validation", videos.validation)):
         phases = phases_in(chosen)
-        if len(phases) < 2 and kind not in NEED_NO_LABELS:
+        if len(phases) < 2 and maximised.needs_labels:
             num_labels = sum(int((video.labels >= 0).sum()) for video in chosen if video.labels is not None)
             got = f"{num_labels} labelled frames of {len(phases)} phase{'s' * (len(phases) != 1)}"
             problems.append(
@@ -120,8 +117,8 @@ def why_not_selectable(videos: VideoSet, metric: str = "objective") -> list[str]
                 f"validation share, got {got} in the {len(chosen)} {share} videos; label more of them in "
                 f"segments.csv, {remedy}"
             )
-    able = [video for video in videos.validation if video.is_labelled or kind in NEED_NO_LABELS]
-    if len(able) < 2 and kind not in NEED_ONE_VIDEO and not problems:
+    able = [video for video in videos.validation if video.is_labelled or not maximised.needs_labels]
+    if len(able) < maximised.num_videos and not problems:
         problems.append(
             f"{videos.root}: a study that maximises {metric} compares two validation videos at least, got {len(able)}; "
             f"label more training videos, raise data.validation_share, {remedy}"

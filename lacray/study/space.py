@@ -43,17 +43,12 @@ from lacray.config import (
     read_setting,
     unknown_key,
 )
+from lacray.metrics import MAXIMISED, SELECTABLE
 from lacray.results import check_name
 from lacray.text import home_expanded
 
 SPACES = "search_spaces"
 VARIANT = "variant"
-# What a study may maximise (evaluation.py); errors are minimised, and a study only maximises.
-MAXIMISED = (
-    *(f"class_{share}{suffix}" for share in (10, 50, 100) for suffix in ("", "_logistic")),
-    *("progress", "ap_5", "ap_10", "ap_15", "kendalls_tau"),
-)
-METRICS = ("objective", *(f"{protocol}.{name}" for protocol in ("cropped", "full") for name in MAXIMISED))
 TEXT_FIELDS = ("name", "description", "sampler", "metric")
 YAML_SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "null", "timestamp", "value")}
 FIELDS = ("name", "description", "sampler", "trials", "metric", "fixed", "search", "variants")
@@ -263,8 +258,8 @@ def parse_space(
     if not isinstance(trials, int) or trials < 1:
         problems.append(f"trials: must be an integer >= 1, got {trials!r} ({where('trials')})")
     metric = content.get("metric", "objective")
-    if metric not in METRICS:
-        near = difflib.get_close_matches(str(metric), METRICS, n=2) or [f"cropped.{name}" for name in MAXIMISED[:2]]
+    if metric not in SELECTABLE:
+        near = difflib.get_close_matches(str(metric), SELECTABLE, n=2) or [f"cropped.{name}" for name in MAXIMISED[:2]]
         problems.append(
             f"metric: must be objective, or cropped. or full. with {', '.join(MAXIMISED)}, got {metric!r}; "
             f"near: {', '.join(near)} ({where('metric')})"

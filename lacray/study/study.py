@@ -19,6 +19,7 @@ from lacray.cli import absolute, commit, placed, prepare_videos, shell, warn
 from lacray.config import ConfigError, UserError
 from lacray.exits import advice
 from lacray.fit import check_batch
+from lacray.metrics import OBJECTIVE, PROTOCOLS
 from lacray.results import (
     Lease,
     Place,
@@ -374,4 +375,4 @@ class Study:
 
 
 def _is_metric(key: str, value: Any) -> bool:
-    return key in ("loss", "objective") or key.startswith(("full.", "cropped."))
+    return key in ("loss", OBJECTIVE.name) or key.startswith(tuple(f"{protocol}." for protocol in PROTOCOLS))

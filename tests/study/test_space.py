@@ -13,7 +13,8 @@ from paths import ROOT
 
 from lacray import evaluation
 from lacray.config import ConfigError, build
-from lacray.study.space import MAXIMISED, Space, find_space, load_space, parse_space
+from lacray.metrics import MAXIMISED
+from lacray.study.space import Space, find_space, load_space, parse_space
 
 GOOD = """\
 name: small
