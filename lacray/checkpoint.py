@@ -16,7 +16,7 @@ from lacray.config import Config, UserError, build
 from lacray.encoder import Encoder, build_encoder
 from lacray.losses import Loss, build_loss
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 KEYS = {
     "format",
     "config",
@@ -30,6 +30,7 @@ KEYS = {
     "world_size",
     "random_states",
     "cuda_random_states",
+    "calibration",
 }
 
 
@@ -38,13 +39,17 @@ class CheckpointError(UserError):
 
 
 @dataclass(frozen=True)
-class Model:
+class Trained:
     """What a checkpoint holds, ready for use: both modules are in eval mode."""
 
     encoder: Encoder
     loss: Loss
     """With what it has learned: its gap penalties."""
     config: Config
+    num_features: int | None
+    """Channels of the features that it takes; None for videos."""
+    calibration: dict[str, Any] | None
+    """What `lacray.apply.calibration` measured with these very weights; None before the training was over."""
 
 
 def capture(
@@ -80,6 +85,7 @@ def capture(
         "world_size": distributed.world_size(),
         "random_states": random_states,
         "cuda_random_states": cuda_random_states,
+        "calibration": None,
     }
 
 
@@ -146,13 +152,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_model(path: Path | str) -> Model:
+def load_model(path: Path | str) -> Trained:
     """The trained encoder and loss of a checkpoint, in eval mode, and their setting.
 
     Raises:
         CheckpointError: as `read_checkpoint`, or its weights are not those of its setting.
     """
-    state = read_checkpoint(Path(path))
+    return model_of(read_checkpoint(Path(path)), str(path))
+
+
+def model_of(state: dict[str, Any], where: str) -> Trained:
+    """`load_model` of a state that has been read, or captured.
+
+    Args:
+        where: it comes from, for messages.
+
+    Raises:
+        CheckpointError: its weights are not those of its setting.
+    """
     config = build(state["config"])
     # The checkpoint brings all weights: nothing is fetched.
     bare = config.encoder.model_copy(update={"weights": "none"})
@@ -163,8 +180,8 @@ def load_model(path: Path | str) -> Model:
         loss.load_state_dict(state["loss"])
     except (RuntimeError, TypeError) as error:
         first = str(error).splitlines()[0].strip()
-        raise CheckpointError(f"checkpoint: {path} holds weights of another setting than its own ({first})") from error
-    return Model(encoder.eval(), loss.eval(), config)
+        raise CheckpointError(f"checkpoint: {where} holds weights of another setting than its own ({first})") from error
+    return Trained(encoder.eval(), loss.eval(), config, state["num_features"], state["calibration"])
 
 
 def load_encoder(path: Path | str) -> tuple[Encoder, Config]:

@@ -132,29 +132,35 @@ def _embed(
         full, cut = (position_code(length, config.encoder.hidden, mode, None, empty)[0] for length in lengths)
         return full.numpy(), cut.numpy()
     encoder.eval()
-    hidden = _frame_codes(encoder, store, video, *whole, device, tell)
+    hidden = frame_codes(encoder, store, video, *whole, device, tell)
     crop_hidden = hidden[start:stop]
     reach = (config.data.num_contexts - 1) * config.data.context_stride if config.data.input == "videos" else 0
     if reach and start:
         # The cut video has no frames before its first one to be its context: only the first frames' codes are others.
         again = min(reach, stop - start)
-        crop_hidden = torch.cat(
-            [_frame_codes(encoder, store, video, start, start + again, device), crop_hidden[again:]]
-        )
+        crop_hidden = torch.cat([frame_codes(encoder, store, video, start, start + again, device), crop_hidden[again:]])
     full, cut = (encoder.over_time(codes[None])[0].float().cpu() for codes in (hidden, crop_hidden))
     return full.numpy(), cut.numpy()
 
 
-def _frame_codes(
+def frame_codes(
     encoder: Encoder,
     store: FrameStore,
     video: Video,
     first: int,
     stop: int,
     device: torch.device,
-    tell: _Teller | None = None,
+    tell: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """The backbone's codes (stop - first, hidden) of a video's frames, some frames at a time."""
+    """The backbone's codes (stop - first, hidden) of a video's frames, some frames at a time.
+
+    Args:
+        encoder: in eval mode, on `device`; `encoder.over_time` makes embeddings of the codes.
+        tell: called with the number of frames that were encoded, each time.
+
+    Raises:
+        DataError: the video can no longer be read.
+    """
     codes = torch.empty(stop - first, encoder.hidden, device=device, dtype=encoder.project.weight.dtype)
     done = 0
     for frames in store.stream(video, first, stop):
@@ -201,7 +207,7 @@ def embed_file(
     store = FrameStore(config.data.model_copy(update={"cache_gib": 0.0}))
     video = store.video(path)
     encoder.eval()
-    codes = _frame_codes(
+    codes = frame_codes(
         encoder, store, video, 0, video.num_frames, torch.device(device), _Teller(progress, video.num_frames)
     )
     return encoder.over_time(codes[None])[0].float().cpu()

@@ -24,6 +24,7 @@ import torch
 
 import lacray
 from lacray import checkpoint, distributed, embedding, fit
+from lacray.apply.calibration import calibrate
 from lacray.config import Config, DataConfig, build, column_value
 from lacray.data import DataError, FrameStore, VideoSet, open_videos
 from lacray.embedding import Evaluation
@@ -177,7 +178,8 @@ class _Record:
         self.writer.append(found or [base])
         self._check_study()
         if kept:
-            self._store(event)
+            # With these weights in one file, so that the one is never read without the other.
+            self._store(event, self._calibration(event))
             self.writer.mark("done")
         elif is_last:
             remove_checkpoint(self.place, self.run.study, self.run.run_id)
@@ -197,10 +199,19 @@ class _Record:
                 "restore the results, or begin anew",
             )
 
-    def _store(self, event: EpochEnd) -> None:
+    def _calibration(self, event: EpochEnd) -> dict[str, Any]:
+        """What the alignments of whoever uses the checkpoint will need; from the videos that were trained on."""
+        assert event.state is not None
+        trained = checkpoint.model_of(event.state, f"run {self.run.run_id}")
+        trained.encoder.to(self.device)
+        store = _store(self.config.data.model_dump_json())
+        return calibrate(trained, self.videos.train, store=store, device=self.device).as_dict()
+
+    def _store(self, event: EpochEnd, calibration: dict[str, Any] | None = None) -> None:
         assert event.state is not None
         started = time.monotonic()
-        checkpoint.save({**event.state, "videos": self.videos.fingerprint()}, self.path)
+        state = {**event.state, "calibration": calibration, "videos": self.videos.fingerprint()}
+        checkpoint.save(state, self.path)
         store_checkpoint(self.place, self.run.study, self.run.run_id, self.path)
         self._stored = time.monotonic()
         self._cost = self._stored - started

@@ -48,7 +48,7 @@ def test_write_that_fails_leaves_the_last_checkpoint_whole_and_nothing_beside_it
     trained(config_of(features), tmp_path / "run.pt")
     before = (tmp_path / "run.pt").read_bytes()
     with pytest.raises(Exception, match="pickle"):
-        checkpoint.save({"format": 2, "weights": torch.zeros(3), "no pickle": lambda: None}, tmp_path / "run.pt")
+        checkpoint.save({"format": 3, "weights": torch.zeros(3), "no pickle": lambda: None}, tmp_path / "run.pt")
     assert (tmp_path / "run.pt").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
 
@@ -80,13 +80,13 @@ def test_file_that_is_no_checkpoint_is_refused(tmp_path):
     torch.save({"state": torch.zeros(2)}, tmp_path / "other.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"format": 1, "best": 0.5}, tmp_path / "old.pt")
-    torch.save({"format": 2, "epoch": 3}, tmp_path / "part.pt")
+    torch.save({"format": 3, "epoch": 3}, tmp_path / "part.pt")
     for name, said in [
         ("absent.pt", "does not exist"),
         ("text.pt", "is no checkpoint of lacray"),
-        ("other.pt", "must have format 2, got None"),
-        ("list.pt", "must have format 2, got 'list'"),
-        ("old.pt", "must have format 2, got 1"),
+        ("other.pt", "must have format 3, got None"),
+        ("list.pt", "must have format 3, got 'list'"),
+        ("old.pt", "must have format 3, got 1"),
         ("part.pt", "is not whole: it lacks config, cuda_random_states, encoder, loss"),
     ]:
         for read in (checkpoint.read_checkpoint, checkpoint.load_model, checkpoint.load_encoder):

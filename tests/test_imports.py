@@ -42,7 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "embedding": FOUNDATION | {"data", "encoder", "evaluation", "distributed"},
     "fit": FOUNDATION | DATA_SIDE,
     "results": {"config", "exits", "metrics"},
-    "run": FOUNDATION | DATA_SIDE | {"results"},
+    "apply": FOUNDATION | DATA_SIDE | {"results"},
+    "run": FOUNDATION | DATA_SIDE | {"results", "apply"},
     "worker": FOUNDATION | DATA_SIDE | {"results", "run"},
     "nodes": {"config"},
     "watch": set(),
@@ -160,6 +161,7 @@ def test_operators_losses_and_training_work_where_ray_is_not_installed():
     code = """
 import torch
 import lacray.ops, lacray.losses, lacray.fit, lacray.checkpoint, lacray.results, lacray.evaluation
+import lacray.run, lacray.apply
 score, match = lacray.ops.soft_sw(torch.rand(2, 3, 4), torch.tensor(1.0), torch.tensor(0.5), gamma=0.8)
 assert score.shape == (2,) and match.shape == (2, 3, 4)
 assert "ray" not in sys.modules
@@ -176,8 +178,8 @@ print("done")
     assert outcome.stdout.strip() == "done"
 
 
-@pytest.mark.parametrize("module", ["lacray.results", "analysis.report"])
-def test_results_and_report_need_no_torch(module):
+@pytest.mark.parametrize("module", ["lacray", "lacray.results", "analysis.report"])
+def test_package_results_and_report_need_no_torch(module):
     outcome = run_without({"ray", "torch", "torchvision"}, f"import {module}\nprint('done')")
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.strip() == "done"

@@ -66,8 +66,8 @@ class Bomb:
 
 def test_a_checkpoint_runs_no_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save({"format": 2, "encoder": Bomb()}, "zip.pt")
-    Path("plain.pt").write_bytes(pickle.dumps({"format": 2, "encoder": Bomb()}))
+    torch.save({"format": 3, "encoder": Bomb()}, "zip.pt")
+    Path("plain.pt").write_bytes(pickle.dumps({"format": 3, "encoder": Bomb()}))
     for name in ("zip.pt", "plain.pt"):
         with pytest.raises(CheckpointError, match="is no checkpoint of lacray"):
             load_model(tmp_path / name)

@@ -1,0 +1,262 @@
+"""What a similarity says: the log-odds of a true match against chance, found on videos without any labels.
+
+As substitution matrices are made: c(s) = log(q(s) / p(s)), where p is how often two frames of two videos are s alike,
+and q how often those are that an alignment matches. A pair of frames at random scores below zero on average, by
+minus the Kullback-Leibler divergence of q from p, which local alignment needs. Which frames match is not known, so q
+is found by expectation maximisation: the probabilities of all matches by c (the E step), the similarities that they
+weigh (the M step), beginning with the warping path from end to end. c rises with s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+from torch import Tensor
+
+from lacray.apply.chance import Chance, fit_chance, out_of_order
+from lacray.apply.scoring import Measure, Penalties, measure_of, penalties_of
+from lacray.apply.tables import best_score, probabilities
+from lacray.checkpoint import Trained
+from lacray.data import FrameStore, Video
+from lacray.embedding import Progress, frame_codes
+from lacray.ops import dtw_path
+
+MOST_VIDEOS = 24
+MOST_PAIRS = 48
+MOST_FRAMES = 1024
+"""Of a video; of a longer one every second, third, ... is taken."""
+MOST_ENCODED = 100_000
+"""Frames that are encoded in all, by two videos at least."""
+MOST_CELLS = 1 << 24
+"""Cells of all tables that are aligned, in calibrating and again for what chance reaches."""
+CHANCE_PAIRS = 400
+LEAST_CHANCE_PAIRS = 60
+MOST_ROUNDS = 40
+LEAST_GAIN = 1e-3
+"""Of the log-likelihood, as a share of it, below which the rounds end."""
+PRIOR = 20.0
+"""Matches by chance that are added to those found, so that similarities that are rarely seen say little."""
+LEVELS = np.concatenate([np.linspace(0, 0.9, 25)[:-1], 1 - 0.1 * 0.75 ** np.arange(25), [1.0]])
+"""Quantiles of similarity at chance between which c is constant; finer where matches are."""
+
+Embed = Callable[[Tensor], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a model's similarities and scores are worth; measured with its weights, kept with them."""
+
+    measure: Measure
+    similarities: tuple[float, ...]
+    """Rising, K; between them c is linear, beyond them constant."""
+    log_odds: tuple[float, ...]
+    """c in nats at each, not falling."""
+    nats_per_similarity: float
+    """The slope of the straight line that is nearest to c, which turns penalties in units of similarity into nats."""
+    chance: Chance
+    num_videos: int
+    num_pairs: int
+    rounds: int
+
+    def __call__(self, similarity: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Similarities (...,) -> log-odds of a match against chance (...,), in nats."""
+        return np.interp(similarity, self.similarities, self.log_odds).astype(np.float32)
+
+    def as_dict(self) -> dict[str, Any]:
+        """In plain values, for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Calibration:
+        """From `as_dict`'s."""
+        own = {
+            **values,
+            "measure": Measure(**values["measure"]),
+            "chance": Chance(**values["chance"]),
+            "similarities": tuple(values["similarities"]),
+            "log_odds": tuple(values["log_odds"]),
+        }
+        return cls(**own)
+
+
+@torch.no_grad()
+def calibrate(
+    trained: Trained,
+    videos: Sequence[Video],
+    *,
+    store: FrameStore,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Calibration:
+    """Calibrate a model on videos of the kind that it will align; on those that it was trained on, after training.
+
+    Args:
+        trained: its modules on `device`.
+        videos: at least one; MOST_VIDEOS of them are used, and MOST_ENCODED frames, by a draw that is always the same.
+            One video is calibrated on its own even and odd frames, and its chances are flattered by that.
+        progress: called with (frames encoded, frames in all).
+
+    Raises:
+        DataError: a video that can no longer be read.
+    """
+    trained.encoder.eval()
+    device = torch.device(device)
+    drawn = [videos[place] for place in np.random.default_rng(0).permutation(len(videos))[:MOST_VIDEOS]]
+    ends = np.cumsum([video.num_frames for video in drawn])
+    chosen = drawn[: max(2, int((ends <= MOST_ENCODED).sum()))]
+    total, done = sum(video.num_frames for video in chosen), 0
+
+    def tell(frames: int) -> None:
+        nonlocal done
+        done += frames
+        if progress is not None:
+            progress(done, total)
+
+    codes = [frame_codes(trained.encoder, store, video, 0, video.num_frames, device, tell) for video in chosen]
+
+    def embed(own: Tensor) -> NDArray[np.float32]:
+        return trained.encoder.over_time(own[None])[0].float().cpu().numpy()
+
+    return calibrate_codes(codes, embed, measure_of(trained.config), lambda slope: penalties_of(trained.loss, slope))
+
+
+def calibrate_codes(
+    codes: Sequence[Tensor],
+    embed: Embed,
+    measure: Measure,
+    penalties_by: Callable[[float], Penalties] = lambda slope: Penalties(),
+) -> Calibration:
+    """Calibrate on the codes of videos, each (frames, channels).
+
+    Args:
+        codes: what of a frame does not depend on its place; pieces of them in another order are another video.
+        embed: the codes of a video in any order -> its embeddings.
+        penalties_by: the penalties of later alignments, by `nats_per_similarity`.
+    """
+    videos = [embed(own)[:: _stride(len(own))] for own in codes]
+    halves = len(videos) == 1
+    if halves:
+        videos = [videos[0][::2], videos[0][1::2] if len(videos[0]) > 1 else videos[0]]
+    tables = [measure(videos[one], videos[other]) for one, other in _pairs([len(video) for video in videos])]
+    similarities, log_odds, rounds = _log_odds(tables)
+    slope = _slope(similarities, log_odds, tables)
+    draft = Calibration(
+        measure=measure,
+        similarities=tuple(similarities.tolist()),
+        log_odds=tuple(log_odds.tolist()),
+        nats_per_similarity=slope,
+        chance=Chance(1.0, 0.0, 0.0, 0, 1.0),
+        num_videos=len(codes),
+        num_pairs=len(tables),
+        rounds=rounds,
+    )
+    chance = _chance(codes, embed, draft, penalties_by(slope))
+    return Calibration(**{**draft.__dict__, "chance": chance})
+
+
+def _stride(num_frames: int) -> int:
+    return -(-num_frames // MOST_FRAMES)
+
+
+def _pairs(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of videos, at random: as many as MOST_PAIRS and MOST_CELLS leave room for, one at least."""
+    every = [(one, other) for one in range(len(lengths)) for other in range(one + 1, len(lengths))]
+    drawn = [every[place] for place in np.random.default_rng(1).permutation(len(every))[:MOST_PAIRS]]
+    cells = np.cumsum([lengths[one] * lengths[other] for one, other in drawn])
+    return drawn[: max(1, int((cells <= MOST_CELLS).sum()))]
+
+
+def _log_odds(tables: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Similarities and the log-odds of a match at each, and in how many rounds they were found."""
+    everything = np.concatenate([table.ravel() for table in tables])
+    edges = np.unique(np.quantile(everything, LEVELS))[1:-1]
+    bins = [np.searchsorted(edges, table, side="right") for table in tables]
+    counts = np.bincount(np.concatenate([own.ravel() for own in bins]), minlength=len(edges) + 1).astype(np.float64)
+    sums = np.bincount(
+        np.searchsorted(edges, everything, side="right"), weights=everything.astype(np.float64), minlength=len(counts)
+    )
+    held = np.flatnonzero(counts)
+    place = np.zeros(len(counts), dtype=np.int64)
+    place[held] = np.arange(len(held))
+    bins, counts, centres = [place[own] for own in bins], counts[held], sums[held] / counts[held]
+    by_chance = counts / counts.sum()
+    found = np.zeros(len(held))
+    for own in bins:
+        # What stands highest in the table is nearest: only the order of similarities counts here.
+        cost = 1 - np.cumsum(by_chance)[own]
+        _, path = dtw_path(torch.from_numpy(cost)[None])
+        on_path = path[0][path[0][:, 0] >= 0].numpy()
+        found += np.bincount(own[on_path[:, 0], on_path[:, 1]], minlength=len(held))
+    likelihood = -np.inf
+    rounds = 0
+    penalties = Penalties()
+    while True:
+        log_odds = _rising_log_odds(found, by_chance)
+        if rounds == MOST_ROUNDS:
+            break
+        total, found = 0.0, np.zeros(len(held))
+        for own in bins:
+            score, matched = probabilities(log_odds[own].astype(np.float32), penalties)
+            total += score
+            found += np.bincount(own.ravel(), weights=matched.ravel().astype(np.float64), minlength=len(held))
+        rounds += 1
+        if total - likelihood < LEAST_GAIN * abs(total):
+            break
+        likelihood = total
+    return centres, log_odds, rounds
+
+
+def _rising_log_odds(found: NDArray[np.float64], by_chance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The most likely log-odds that do not fall, from how often each similarity was matched.
+
+    Source: isotonic regression of the ratio, Dykstra, Kochar and Robertson 1995.
+    """
+    matched = (found + PRIOR * by_chance) / (found.sum() + PRIOR)
+    ratio = isotonic_regression(matched / by_chance, weights=by_chance).x
+    return np.log(ratio / (ratio * by_chance).sum())
+
+
+def _slope(
+    similarities: NDArray[np.float64], log_odds: NDArray[np.float64], tables: Sequence[NDArray[np.float32]]
+) -> float:
+    """Of the straight line nearest to c, over similarities of matched frames and of frames at random, half and half."""
+    edges = (similarities[1:] + similarities[:-1]) / 2
+    counts = sum(np.bincount(np.searchsorted(edges, table.ravel()), minlength=len(similarities)) for table in tables)
+    by_chance = counts / counts.sum()
+    weights = by_chance * (1 + np.exp(log_odds))
+    weights = weights / weights.sum()
+    across = similarities - (weights * similarities).sum()
+    variance = (weights * across**2).sum()
+    return float((weights * across * log_odds).sum() / variance) if variance > 0 else 0.0
+
+
+def _chance(codes: Sequence[Tensor], embed: Embed, calibration: Calibration, penalties: Penalties) -> Chance:
+    """What pairs of videos reach of which one is out of order; windows of all lengths, embedded as they are cut."""
+    rng = np.random.default_rng(2)
+    scores: list[float] = []
+    sizes: list[tuple[int, int]] = []
+    cells = 0
+    while len(scores) < LEAST_CHANCE_PAIRS or (len(scores) < CHANCE_PAIRS and cells < MOST_CELLS):
+        one = int(rng.integers(len(codes)))
+        other = (one + int(rng.integers(1, len(codes)))) % len(codes) if len(codes) > 1 else one
+        a, b = _window(codes[one], rng), _window(codes[other], rng)
+        b = b[torch.from_numpy(out_of_order(len(b), rng)).to(b.device)]
+        embedded = [embed(own)[:: _stride(len(own))] for own in (a, b)]
+        table = calibration(calibration.measure(*embedded))
+        scores.append(best_score(table, penalties))
+        sizes.append((len(embedded[0]), len(embedded[1])))
+        cells += table.size
+    return fit_chance(scores, sizes)
+
+
+def _window(codes: Tensor, rng: np.random.Generator) -> Tensor:
+    """A piece of a video, half of it at least."""
+    length = max(1, round(len(codes) * rng.uniform(0.5, 1.0)))
+    start = int(rng.integers(len(codes) - length + 1))
+    return codes[start : start + length]
