@@ -31,9 +31,7 @@ from lacray.results.rows import end_key, rows_key
 from lacray.results.schema import encode
 
 NUM_EPOCHS = 15
-METRICS = tuple(
-    f"metric.{protocol}.{name}" for protocol in PROTOCOLS for name in (*MAXIMISED, "event_error")
-)
+METRICS = tuple(f"metric.{protocol}.{name}" for protocol in PROTOCOLS for name in (*MAXIMISED, "event_error"))
 PARTS = ("part.total", "part.L_c", "part.L_l", "part.L_sw", "gap.open", "gap.extend", "metric.objective")
 
 

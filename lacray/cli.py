@@ -143,9 +143,10 @@ def prepare_videos(config: Config, *, for_study: bool, metric: str = "objective"
     for line in first_of([f"left out, {line}" for line in videos.unreadable]) + videos.notes + oddities(videos):
         warn(line)
     left_out = f", {len(videos.unreadable)} unreadable left out" if videos.unreadable else ""
+    of_actions = f" of {len(videos.actions)} actions" if len(videos.actions) > 1 else ""
     tell(
         f"videos: {len(videos.train)} train, {len(videos.validation)} validation, {len(videos.val)} val, "
-        f"{len(videos.phases)} phases ({videos.root}){left_out}"
+        f"{videos.num_phases} phases{of_actions} ({videos.root}){left_out}"
     )
     problems = why_not_selectable(videos, metric) if for_study else []
     if problems:

@@ -54,6 +54,9 @@ class DataConfig(Section):
     """`simpouring` (bundled, rendered on first use) or a directory in the plain or the CARL/LAC layout."""
     input: Literal["videos", "features"] = "videos"
     """`features`: `features/NAME.npy` (frames, channels) of a frozen backbone in place of video files."""
+    action: Annotated[str, Field(min_length=1)] | None = None
+    """Of a data set with several actions, the one to train and to evaluate on; null: on all of them together, each
+    evaluated by itself."""
     num_frames: int = Field(32, ge=2)
     """T, frames of a clip; a shorter video is padded and masked."""
     size: int = Field(64, ge=16)
@@ -448,9 +451,9 @@ def read_setting(key: str, value: Any) -> Any:
     word = value.strip().lower()
     if bool in kinds and word in TRUTH:
         return TRUTH[word]
+    if NoneType in kinds and word in NOTHING:
+        return None
     if int in kinds or float in kinds:
-        if NoneType in kinds and word in NOTHING:
-            return None
         for number in (int, float):
             try:
                 return number(word.replace(".inf", "inf").replace(".nan", "nan"))  # YAML's words

@@ -105,7 +105,7 @@ def _score(
                 sequences[:num_learned],
                 sequences[num_learned:],
                 stride=config.evaluation.stride,
-                phases=videos.phases,
+                phases=videos.phases[everything[0].action],
                 notes=notes,
             )
         metrics |= {f"{protocol}.{name}": value for name, value in found.items()}

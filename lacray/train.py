@@ -56,7 +56,6 @@ from lacray.study.space import find_space, load_space
 from lacray.watch import ClusterLostError, Watch, interrupt_main, leave, ray_is_there
 
 
-
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_intermixed_args(argv)
     overrides = parse_assignments(word for word in arguments.words if "=" in word)

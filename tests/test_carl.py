@@ -37,7 +37,7 @@ def test_carl_layout_gives_splits_and_labels(tmp_path, penn):
     videos = opened(carl(tmp_path, penn=penn, labels=thirds), validation_share=0)
     assert [video.name for video in videos.train] == ["videos/train0.mp4", "videos/train1.mp4"]
     assert [video.name for video in videos.val] == ["videos/val0.mp4"]
-    assert videos.phases == ["phase_0", "phase_1", "phase_2"]
+    assert videos.phases == {"baseball_pitch" if penn else "": ["phase_0", "phase_1", "phase_2"]}
     assert videos.val[0].labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
     assert videos.val[0].num_frames == 15
 

@@ -49,7 +49,7 @@ def test_plain_layout_gives_splits_lengths_and_labels(plain_root):
 
 
 def test_phases_come_in_the_order_of_the_process(plain_root):
-    assert opened(plain_root).phases == ["far", "near", "gone"]
+    assert opened(plain_root).phases[""] == ["far", "near", "gone"]
 
 
 def test_phase_that_only_some_videos_have_takes_its_place_in_the_process(tmp_path):
@@ -58,7 +58,7 @@ def test_phase_that_only_some_videos_have_takes_its_place_in_the_process(tmp_pat
     rows += ["videos/train1.mp4,0,5,z", "videos/train1.mp4,5,15,a"]
     write_csv(root / "segments.csv", "video,start_frame,end_frame,phase", rows)
     videos = opened(root, input="features", validation_share=0)
-    assert videos.phases == ["z", "b", "a"]
+    assert videos.phases[""] == ["z", "b", "a"]
     assert videos.train[1].labels.tolist() == [0] * 5 + [2] * 10 + [-1] * 6
     assert videos.val[0].labels is None
 
@@ -68,7 +68,7 @@ def test_without_segments_no_video_has_labels(tmp_path):
     (root / "segments.csv").unlink()
     videos = opened(root, input="features")
     assert not videos.has_labels
-    assert videos.phases == []
+    assert videos.phases == {"": []}
     assert all(video.labels is None for video in videos.training + videos.val)
 
 
@@ -277,13 +277,13 @@ def test_real_clips_are_read_as_their_tables_say():
     with (root / "splits.csv").open() as file:
         splits = {row["video"]: row["split"] for row in csv.DictReader(file)}
     assert {v.name: v.split for v in videos.training + videos.val} == splits
-    assert videos.phases[0] == "silence_before"
+    assert videos.phases[""][0] == "silence_before"
     with (root / "segments.csv").open() as file:
         rows = list(csv.DictReader(file))
     by_name = {video.name: video for video in videos.training + videos.val}
     for row in rows[:200]:
         labels = by_name[row["video"]].labels[int(row["start_frame"]) : int(row["end_frame"])]
-        assert {videos.phases[label] for label in labels.tolist()} == {row["phase"]}
+        assert {videos.phases[""][label] for label in labels.tolist()} == {row["phase"]}
     # Every video starts with the first phase: the order is that of the process.
     assert all(video.labels[video.labels >= 0][0] == 0 for video in by_name.values())
     (video,) = (v for v in videos.training if v.name == videos.training[0].name)
@@ -646,7 +646,7 @@ def test_phases_that_are_written_almost_alike_are_told(tmp_path):
     rows = ["train0,0,5,Reach", "train0,5,9,lift", "train1,0,5,reach ", "val0,0,5,reach"]
     write_csv(root / "segments.csv", "video,start_frame,end_frame,phase", rows)
     videos = opened(root, input="features")
-    assert set(videos.phases) == {"Reach", "lift", "reach"}
+    assert set(videos.phases[""]) == {"Reach", "lift", "reach"}
     assert videos.notes == ["phases 'Reach' and 'reach' count as 2; write them alike if they are one"]
 
 

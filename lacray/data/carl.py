@@ -1,4 +1,7 @@
-"""The layout of the CARL and LAC releases: train.pkl and val.pkl, lists of videos with a label for every frame."""
+"""The layout of the CARL and LAC releases: train.pkl and val.pkl, lists of videos with a label for every frame.
+
+Penn Action's hold a tuple: the list, whose videos say which of the 13 actions they show, and the videos of each action.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,17 @@ import numpy as np
 
 from lacray.config import DataConfig
 from lacray.data.discovery import VIDEO_SUFFIXES, find_files, shown
-from lacray.data.listing import Entry, Layout, Listing
+from lacray.data.listing import Entry, Layout, Listing, numbered_phases
 from lacray.data.names import Names
 from lacray.data.pickles import read_restricted_pickle
+from lacray.data.published import PENN_ACTIONS
 
 FIELDS = {"name", "video_file", "frame_label"}
 
 
 def read(root: Path, config: DataConfig) -> Listing:
     """List the videos of both pickles."""
-    listing = Listing("CARL", [], [])
+    listing = Listing("CARL", [], {})
     for split in ("train", "val"):
         path = root / f"{split}.pkl"
         if not path.is_file():
@@ -32,13 +36,15 @@ def read(root: Path, config: DataConfig) -> Listing:
             said = error if isinstance(error, pickle.UnpicklingError) else f"is no pickle ({type(error).__name__})"
             listing.problems.append(f"{path}: {said}")
             continue
-        # Penn Action: (list, {action: indices}); Pouring: the list alone.
-        items = content[0] if isinstance(content, tuple) and content else content
+        # Penn Action: (list, indices by action); Pouring: the list alone.
+        items, indices = content if isinstance(content, tuple) and len(content) == 2 else (content, None)
         if not isinstance(items, list):
             listing.problems.append(f"{path}: must hold a list of videos, got {type(items).__name__}")
             continue
+        by_indices, wrong = _actions_of(indices, len(items))
+        listing.problems += [f"{path}: {line}" for line in wrong]
         for number, item in enumerate(items):
-            entry = _entry(root, split, number, item)
+            entry = _entry(root, split, number, item, by_indices.get(number))
             if isinstance(entry, Entry):
                 listing.entries.append(entry)
             else:
@@ -47,9 +53,7 @@ def read(root: Path, config: DataConfig) -> Listing:
     for entry in listing.entries:
         if split_of.setdefault(entry.name, entry.split) != entry.split:
             listing.problems.append(f"{root}: {entry.name} is in train.pkl and in val.pkl; keep it in one of them")
-    labels = [entry.frame_labels for entry in listing.entries if entry.frame_labels is not None]
-    top = max((int(own.max(initial=-1)) for own in labels), default=-1)
-    listing.phases = [f"phase_{number}" for number in range(top + 1)]
+    listing.phases = numbered_phases(listing.entries)
     if config.input == "videos":
         listing.entries = _located(root, listing.entries)
     return listing
@@ -58,8 +62,33 @@ def read(root: Path, config: DataConfig) -> Listing:
 LAYOUT = Layout("CARL", lambda root: (root / "train.pkl").is_file(), read)
 
 
-def _entry(root: Path, split: str, number: int, item: Any) -> Entry | str:
-    """A video of a pickle, or what is wrong with it."""
+def _actions_of(indices: Any, num_videos: int) -> tuple[dict[int, int], list[str]]:
+    """The number of each video's action by the second part of Penn Action's tuple, and what is wrong with that."""
+    if indices is None:
+        return {}, []
+    groups = list(indices.values()) if isinstance(indices, dict) else indices
+    if not isinstance(groups, list) or len(groups) != len(PENN_ACTIONS):
+        got = f"{len(groups)} of them" if isinstance(groups, list) else type(groups).__name__
+        return {}, [f"must hold the videos of {len(PENN_ACTIONS)} actions behind the list of videos, got {got}"]
+    found: dict[int, int] = {}
+    problems = []
+    for action, own in enumerate(groups):
+        numbers = own.reshape(-1).tolist() if isinstance(own, np.ndarray) else own if isinstance(own, list) else [own]
+        for number in numbers:
+            if not isinstance(number, int | np.integer) or not 0 <= number < num_videos:
+                problems.append(f"{PENN_ACTIONS[action]}: must name videos 0..{num_videos - 1}, got {number!r}")
+            elif found.setdefault(number, action) != action:
+                both = f"{PENN_ACTIONS[found[number]]} and {PENN_ACTIONS[action]}"
+                problems.append(f"video {number}: must be of one action, is listed for {both}")
+    return found, problems
+
+
+def _entry(root: Path, split: str, number: int, item: Any, listed_for: int | None) -> Entry | str:
+    """A video of a pickle, or what is wrong with it.
+
+    Args:
+        listed_for: its action by what stands behind the list of videos.
+    """
     absent = FIELDS - (item.keys() if isinstance(item, dict) else set())
     if absent:
         return f"video {number} lacks {', '.join(sorted(absent))}"
@@ -68,13 +97,25 @@ def _entry(root: Path, split: str, number: int, item: Any) -> Entry | str:
         steps = PurePosixPath(item["video_file"].replace("\\", "/"))
     except (AttributeError, OverflowError, TypeError, ValueError):
         return f"video {number}: frame_label must be integers and video_file a path"
+    label = item.get("action_label", listed_for)
+    if label is None:
+        action = ""
+    elif not isinstance(label, int | np.integer) or not 0 <= label < len(PENN_ACTIONS):
+        return f"video {number}: action_label must be 0..{len(PENN_ACTIONS) - 1}, got {label!r}"
+    elif listed_for is not None and label != listed_for:
+        return (
+            f"video {number}: must be of one action, its action_label says {PENN_ACTIONS[label]} and the list of the "
+            f"actions' videos {PENN_ACTIONS[listed_for]}"
+        )
+    else:
+        action = PENN_ACTIONS[label]
     # What the file says may not lead out of the folder; links in the folder are its owner's and may.
     is_outside = steps.is_absolute() or ".." in steps.parts or ":" in (*steps.parts, "")[0]
     if is_outside or "\0" in str(steps) or not steps.parts:
         return f"video_file must lie in {root}, got {item['video_file']!r}"
     name = shown(item["video_file"])
     path = root / item["video_file"]
-    return Entry(name, path if path.exists() else root / steps, split, frame_labels=labels)
+    return Entry(name, path if path.exists() else root / steps, split, frame_labels=labels, action=action)
 
 
 def _located(root: Path, entries: list[Entry]) -> list[Entry]:

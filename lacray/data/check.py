@@ -14,7 +14,7 @@ from lacray.data.layouts import NUM_READERS, Progress, Survey, find_root, list_v
 from lacray.data.oddities import oddities, same_content
 from lacray.data.sources import Facts, source_of
 from lacray.data.video import UnreadableVideoError
-from lacray.data.videoset import DataError, Video, VideoSet, phases_in, why_not_selectable
+from lacray.data.videoset import DataError, Video, VideoSet, by_action, phases_in, why_not_selectable
 
 # A video is long if it lasts this many times as long as the median.
 LONG = 10
@@ -115,10 +115,12 @@ def _found(config: DataConfig, seen: Survey, videos: VideoSet, facts: dict[str, 
     if labelled:
         num = sum(int((video.labels >= 0).sum()) for video in labelled if video.labels is not None)
         share = num / sum(video.num_frames for video in labelled)
-        names = ", ".join(videos.phases[:8]) + (", ..." if len(videos.phases) > 8 else "")
-        found["labels"] = (
-            f"{len(labelled)} videos, {100 * share:.0f} % of their frames; {len(videos.phases)} phases: {names}"
+        alone = next(iter(videos.phases.values())) if len(videos.phases) == 1 else []
+        names = ", ".join(alone[:8]) + (", ..." if len(alone) > 8 else "")
+        phases = (
+            f"{len(alone)} phases: {names}" if alone else f"{videos.num_phases} phases of {len(videos.phases)} actions"
         )
+        found["labels"] = f"{len(labelled)} videos, {100 * share:.0f} % of their frames; {phases}"
     else:
         found["labels"] = "none"
     return found
@@ -210,9 +212,14 @@ def _odd_files(config: DataConfig, videos: Sequence[Video], facts: dict[str, Fac
 
 
 def _odd_labels(videos: VideoSet) -> list[str]:
-    if videos.has_labels and len(phases_in(videos.training + videos.val)) == 1:
-        return [f"one phase alone ({videos.phases[0]}): no metric of phases means anything"]
-    return []
+    odd = []
+    for action, own in by_action(videos.training + videos.val).items():
+        if len(phases_in(own)) == 1:
+            (phase,) = (videos.phases[action][phase] for phase in phases_in(own))
+            odd.append(
+                f"{action + ': ' if action else ''}one phase alone ({phase}): no metric of phases means anything"
+            )
+    return odd
 
 
 def _computable(videos: VideoSet, *, is_usable: bool) -> dict[str, str]:

@@ -16,7 +16,7 @@ from lacray.data.labels import frame_labels, progress_of
 from lacray.data.listing import Entry, Layout, Listing, Sidecars
 from lacray.data.sources import Clock, source_of
 from lacray.data.video import UnreadableVideoError
-from lacray.data.videoset import DataError, Video, VideoSet, held_out
+from lacray.data.videoset import DataError, Video, VideoSet, by_action, held_out
 from lacray.text import home_expanded
 
 # The first that is there is read; a folder of videos without anything else is the last.
@@ -89,9 +89,24 @@ def list_videos(root: Path, config: DataConfig) -> Listing:
         listing = layout.read(root, config)
     except OSError as error:
         raise DataError(f"{root}: cannot be read ({error.strerror})") from error
+    if config.action is not None and listing.entries:
+        _keep_action(config.action, listing)
     if config.input == "features" and listing.entries:
         _add_features(root, listing)
     return listing
+
+
+def _keep_action(action: str, listing: Listing) -> None:
+    """Leave the videos of one action alone in a listing."""
+    there = sorted({entry.action for entry in listing.entries} - {""})
+    if action not in there:
+        rule = (
+            f"must be one of {', '.join(there)}" if there else "must be left out, since nothing says what videos show"
+        )
+        listing.problems.append(f"data.action: {rule}, got {action!r}")
+        return
+    listing.entries = [entry for entry in listing.entries if entry.action == action]
+    listing.phases = {action: listing.phases[action]}
 
 
 def _add_features(root: Path, listing: Listing) -> None:
@@ -131,7 +146,7 @@ def survey(root: Path, listing: Listing, config: DataConfig, progress: Progress 
         num_frames, num_channels, clock = outcome
         if num_channels is not None:
             found.channels.setdefault(num_channels, entry.name)
-        labels, problems = _labels(root, entry, listing.phases, num_frames, clock)
+        labels, problems = _labels(root, entry, listing.phases[entry.action], num_frames, clock)
         found.problems += problems
         path = os.path.abspath(entry.features or entry.path)
         truth = None
@@ -140,7 +155,7 @@ def survey(root: Path, listing: Listing, config: DataConfig, progress: Progress 
             truth = progress_of(progress_path, num_frames) if progress_path is not None else None
         except (DataError, ValueError) as error:
             found.problems.append(f"{root}/progress: {entry.name}: {error}; remove it")
-        found.videos.append(Video(entry.name, path, num_frames, entry.split, labels, truth))
+        found.videos.append(Video(entry.name, path, num_frames, entry.split, labels, truth, entry.action))
     if len(found.channels) > 1:
         found.problems.append(
             f"{root}: features must all have the same channels, got {found.channels} (channels: first such video)"
@@ -224,9 +239,18 @@ def video_set(config: DataConfig, found: Survey) -> VideoSet:
         notes=found.listing.notes,
     )
     need = 2 if config.pairing == "videos" else 1
-    if len(result.train) < need:
-        raise DataError(
-            f"{found.root}: needs at least {need} training video{'s' * (need > 1)} besides the {len(result.held)} kept "
-            f"for validation, got {len(result.train)}; add videos, or lower data.validation_share"
-        )
+    left = by_action(result.train)
+    few = [action for action in by_action(training) or {"": []} if len(left.get(action, [])) < need]
+    if few:
+        raise DataError(_too_few(found.root, action, need, result) for action in few)
     return result
+
+
+def _too_few(root: Path, action: str, need: int, videos: VideoSet) -> str:
+    training = [video for video in videos.training if video.action == action]
+    held = sum(video.name in videos.held for video in training)
+    wanted = f"{need} training video{'s' * (need > 1)}" + (f" of {action}" if action else "")
+    return (
+        f"{root}: needs at least {wanted} besides the {held} kept for validation, got {len(training) - held}; add "
+        "videos, or lower data.validation_share"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,8 @@ class Entry:
     frame_labels: NDArray[np.int64] | None = None
     features: Path | None = None
     """What is read in place of the video."""
+    action: str = ""
+    """What is done in it; empty where nothing says."""
 
 
 @dataclass
@@ -36,11 +38,21 @@ class Listing:
     layout: str
     """In words."""
     entries: list[Entry]
-    phases: list[str]
+    phases: dict[str, list[str]]
+    """The names of each action's phases, in the order of the process; every action of an entry is a key."""
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     splits_by: str = ""
     """How the splits came about, where nobody has written them."""
+
+
+def numbered_phases(entries: Iterable[Entry]) -> dict[str, list[str]]:
+    """Names for the phases of entries whose labels are numbers alone, by action: as many as the labels count."""
+    most: dict[str, int] = {}
+    for entry in entries:
+        own = 0 if entry.frame_labels is None else int(entry.frame_labels.max(initial=-1)) + 1
+        most[entry.action] = max(most.get(entry.action, 0), own)
+    return {action: [f"phase_{number}" for number in range(most[action])] for action in sorted(most)}
 
 
 @dataclass(frozen=True)

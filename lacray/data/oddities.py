@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from lacray.data.videoset import Video, VideoSet, phases_in
+from lacray.data.videoset import Video, VideoSet, by_action, phases_in
 
 # Of a file's beginning and end: enough to tell videos apart, little enough for thousands.
 COMPARED_BYTES = 1 << 16
@@ -23,10 +23,13 @@ def oddities(videos: VideoSet) -> list[str]:
         told.append(f"the same video in both splits, so that what is learned is tested: {named}{more}; remove copies")
     if videos.has_labels:
         for split, own, other in (("training", videos.training, videos.val), ("val", videos.val, videos.training)):
-            missing = sorted(phases_in(own) - phases_in(other))
-            if missing and phases_in(other):
-                names = ", ".join(videos.phases[phase] for phase in missing)
-                told.append(f"phases in the {split} videos alone, which no metric can compare: {names}")
+            missing = [
+                f"{action}: {videos.phases[action][phase]}" if action else videos.phases[action][phase]
+                for action, alike in by_action(own).items()
+                for phase in _lacking(alike, by_action(other).get(action, []))
+            ]
+            if missing:
+                told.append(f"phases in the {split} videos alone, which no metric can compare: {', '.join(missing)}")
         unlabelled = [v for v in videos.training + videos.val if not v.is_labelled]
         if unlabelled:
             told.append(
@@ -34,6 +37,11 @@ def oddities(videos: VideoSet) -> list[str]:
                 f"{', ...' if len(unlabelled) > 1 else ''}): trained on, left out of metrics that need them"
             )
     return told
+
+
+def _lacking(own: list[Video], other: list[Video]) -> list[int]:
+    """Phases that some videos have and others, which have labels too, lack."""
+    return sorted(phases_in(own) - phases_in(other)) if phases_in(other) else []
 
 
 def same_content(videos: Iterable[Video]) -> list[list[Video]]:

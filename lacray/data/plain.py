@@ -2,7 +2,7 @@
 
 videos/**         videos in any folders; where there is no such folder, those of the data set's folder itself
 segments.csv      video,start_frame,end_frame,phase or video,start_seconds,end_seconds,phase; optional
-splits.csv        video,split; optional: without it every fifth video is val
+splits.csv        video,split or video,split,action; optional: without it every fifth video is val
 features/**.npy   (frames, channels) a video, in place of videos
 """
 
@@ -32,7 +32,7 @@ def read(root: Path, config: DataConfig) -> Listing:
     paths = {prefix + name: path for name, path in found.paths.items()}
     twins = {prefix + name: prefix + first for name, first in found.twins.items()}
     summary = found.passed.summary()
-    listing = Listing("plain", [], [], [f"passed over: {summary}"] if summary else [])
+    listing = Listing("plain", [], {"": []}, [f"passed over: {summary}"] if summary else [])
     made_up = not paths and config.input == "features"
     if made_up:
         paths = {name: root / name for name in Sidecars(root, "features").video_names()}
@@ -40,10 +40,16 @@ def read(root: Path, config: DataConfig) -> Listing:
         listing.problems.append(_nothing(root, config, summary))
         return listing
     names = Names({**{name: name for name in paths}, **twins}, any_suffix=made_up)
-    splits = _splits(root, names, list(paths), listing)
+    splits, actions = _splits(root, names, list(paths), listing)
     segments = _segments(root, names, listing)
-    listing.phases = phase_order(segments.values())
-    listing.entries = [Entry(name, path, splits[name], segments.get(name)) for name, path in paths.items()]
+    listing.entries = [
+        Entry(name, path, splits[name], segments.get(name), action=actions.get(name, ""))
+        for name, path in paths.items()
+    ]
+    listing.phases = {
+        action: phase_order(e.segments for e in listing.entries if e.segments is not None and e.action == action)
+        for action in sorted({entry.action for entry in listing.entries})
+    }
     unread = [shown(path.name) for path in _tables(root) if path.name.lower() not in OWN]
     if unread:
         listing.notes.append(
@@ -145,18 +151,19 @@ def _columns_problem(table: Table, wanted: str, lacks: list[str]) -> str:
     )
 
 
-def _splits(root: Path, names: Names, videos: list[str], listing: Listing) -> dict[str, str]:
-    """The split of every video."""
+def _splits(root: Path, names: Names, videos: list[str], listing: Listing) -> tuple[dict[str, str], dict[str, str]]:
+    """The split of every video, and its action where the table says it."""
     split_of = {name: "val" if index % 5 == 4 else "train" for index, name in enumerate(videos)}
-    table = _table(root, "splits", frozenset({"video", "split"}), listing.problems)
+    table = _table(root, "splits", frozenset({"video", "split", "action"}), listing.problems)
     if table is None:
         listing.splits_by = "; every fifth is val, for want of a splits.csv"
-        return split_of
+        return split_of, {}
     lacks = [column for column in ("video", "split") if column not in table.columns]
     if lacks:
         listing.problems.append(_columns_problem(table, "video,split", lacks))
-        return split_of
+        return split_of, {}
     given: dict[str, str] = {}
+    actions: dict[str, str] = {}
     lookup = _Lookup(names, table)
     for row in table.rows:
         video = lookup.video(row)
@@ -167,13 +174,22 @@ def _splits(root: Path, names: Names, videos: list[str], listing: Listing) -> di
             lookup.problems.append(f"{where}: split must be train or val, got {row.cells['split']!r}")
         elif video is not None and given.setdefault(video, split) != split:
             lookup.problems.append(f"{where}: {video} is in both splits; keep one of its lines")
+        action = row.cells.get("action", "")
+        if video is not None and action and actions.setdefault(video, action) != action:
+            lookup.problems.append(f"{where}: {video} is of {actions[video]} and of {action}; keep one of its lines")
     listing.problems += lookup.problems + lookup.unknown()
     missing = [name for name in videos if name not in given]
     if missing and table.rows:
         listing.problems.append(
             f"{table.path}: {len(missing)} videos have no split, first {missing[0]}; add a line each"
         )
-    return split_of | given
+    without = [name for name in given if name not in actions]
+    if actions and without:
+        listing.problems.append(
+            f"{table.path}: {len(without)} videos have no action, first {without[0]}; write one into each line, or "
+            "leave the column out"
+        )
+    return split_of | given, actions
 
 
 def _segments(root: Path, names: Names, listing: Listing) -> dict[str, list[Segment]]:
@@ -189,6 +205,8 @@ def _segments(root: Path, names: Names, listing: Listing) -> dict[str, list[Segm
         wanted = f"{','.join(COLUMNS)} (or {','.join(SECONDS)} in place of frames)"
         listing.problems.append(_columns_problem(table, wanted, lacks))
         return {}
+    if "action" in table.columns:
+        listing.notes.append(f"{table.path.name}: its actions are not read; they are read from splits.csv")
     lookup = _Lookup(names, table)
     problems: list[str] = []
     segments: dict[str, list[Segment]] = {}

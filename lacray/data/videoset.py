@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,11 +29,16 @@ class Video:
     split: str
     """`train` or `val`."""
     labels: NDArray[np.int64] | None = field(default=None, repr=False)
-    """(num_frames,) phase of each frame, -1 where it has none; None: no labels for this video."""
+    """(num_frames,) phase of each frame, an index into `VideoSet.phases[action]`, the phases of its own action: 0..K-1,
+    or -1 where it has none; None: no labels for this video."""
     progress: NDArray[np.float32] | None = field(default=None, repr=False)
     """(num_frames,) exact progress in 0..K, NaN where undefined; only rendered videos have it."""
     action: str = ""
-    """What is done in it; empty where all videos of the data set show the same."""
+    """What is done in it, a key of `VideoSet.phases`; empty where nothing says.
+
+    Labels of different actions have nothing to do with each other: phase 1 of a squat is not phase 1 of a serve.
+    Metrics are computed within each action and averaged over the actions; two videos of a pair are of one action.
+    """
 
     @property
     def is_labelled(self) -> bool:
@@ -51,7 +56,9 @@ class VideoSet:
     held: frozenset[str]
     """Names of those of them that are kept apart for selection."""
     val: list[Video]
-    phases: list[str]
+    phases: dict[str, list[str]]
+    """The names of each action's phases, in the order of the process; every action of a video is a key, and has none
+    where it has no labels. Of a data set without actions: those of the action `""`."""
     num_features: int | None
     """Channels of `features/*.npy`; None for videos."""
     unreadable: list[str]
@@ -70,6 +77,16 @@ class VideoSet:
         return [video for video in self.training if video.name in self.held]
 
     @property
+    def actions(self) -> list[str]:
+        """The actions, in order; `[""]` where nothing says what is done."""
+        return list(self.phases)
+
+    @property
+    def num_phases(self) -> int:
+        """Phases of all actions."""
+        return sum(map(len, self.phases.values()))
+
+    @property
     def has_labels(self) -> bool:
         return any(video.is_labelled for video in self.training)
 
@@ -79,22 +96,38 @@ class VideoSet:
         for video in self.training + self.val:
             part = "validation" if video.name in self.held else video.split
             labels = "no labels" if video.labels is None else f"labels {zlib.crc32(video.labels.tobytes()):08x}"
-            found[video.name] = f"{part}, {video.num_frames} frames, {labels}"
+            action = f", {video.action}" if video.action else ""
+            found[video.name] = f"{part}, {video.num_frames} frames, {labels}{action}"
         return found
 
 
 def held_out(training: Sequence[Video], share: float) -> frozenset[str]:
     """Names of the training videos that a study selects on: a share of the labelled ones, of all where none is.
 
-    Two at least, because most metrics compare videos with each other, unless that would be more than half of them.
-    Which they are belongs to the data, not to a run's seed: all trials of a study share them.
+    The same share of every action. Two at least, because most metrics compare videos with each other, unless that
+    would be more than half of them. Which they are belongs to the data, not to a run's seed: all trials of a study
+    share them.
     """
     if share <= 0:
         return frozenset()
-    chosen = [video.name for video in training if video.is_labelled] or [video.name for video in training]
-    order = np.random.default_rng(0).permutation(len(chosen))
-    least = 2 if len(chosen) >= 4 else 1
-    return frozenset(chosen[index] for index in order[: max(round(share * len(chosen)), least)])
+    held: list[str] = []
+    actions = by_action(training)
+    for own in actions.values():
+        if len(own) == 1 and len(actions) > 1:
+            continue  # nothing would be left of it to learn from
+        chosen = [video.name for video in own if video.is_labelled] or [video.name for video in own]
+        order = np.random.default_rng(0).permutation(len(chosen))
+        least = 2 if len(chosen) >= 4 else 1
+        held += [chosen[index] for index in order[: max(round(share * len(chosen)), least)]]
+    return frozenset(held)
+
+
+def by_action(videos: Iterable[Video]) -> dict[str, list[Video]]:
+    """The videos of each action, in list order; the actions by name."""
+    found: dict[str, list[Video]] = {}
+    for video in videos:
+        found.setdefault(video.action, []).append(video)
+    return dict(sorted(found.items()))
 
 
 def why_not_selectable(videos: VideoSet, metric: str = "objective") -> list[str]:
@@ -108,7 +141,8 @@ def why_not_selectable(videos: VideoSet, metric: str = "objective") -> list[str]
         ]
     problems = []
     for share, chosen in (("training", videos.train), ("validation", videos.validation)):
-        phases = phases_in(chosen)
+        # One action that can be scored is enough: an evaluation says which ones could not.
+        phases = max((phases_in(own) for own in by_action(chosen).values()), key=len, default=set())
         if len(phases) < 2 and maximised.needs_labels:
             num_labels = sum(int((video.labels >= 0).sum()) for video in chosen if video.labels is not None)
             got = f"{num_labels} labelled frames of {len(phases)} phase{'s' * (len(phases) != 1)}"
@@ -117,7 +151,8 @@ def why_not_selectable(videos: VideoSet, metric: str = "objective") -> list[str]
                 f"validation share, got {got} in the {len(chosen)} {share} videos; label more of them in "
                 f"segments.csv, {remedy}"
             )
-    able = [video for video in videos.validation if video.is_labelled or not maximised.needs_labels]
+    usable = by_action(video for video in videos.validation if video.is_labelled or not maximised.needs_labels)
+    able = max(usable.values(), key=len, default=[])
     if len(able) < maximised.num_videos and not problems:
         problems.append(
             f"{videos.root}: a study that maximises {metric} compares two validation videos at least, got {len(able)}; "
@@ -127,5 +162,5 @@ def why_not_selectable(videos: VideoSet, metric: str = "objective") -> list[str]
 
 
 def phases_in(videos: Sequence[Video]) -> set[int]:
-    """The phases that occur in some videos."""
+    """The phases that occur in some videos of one action."""
     return {int(phase) for video in videos if video.labels is not None for phase in np.unique(video.labels)} - {-1}
