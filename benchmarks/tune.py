@@ -125,9 +125,9 @@ def concurrent(folder: Path) -> dict[str, float]:
     rates = {}
     for count in (1, 2):
         (folder / str(count)).mkdir()
-        arguments = ["--trials", "12", "--concurrent", str(count), *settings(root, steps=400)]
-        # One thread each: two trials of two threads would be no comparison on two cores.
-        os.environ["OMP_NUM_THREADS"] = "1"
+        # One thread each: a trial that is alone would else have both cores.
+        own = ["--cpus-per-worker", "1", "--concurrent", str(count)]
+        arguments = ["--trials", "12", *own, *settings(root, steps=400)]
         _, stamps = study(folder / str(count), *arguments)
         rates[count] = 1 / between(stamps[count:])
     return {
@@ -187,7 +187,7 @@ def then_replace():
     from lacray import worker
     worker.trial = trivial
 tune.start_ray = then_replace
-tune.tell = lambda study: None
+tune.tell_results = lambda study: None
 tune.main({words!r})
 """
 
