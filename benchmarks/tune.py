@@ -1,8 +1,9 @@
 """What the machinery of a study costs beside its training: `python benchmarks/tune.py [PART...]`.
 
 Parts: `overhead` (a one-worker trial against the same run in process), `concurrent` (two trials at once against one
-after the other), `trivial` (300 trials of no work: seconds and the driver's memory), `nested` (trials of two workers),
-`early` (early stopping against none, on SimPouring: an hour, not run unless named). The last line is one JSON document.
+after the other in process, on one core each), `trivial` (300 trials of no work: seconds and the driver's memory),
+`nested` (trials of two workers), `early` (early stopping against none, on SimPouring: an hour, not run unless named).
+The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -100,40 +101,41 @@ def between(stamps: list[float]) -> float:
     return (stamps[-1] - stamps[0]) / (len(stamps) - 1)
 
 
-def overhead(folder: Path) -> dict[str, float]:
-    root = make_features(folder)
-    seconds, stamps = study(folder, "--trials", str(NUM_TRIALS), "--concurrent", "1", *settings(root))
-    space = load_space(find_space("lac.yaml"), parse_assignments(settings(root)))
+def in_process(folder: Path, arguments: list[str], *, num: int, threads: int) -> float:
+    """Seconds a trial, once the first has run, of a study's first trials in this process, without Ray."""
+    space = load_space(find_space("lac.yaml"), parse_assignments(arguments))
     rows = results.last_rows(results.read(str(folder / "results"), "s"), stage="tune", control="none")
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(threads)
     ends = []
-    for row in sorted(rows, key=lambda row: row["trial"]):
+    for row in sorted(rows, key=lambda row: row["trial"])[:num]:
         values = space.config({key: row[key] for key in space.distributions()}).flat()
         run = Run(values=values, results=str(folder / "alone"), study="s", run_id=f"r{row['trial']}", stage="tune")
         list(execute(run, device=torch.device("cpu")))
         ends.append(time.time())
+    return between(ends)
+
+
+def overhead(folder: Path) -> dict[str, float]:
+    arguments = settings(make_features(folder))
+    seconds, stamps = study(folder, "--trials", str(NUM_TRIALS), "--concurrent", "1", *arguments)
+    alone = in_process(folder, arguments, num=NUM_TRIALS, threads=os.cpu_count() or 1)
     return {
         "study_s_a_trial": round(between(stamps), 3),
-        "in_process_s_a_trial": round(between(ends), 3),
-        "overhead_s_a_trial": round(between(stamps) - between(ends), 3),
+        "in_process_s_a_trial": round(alone, 3),
+        "overhead_s_a_trial": round(between(stamps) - alone, 3),
         "fixed_s": round(seconds - between(stamps) * NUM_TRIALS, 1),
     }
 
 
 def concurrent(folder: Path) -> dict[str, float]:
-    root = make_features(folder)
-    rates = {}
-    for count in (1, 2):
-        (folder / str(count)).mkdir()
-        # One thread each: a trial that is alone would else have both cores.
-        own = ["--cpus-per-worker", "1", "--concurrent", str(count)]
-        arguments = ["--trials", "12", *own, *settings(root, steps=400)]
-        _, stamps = study(folder / str(count), *arguments)
-        rates[count] = 1 / between(stamps[count:])
+    """Two trials at once, each on a core, against one after the other on one core, in this process."""
+    arguments = settings(make_features(folder), steps=400)
+    _, stamps = study(folder, "--trials", "12", "--concurrent", "2", *arguments)
+    together, alone = between(stamps[1:]), in_process(folder, arguments, num=4, threads=1)
     return {
-        "trials_a_second_1": round(rates[1], 3),
-        "trials_a_second_2": round(rates[2], 3),
-        "ratio": round(rates[2] / rates[1], 2),
+        "in_process_s_a_trial": round(alone, 3),
+        "study_s_a_trial": round(together, 3),
+        "ratio": round(alone / together, 2),
     }
 
 
