@@ -371,6 +371,9 @@ class EvaluationConfig(Section):
     """At the last epoch, evaluate the val split too. Selection never sees it."""
     crop_seed: int = Field(0, ge=0)
     """Seed of the windows of the `cropped` protocol."""
+    label_draws: int = Field(0, ge=0)
+    """Beside the published label fractions (the first videos of the list): their mean and deviation over so many random
+    draws of the labelled videos; 0: not computed."""
 
 
 LossConfig = Annotated[

@@ -15,7 +15,7 @@ from lacray import distributed, evaluation
 from lacray.config import Config
 from lacray.data import FrameStore, Video, VideoSet
 from lacray.encoder import Encoder, build_encoder, position_code
-from lacray.metrics import OBJECTIVE_PARTS, PROTOCOLS
+from lacray.metrics import PROTOCOLS, num_actions, of_action
 
 Embeddings = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -31,6 +31,9 @@ class Evaluation:
     metrics: dict[str, float]
     """`full.class_10`, ..., `cropped.progress`, ..., and `objective` where there are labels."""
     notes: list[str] = field(default_factory=list)
+    of_actions: dict[str, float] = field(default_factory=dict)
+    """Where there are several actions, of which `metrics` are the means: `action.pullup.full.class_10`, ..., and of how
+    many, `num_actions.full.class_10`, ..."""
 
 
 @torch.no_grad()
@@ -67,25 +70,33 @@ def evaluate(
     mine = distributed.from_each(lambda: [_embed(config, encoder, video, device, store, tell) for video in own])
     shares = distributed.gather(mine)
 
-    def score() -> tuple[dict[str, float], list[str]]:
+    def score() -> Evaluation:
         embedded = [shares[number % world_size][number // world_size] for number in range(len(everything))]
-        return _score(config, videos, everything, embedded, num_learned=len(learned_from))
+        return _score(config, videos, split, everything, embedded, num_learned=len(learned_from))
 
-    metrics, notes = distributed.from_first(score)
-    return Evaluation(split, metrics, notes)
+    return distributed.from_first(score)
 
 
 def _score(
     config: Config,
     videos: VideoSet,
+    split: str,
     everything: list[Video],
     embedded: list[tuple[Embeddings, Embeddings]],
     *,
     num_learned: int,
-) -> tuple[dict[str, float], list[str]]:
-    """Metrics and notes of embedded videos, the first `num_learned` of which are learned from."""
+) -> Evaluation:
+    """The evaluation of embedded videos, the first `num_learned` of which are learned from."""
     metrics: dict[str, float] = {}
+    of_actions: dict[str, float] = {}
     notes: list[str] = []
+
+    def add(prefix: str, scores: evaluation.Scores) -> None:
+        metrics.update({f"{prefix}{name}": value for name, value in scores.metrics.items()})
+        of_actions.update({num_actions(f"{prefix}{name}"): count for name, count in scores.num_actions.items()})
+        for action, own in scores.by_action.items():
+            of_actions.update({of_action(action, f"{prefix}{name}"): value for name, value in own.items()})
+
     for number, protocol in enumerate(PROTOCOLS):
         # float64 from here on: of one protocol at a time.
         sequences = [
@@ -96,6 +107,7 @@ def _score(
                 num_frames=video.num_frames,
                 labels=video.labels,
                 progress=video.progress,
+                action=video.action,
             )
             for video, pair in zip(everything, embedded, strict=True)
         ]
@@ -105,13 +117,14 @@ def _score(
                 sequences[:num_learned],
                 sequences[num_learned:],
                 stride=config.evaluation.stride,
-                phases=videos.phases[everything[0].action],
+                draws=config.evaluation.label_draws,
+                phases=videos.phases,
                 notes=notes,
             )
-        metrics |= {f"{protocol}.{name}": value for name, value in found.items()}
-        if protocol == "cropped" and all(name in found for name in OBJECTIVE_PARTS):
-            metrics["objective"] = evaluation.objective(found)
-    return metrics, list(dict.fromkeys(notes))
+        add(f"{protocol}.", found)
+        if protocol == "cropped":
+            add("", evaluation.objective(found, notes=notes))
+    return Evaluation(split, metrics, list(dict.fromkeys(notes)), of_actions)
 
 
 def _windows(config: Config, video: Video) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -100,12 +100,13 @@ def named(key: str) -> Metric:
     return BY_NAME[key.rpartition(".")[2]]
 
 
-# It is a part of a column's name, between dots.
-ACTION_NAME = re.compile(r"[\w-]{1,100}")
+# An action's name stands between the dots of a column's.
+ACTION_NAME = re.compile(r"(?=.{1,100}(?:\.|$))[\w-]+(?: [\w-]+)*")
+ACTION_COLUMN = re.compile(rf"action\.({ACTION_NAME.pattern})\.((?:(?:{'|'.join(PROTOCOLS)})\.)?\w+)")
 
 
 def is_action_name(name: str) -> bool:
-    """Whether an action may be called so: letters, digits, _ and - alone, 100 at most."""
+    """Whether an action may be called so: letters, digits, _ and -, and spaces between them, 100 at most."""
     return ACTION_NAME.fullmatch(name) is not None
 
 
@@ -115,9 +116,16 @@ def of_action(action: str, key: str) -> str:
     Raises:
         ValueError: the name of the action has no place in a column's.
     """
-    if not is_action_name(action):
-        raise ValueError(f"action: must be letters, digits, _ and - alone, 100 at most, got {action!r}")
-    return f"action.{action}.{key}"
+    column = f"action.{action}.{key}"
+    if action_and_key(column) is None:
+        raise ValueError(f"action: must be letters, digits, _, - and single spaces, 100 at most, got {action!r}")
+    return column
+
+
+def action_and_key(column: str) -> tuple[str, str] | None:
+    """The two that `of_action` made a column of; None where it is no such column."""
+    found = ACTION_COLUMN.fullmatch(column)
+    return None if found is None else (found[1], found[2])
 
 
 def num_actions(key: str) -> str:

@@ -266,7 +266,7 @@ def notes(videos: VideoSet, device: torch.device, evaluation: Evaluation | None 
 
 
 def _columns(videos: VideoSet, device: torch.device, evaluation: Evaluation) -> dict[str, Any]:
-    metrics = {f"metric.{name}": value for name, value in evaluation.metrics.items()}
+    metrics = {f"metric.{name}": value for name, value in evaluation.metrics.items()} | evaluation.of_actions
     return {"split": evaluation.split, "notes": notes(videos, device, evaluation) or None, **metrics}
 
 

@@ -139,6 +139,10 @@ def test_videos_of_every_action_are_needed_where_pairs_are_of_two_videos(root):
             ["a,train,squat", "b,train,squat", "c,val,squat", "c,val,serve"],
             "splits.csv:5: videos/c.mp4 is of squat and of serve; keep one of its lines",
         ),
+        (
+            ["a,train,v1.0", "b,train,v1.0", "c,val,v1.0"],
+            "an action must be letters, digits, _, - and single spaces, 100 at most, got 'v1.0'; write it so",
+        ),
     ],
 )
 def test_an_action_that_is_not_clear_is_refused(tmp_path, lines, said):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,12 @@ def sequences_of(monkeypatch):
 
     def watch(config: Config, encoder, split: str = "validation"):
         given = []
-        monkeypatch.setattr(evaluation, "evaluate", lambda train, val, **_: given.append((train, val)) or {})
+
+        def keep(train, val, **_):
+            given.append((train, val))
+            return evaluation.Scores({})
+
+        monkeypatch.setattr(evaluation, "evaluate", keep)
         videos = open_videos(config.data)
         embedding.evaluate(config, encoder, videos, split)
         return videos, dict(zip(("full", "cropped"), given, strict=True))
@@ -111,6 +117,30 @@ def test_controls_depend_on_the_seed_only_where_weights_do(features):
         assert scores[0] == scores[2]
         assert (scores[0] != scores[1]) == differs
         assert 0 < scores[0]["objective"] <= 1
+
+
+def test_metrics_of_several_actions_are_means_with_the_value_of_each_beside_them(features):
+    config = features_config(features, evaluation__label_draws=2)
+    videos = open_videos(config.data)
+    # Of the three val videos two are of one action, and one is of the other: it can be compared with none.
+    named = [replace(v, action=("push", "turn")[n % 2]) for n, v in enumerate(videos.training + videos.val)]
+    both = replace(videos, training=named[: len(videos.training)], val=named[len(videos.training) :])
+    found = embedding.control(config, both, "untrained", "val")
+    one = replace(both, training=[v for v in both.training if v.action == "push"], val=[])
+    one = replace(one, val=[v for v in both.val if v.action == "push"])
+    alone = embedding.control(config, one, "untrained", "val")
+    assert alone.of_actions == {}
+    for name, value in alone.metrics.items():
+        # Other draws than of an action among others.
+        if "draws" not in name:
+            assert found.of_actions[f"action.push.{name}"] == value, name
+    both_have, push_alone = ("full.class_10", "cropped.progress", "full.class_50_draws"), ("full.ap_5", "objective")
+    for name, actions in [*((n, ("push", "turn")) for n in both_have), *((n, ("push",)) for n in push_alone)]:
+        own = [found.of_actions[f"action.{action}.{name}"] for action in actions]
+        assert found.metrics[name] == pytest.approx(np.mean(own), abs=1e-15)
+        assert found.of_actions[f"num_actions.{name}"] == len(actions)
+    assert "action.turn.objective" not in found.of_actions
+    assert "objective: the mean over 1 of 2 actions, undefined for turn" in found.notes
 
 
 def test_without_labels_only_metrics_that_need_none(tmp_path):

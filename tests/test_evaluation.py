@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,17 @@ from scipy.stats import kendalltau
 from sklearn.metrics import r2_score
 
 from lacray import evaluation
-from lacray.evaluation import Sequence, crop, crop_window, evaluate, phase_ends
-from lacray.metrics import CLASSIFIERS
+from lacray.evaluation import Scores, Sequence, crop, crop_window, neighbours, phase_ends
+from lacray.metrics import CLASSIFIERS, DRAWN, METRICS, spread
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "eval_metrics"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference values at {GOLDEN}")
 CASES = ("case0", "case1", "case2")
+
+
+def evaluate(train, val, **options):
+    """Of videos of one action."""
+    return evaluation.evaluate(train, val, **options).metrics
 
 
 def load(case):
@@ -172,12 +178,12 @@ def test_kendalls_tau_is_scipys_on_every_ordered_pair(stride):
 @settings(deadline=None, max_examples=60)
 def test_tau_b_with_ties_equals_scipy_whatever_the_slice_size(rows, table_bytes):
     order = np.array(rows)
-    before = evaluation.SIGN_TABLE_BYTES
-    evaluation.SIGN_TABLE_BYTES = table_bytes
+    before = neighbours.SIGN_TABLE_BYTES
+    neighbours.SIGN_TABLE_BYTES = table_bytes
     try:
-        ours = evaluation._tau_b(order)
+        ours = neighbours._tau_b(order)
     finally:
-        evaluation.SIGN_TABLE_BYTES = before
+        neighbours.SIGN_TABLE_BYTES = before
     scipys = [math.nan if len(set(row)) == 1 else kendalltau(range(9), row).statistic for row in rows]
     np.testing.assert_allclose(ours, scipys, atol=1e-12)
 
@@ -307,13 +313,39 @@ def test_draws_average_over_videos_and_do_not_hang_on_their_order():
         random_videos(rng, 3, noise=0.01),
     )
     first = evaluation.phase_classification(train, val, 0.2)
-    drawn = evaluation.phase_classification(train, val, 0.2, draws=40, seed=1)
+    drawn = evaluation.drawn_classification(train, val, 0.2, draws=40, seed=1)
     assert first > 0.95
-    assert 0.5 < drawn < 0.85
-    assert drawn == evaluation.phase_classification(train, val, 0.2, draws=40, seed=1)
-    metrics = evaluate(train, val, stride=2, draws=3)
-    assert {"class_10_draws", "class_50_draws"} <= set(metrics)
-    assert "class_100_draws" not in metrics
+    assert 0.5 < drawn.mean() < 0.85
+    # Each of a draw's videos is one of the six: no other accuracy can come out.
+    alone = {evaluation.phase_classification([video], val, 1.0) for video in train}
+    assert set(drawn) == alone
+    np.testing.assert_array_equal(drawn, evaluation.drawn_classification(train, val, 0.2, draws=40, seed=1))
+    with pytest.raises(ValueError, match="draws: must be > 0, got 0"):
+        evaluation.drawn_classification(train, val, 0.2, draws=0)
+
+
+def test_an_evaluation_has_the_mean_and_the_deviation_over_draws_of_both_classifiers():
+    rng = np.random.default_rng(18)
+    train, val = random_videos(rng, 6, noise=1.0), random_videos(rng, 3, noise=1.0)
+    found = evaluate(train, val, stride=2, draws=5, seed=3)
+    assert evaluate(train, val, stride=2) == {name: value for name, value in found.items() if "draws" not in name}
+    for fraction, percent in ((0.1, 10), (0.5, 50)):
+        for classifier, kind in (("svm", ""), ("logistic", "_logistic")):
+            drawn = evaluation.drawn_classification(train, val, fraction, classifier, draws=5, seed=3)
+            assert len(set(drawn)) > 1
+            assert found[f"class_{percent}{kind}_draws"] == pytest.approx(np.mean(drawn), abs=1e-15)
+            assert found[f"class_{percent}{kind}_draws_sd"] == pytest.approx(np.std(drawn, ddof=1), abs=1e-15)
+    assert "class_100_draws" not in found
+    assert "class_10_draws_sd" not in evaluate(train, val, stride=2, draws=1)
+
+
+def test_metrics_are_listed_once_and_an_evaluation_gives_those_that_are_listed():
+    rng = np.random.default_rng(19)
+    found = evaluate(random_videos(rng, 4), random_videos(rng, 3), stride=2, draws=2)
+    means = {name for name in found if not name.endswith("_sd")}
+    assert means == {metric.name for metric in METRICS} - {"objective"}
+    assert {name for name in found if name.endswith("_sd")} == {spread(m.name) for own in DRAWN.values() for m in own}
+    assert len({metric.name for metric in METRICS}) == len({metric.label for metric in METRICS}) == len(METRICS)
 
 
 def test_one_training_phase_predicts_that_phase():
@@ -357,7 +389,7 @@ def test_an_absent_phase_leaves_the_video_out_of_its_column_and_is_named():
         assert np.isfinite(values[owner != 1]).all()
         assert np.isfinite(values[owner == 1][:, [0, 2]]).all()
     notes = []
-    metrics = evaluate(train, val, stride=2, phases=["reach", "colour", "pour", "back"], notes=notes)
+    metrics = evaluate(train, val, stride=2, phases={"": ["reach", "colour", "pour", "back"]}, notes=notes)
     assert notes == ["phase colour absent from val video short: its column leaves 1 out"]
     assert all(math.isfinite(value) for value in metrics.values())
 
@@ -384,6 +416,108 @@ def test_what_is_undefined_is_absent_and_said():
     metrics = evaluate([ramp("a", (4, 4))], [ramp("b", (4, 4))], stride=2, notes=notes)
     assert set(metrics) == {*(f"class_{p}{s}" for p in (10, 50, 100) for s in ("", "_logistic")), "progress"}
     assert any(note.startswith("kendalls_tau") for note in notes)
+
+
+# --- several actions -------------------------------------------------------------------------------------------------
+
+
+def of_actions(rng, num_train=5, num_val=3):
+    """Videos of three actions, in turn, whose phases have other numbers, other directions and other clarity."""
+    train, val = [], []
+    for action, num_phases, noise in (("bowl", 3, 0.4), ("squat", 4, 1.5), ("pull-up", 2, 0.8)):
+        turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+        for split, num in ((train, num_train), (val, num_val)):
+            made = random_videos(rng, num, num_phases, noise=noise, name=f"{action}/")
+            split += [replace(s, embeddings=s.embeddings @ turn, action=action) for s in made]
+    for split in (train, val):
+        rng.shuffle(split)
+    return train, val
+
+
+def only(videos, action):
+    return [s for s in videos if s.action == action]
+
+
+def test_metrics_of_several_actions_are_the_means_of_what_each_has_alone():
+    train, val = of_actions(np.random.default_rng(20))
+    notes = []
+    found = evaluation.evaluate(train, val, stride=2, notes=notes)
+    alone = {a: evaluate(only(train, a), only(val, a), stride=2) for a in ("bowl", "pull-up", "squat")}
+    assert found.by_action == alone
+    assert set(found.metrics) == set(found.num_actions) == set(alone["bowl"])
+    for name, value in found.metrics.items():
+        assert value == pytest.approx(np.mean([own[name] for own in alone.values()]), abs=1e-15)
+    assert set(found.num_actions.values()) == {3}
+    assert notes == []
+    # One classifier for all would be another one: phases of different actions share their numbers.
+    together = evaluate([replace(s, action="") for s in train], [replace(s, action="") for s in val], stride=2)
+    assert abs(together["class_100"] - found.metrics["class_100"]) > 0.02
+
+
+def test_one_action_is_scored_as_if_it_had_no_name():
+    train, val = of_actions(np.random.default_rng(21))
+    named = evaluation.evaluate(only(train, "squat"), only(val, "squat"), stride=2, draws=2)
+    nameless = [[replace(s, action="") for s in only(split, "squat")] for split in (train, val)]
+    assert named == evaluation.evaluate(*nameless, stride=2, draws=2)
+    assert not named.by_action
+    assert not named.num_actions
+
+
+def test_an_action_that_cannot_be_scored_is_named_and_left_out_of_the_mean_whose_number_is_told():
+    train, val = of_actions(np.random.default_rng(22))
+    # Squats have no labels to learn from, and there is one bowl alone to be compared with others.
+    train = [s for s in train if s.action != "squat"]
+    val = [s for s in val if s.action != "bowl"] + only(val, "bowl")[:1]
+    notes = []
+    found = evaluation.evaluate(train, val, stride=2, notes=notes)
+    alone = {a: evaluate(only(train, a), only(val, a), stride=2) for a in ("bowl", "pull-up", "squat")}
+    assert found.metrics["class_10"] == np.mean([alone["bowl"]["class_10"], alone["pull-up"]["class_10"]])
+    assert found.metrics["ap_5"] == np.mean([alone["pull-up"]["ap_5"], alone["squat"]["ap_5"]])
+    assert {found.num_actions[name] for name in ("class_10", "class_100_logistic", "progress", "ap_5")} == {2}
+    assert "squat: no labelled frame in train: only label-free metrics" in notes
+    means = {note.split(", ")[0]: note.split(": ")[-1] for note in notes if "the mean over" in note}
+    assert means == {
+        "class_10": "the mean over 2 of 3 actions, undefined for squat",
+        "ap_5": "the mean over 2 of 3 actions, undefined for bowl",
+    }
+    # A whole action without a video to score is missing from every mean.
+    notes.clear()
+    found = evaluation.evaluate(train, only(val, "pull-up"), stride=2, notes=notes)
+    assert found.metrics == alone["pull-up"]
+    assert set(found.num_actions.values()) == {1}
+    assert notes[-1].startswith("class_10, ")
+    assert notes[-1].endswith(": the mean over 1 of 2 actions, undefined for bowl")
+
+
+def test_phases_are_named_as_their_action_has_them():
+    train, val = of_actions(np.random.default_rng(23))
+    at = next(i for i, s in enumerate(val) if s.action == "bowl")
+    val[at] = Sequence("short", *(x[val[at].labels != 1] for x in (val[at].embeddings, val[at].labels)), action="bowl")
+    notes = []
+    evaluation.evaluate(train, val, stride=2, phases={"bowl": ["aim", "swing", "let go"]}, notes=notes)
+    assert notes == ["bowl: phase swing absent from val video short: its column leaves 1 out"]
+
+
+def test_the_deviation_over_draws_of_several_actions_is_that_of_their_mean():
+    train, val = of_actions(np.random.default_rng(24))
+    found = evaluation.evaluate(train, val, stride=2, draws=6)
+    means = [own["class_10_draws"] for own in found.by_action.values()]
+    deviations = [own["class_10_draws_sd"] for own in found.by_action.values()]
+    assert found.metrics["class_10_draws"] == pytest.approx(np.mean(means), abs=1e-15)
+    assert 0 < found.metrics["class_10_draws_sd"] < max(deviations)
+    assert found.metrics["class_10_draws_sd"] != pytest.approx(np.mean(deviations), rel=1e-6)
+    assert found.num_actions["class_10_draws"] == found.num_actions["class_10_draws_sd"] == 3
+
+
+def test_the_objective_of_several_actions_is_the_mean_over_those_that_have_one():
+    notes = []
+    three = {"class_10": 0.6, "progress": -0.3, "ap_5": 0.9}
+    by_action = {"a": three, "b": {"class_10": 0.2, "ap_5": 0.9}, "c": dict.fromkeys(three, 0.1)}
+    found = evaluation.objective(Scores(dict.fromkeys(three, 0.0), by_action), notes=notes)
+    assert found.metrics == {"objective": pytest.approx((0.4 + 0.1) / 2)}
+    assert found.num_actions == {"objective": 2}
+    assert found.by_action == {"a": {"objective": pytest.approx(0.4)}, "b": {}, "c": {"objective": pytest.approx(0.1)}}
+    assert notes == ["objective: the mean over 2 of 3 actions, undefined for b"]
 
 
 # --- cropping --------------------------------------------------------------------------------------------------------
@@ -492,12 +626,13 @@ def test_arguments_out_of_range_are_refused_by_name():
         crop_window(np.zeros(3), 4, 0, "v")
 
 
-def test_the_objective_is_the_mean_of_three_cropped_metrics_and_names_what_is_missing():
-    assert evaluation.objective({"class_10": 0.6, "progress": -0.3, "ap_5": 0.9, "kendalls_tau": 1.0}) == pytest.approx(
-        0.4
-    )
-    with pytest.raises(ValueError, match="got no progress, ap_5"):
-        evaluation.objective({"class_10": 0.6})
+def test_the_objective_is_the_mean_of_three_cropped_metrics_and_absent_where_one_is():
+    cropped = {"class_10": 0.6, "progress": -0.3, "ap_5": 0.9, "kendalls_tau": 1.0}
+    found = evaluation.objective(Scores(cropped))
+    assert found.metrics == {"objective": pytest.approx(0.4)}
+    assert not found.by_action
+    assert not found.num_actions
+    assert evaluation.objective(Scores({"class_10": 0.6, "ap_5": 0.9})).metrics == {}
 
 
 def test_a_data_set_of_the_size_of_pouring_takes_seconds():

@@ -23,7 +23,7 @@ from lacray.config import DataConfig, EncoderConfig, build
 from lacray.data import DataError, FrameStore, Video, loader, open_videos
 from lacray.embedding import embed_file, evaluate
 from lacray.encoder import Encoder, build_encoder
-from lacray.evaluation import Sequence
+from lacray.evaluation import Sequence, classification, cropping, neighbours
 
 FRAMES = 150
 SMALL = {"hidden": 32, "heads": 4, "feedforward": 32, "embedding": 16}
@@ -216,13 +216,13 @@ def test_metrics_do_not_hang_on_how_many_distances_are_held_at_once(monkeypatch)
     train, val = wandering(3, 60), wandering(4, 70, seed=1)
     whole = evaluation.evaluate(train, val, stride=2)
     for cells in (1, 1000):
-        monkeypatch.setattr(evaluation, "DISTANCE_CELLS", cells)
+        monkeypatch.setattr(neighbours, "DISTANCE_CELLS", cells)
         assert evaluation.evaluate(train, val, stride=2) == whole
 
 
 def test_metrics_hold_no_table_of_frames_by_frames(monkeypatch):
-    monkeypatch.setattr(evaluation, "DISTANCE_CELLS", 1 << 17)
-    monkeypatch.setattr(evaluation, "SIGN_TABLE_BYTES", 1 << 19)
+    monkeypatch.setattr(neighbours, "DISTANCE_CELLS", 1 << 17)
+    monkeypatch.setattr(neighbours, "SIGN_TABLE_BYTES", 1 << 19)
     val = wandering(2, 4000, size=2)
     tracemalloc.start()
     for metric in (evaluation.pairwise_taus, lambda v, stride: evaluation.average_precision(v, [5, 15], stride=stride)):
@@ -242,7 +242,7 @@ def test_metrics_hold_no_table_of_frames_by_frames(monkeypatch):
 )
 @settings(deadline=None, max_examples=80)
 def test_nearest_are_the_first_of_a_stable_sort_whatever_the_ties(rows, k):
-    found = evaluation._nearest(np.array(rows, dtype=np.float64), k)
+    found = neighbours._nearest(np.array(rows, dtype=np.float64), k)
     expected = [sorted(range(12), key=lambda column: (row[column], column))[:k] for row in rows]
     np.testing.assert_array_equal(found, expected)
 
@@ -253,7 +253,7 @@ def test_windows_that_may_be_drawn_are_all_that_hold_two_phases(labels, data):
     length = data.draw(st.integers(1, len(labels)))
     starts = range(len(labels) - length + 1)
     expected = [s for s in starts if len(set(labels[s : s + length]) - {-1}) > 1]
-    assert evaluation._starts_with_two_phases(np.array(labels), len(labels), length).tolist() == expected
+    assert cropping._starts_with_two_phases(np.array(labels), len(labels), length).tolist() == expected
 
 
 def test_an_svm_learns_from_so_many_frames_at_most_and_the_row_says_so(monkeypatch):
@@ -261,8 +261,8 @@ def test_an_svm_learns_from_so_many_frames_at_most_and_the_row_says_so(monkeypat
     notes: list[str] = []
     evaluation.evaluate(train, val, stride=2, notes=notes)
     assert notes == []
-    monkeypatch.setattr(evaluation, "SVM_FRAMES", 80)
-    metrics = evaluation.evaluate(train, val, stride=2, notes=notes)
+    monkeypatch.setattr(classification, "SVM_FRAMES", 80)
+    metrics = evaluation.evaluate(train, val, stride=2, notes=notes).metrics
     # 0.1 and 0.5 of four videos are one and two.
     assert notes == [
         "class_50: the SVM learned from one in 2 of 100 frames (80 at most)",

@@ -17,6 +17,7 @@ from lacray.data.listing import Entry, Layout, Listing, Sidecars
 from lacray.data.sources import Clock, source_of
 from lacray.data.video import UnreadableVideoError
 from lacray.data.videoset import DataError, Video, VideoSet, by_action, held_out
+from lacray.metrics import is_action_name
 from lacray.text import home_expanded
 
 # The first that is there is read; a folder of videos without anything else is the last.
@@ -89,11 +90,29 @@ def list_videos(root: Path, config: DataConfig) -> Listing:
         listing = layout.read(root, config)
     except OSError as error:
         raise DataError(f"{root}: cannot be read ({error.strerror})") from error
+    if not listing.problems:
+        listing.problems += [f"{root}: {problem}" for problem in _wrong_actions(listing.entries)]
     if config.action is not None and listing.entries:
         _keep_action(config.action, listing)
     if config.input == "features" and listing.entries:
         _add_features(root, listing)
     return listing
+
+
+def _wrong_actions(entries: Sequence[Entry]) -> list[str]:
+    """What keeps actions from being columns of a row: `action.NAME.full.class_10`."""
+    names = sorted({entry.action for entry in entries} - {""})
+    problems = [
+        f"the name of an action must be letters, digits, _, - and single spaces, 100 at most, got {name!r}; write it so"
+        for name in names
+        if not is_action_name(name)
+    ]
+    without = [entry.name for entry in entries if not entry.action]
+    if names and without:
+        problems.append(
+            f"{len(without)} of {len(entries)} videos have no action, first {without[0]}; name that of each, or of none"
+        )
+    return problems
 
 
 def _keep_action(action: str, listing: Listing) -> None:

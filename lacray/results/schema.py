@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lacray import metrics
 from lacray.results.errors import redact
 
 IDENTITY: dict[str, pa.DataType] = {
@@ -47,7 +48,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "control": ("none", "untrained", "positions"),
     "split": ("validation", "val"),  # validation: the share of the training videos that studies select on
 }
-NUMERIC_PREFIXES = ("metric.", "part.", "gap.")
+NUMERIC_PREFIXES = ("metric.", "action.", "num_actions.", "part.", "gap.")
 
 
 def checked(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +70,13 @@ def checked(row: Mapping[str, Any]) -> dict[str, Any]:
                 raise ValueError(
                     f"{key}: must be one of the identity columns or a dotted key, got a column without a dot"
                 )
-            if key.startswith("metric.") and not (isinstance(value, (int, float)) and math.isfinite(value)):
+            if key.startswith("action.") and metrics.action_and_key(key) is None:
+                raise ValueError(
+                    f"{key}: must be action.NAME.PROTOCOL.METRIC, NAME of letters, digits, _, - and spaces"
+                )
+            if key.startswith(("metric.", "action.")) and not (
+                isinstance(value, (int, float)) and math.isfinite(value)
+            ):
                 where = f"epoch {row.get('epoch')}, split {row.get('split')}"
                 raise ValueError(f"{key}: must be finite, got {value} ({where} of run {row.get('run_id')})")
             if isinstance(value, (list, tuple, dict)):
@@ -91,7 +98,7 @@ def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         rows: column -> value, as `RunWriter.rows`.
 
     Returns:
-        A table; numbers of `metric.`, `part.` and `gap.` are float64, config values keep bool, int64, float64, string.
+        A table; numbers of NUMERIC_PREFIXES are float64, config values keep bool, int64, float64, string.
 
     Raises:
         ValueError: names the column whose values do not fit its type.

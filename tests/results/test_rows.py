@@ -51,6 +51,9 @@ def test_rows_come_back_as_they_went_with_typed_columns(tmp_path):
         data__sizes=[64, 128],
         encoder__weights=None,
         metric__full__class_10=np.float32(0.5),
+        action__bowl__full__class_10=1,
+        **{"action.let go.full.class_10": 0.5},
+        num_actions__full__class_10=13,
         part__L_c=2,
         gap__open=np.float64(1.25),
     )
@@ -65,6 +68,8 @@ def test_rows_come_back_as_they_went_with_typed_columns(tmp_path):
         "fit.epochs": pa.int64(),
         "data.sizes": pa.string(),
         "metric.full.class_10": pa.float64(),
+        "action.bowl.full.class_10": pa.float64(),
+        "num_actions.full.class_10": pa.float64(),
         "part.L_c": pa.float64(),
         "gap.open": pa.float64(),
     }
@@ -116,6 +121,9 @@ def test_resuming_a_run_that_never_wrote_starts_with_nothing(tmp_path):
             r"metric.full.progress: must be finite, got nan \(epoch 5, split val",
         ),
         ({"metric__objective": float("inf")}, "metric.objective: must be finite, got inf"),
+        ({"action__bowl__full__ap_5": float("nan")}, "action.bowl.full.ap_5: must be finite, got nan"),
+        ({"action__let/go__full__ap_5": 0.5}, r"action.let/go.full.ap_5: must be action.NAME.PROTOCOL.METRIC"),
+        ({"action__a__b__full__ap_5": 0.5}, r"action.a.b.full.ap_5: must be action.NAME.PROTOCOL.METRIC"),
         ({"status": "finished"}, "status: must be one of running, done, pruned, failed, got 'finished'"),
         ({"split": "test"}, "split: must be one of validation, val"),
         ({"gamma": 0.5}, "gamma: must be one of the identity columns or a dotted key"),

@@ -226,7 +226,7 @@ def test_what_a_study_may_maximise_is_what_an_evaluation_gives_but_errors():
     videos = [
         evaluation.Sequence(name, rng.normal(size=(40, 4)), labels=np.arange(40) // 10) for name in ("a", "b", "c", "d")
     ]
-    given = evaluation.evaluate(videos[:2], videos[2:], stride=2)
+    given = evaluation.evaluate(videos[:2], videos[2:], stride=2).metrics
     assert set(given) - {"event_error"} == set(MAXIMISED)
 
 

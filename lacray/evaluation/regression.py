@@ -1,0 +1,79 @@
+"""Phase progression: how well a linear regression tells the time to the end of each phase."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from sklearn.linear_model import LinearRegression
+
+from lacray.evaluation.sequences import Array, Sequence, count_phases, first_share, given, labelled, stacked
+
+MIN_PHASES = 2
+
+
+def _progress_targets(sequences: Iterable[Sequence], num_phases: int) -> Array:
+    """(frames, K-1) signed share of the video between a frame and each phase end; NaN where the phase is absent."""
+    targets = []
+    for s in sequences:
+        ends = np.full(num_phases - 1, -1)
+        known = given(s.phase_ends)[: num_phases - 1]
+        ends[: len(known)] = known
+        targets.append(np.where(ends >= 0, (s.steps[:, None] - ends) / s.num_frames, np.nan))
+    return np.concatenate(targets)
+
+
+def progress_predictions(
+    train: Iterable[Sequence], val: Iterable[Sequence], fraction: float = 1.0
+) -> tuple[Array, Array]:
+    """Targets and linear-regression predictions of phase progress on the val frames.
+
+    Args:
+        train: labelled videos; the first max(1, int(fraction * videos)) are used.
+        val: labelled videos.
+        fraction: in (0, 1].
+
+    Returns:
+        targets, predictions: both (val frames, K-1) float64. Column i is (t - last frame of phase i) / num_frames on
+        the original time line; NaN where the phase is absent from the frame's video, or from all of train.
+    """
+    train, val = labelled(train), labelled(val)
+    num_phases = count_phases(train, val)
+    if not train or not val or num_phases < MIN_PHASES:
+        return np.empty((0, 0)), np.empty((0, 0))
+    train = first_share(train, fraction)
+    seen, wanted = _progress_targets(train, num_phases), _progress_targets(val, num_phases)
+    embeddings, frames = stacked(train)[0], stacked(val)[0]
+    predictions = np.full_like(wanted, np.nan)
+    # One regression per column; columns that miss the same frames share one factorisation.
+    patterns, group = np.unique(np.isfinite(seen), axis=1, return_inverse=True)
+    for index, rows in enumerate(patterns.T):
+        columns = np.flatnonzero(group.reshape(-1) == index)
+        if rows.any():
+            model = LinearRegression().fit(embeddings[rows], seen[np.ix_(rows, columns)])
+            predictions[:, columns] = model.predict(frames)
+    predictions[np.isnan(wanted)] = np.nan
+    return wanted, predictions
+
+
+def progress(train: Iterable[Sequence], val: Iterable[Sequence], fraction: float = 1.0) -> float:
+    """Phase progression: R^2 of a linear regression of the time to each phase end, averaged over the phase ends.
+
+    Args:
+        train, val, fraction: as for `progress_predictions`.
+
+    Returns:
+        Mean over columns of R^2 on the concatenated val frames, <= 1, unbounded below; a phase absent from a video
+        leaves that video out of its column. NaN where no column is defined.
+    """
+    targets, predictions = progress_predictions(train, val, fraction)
+    defined = np.isfinite(targets) & np.isfinite(predictions)
+    scores = []
+    for column in np.flatnonzero(defined.any(axis=0)):
+        rows = defined[:, column]
+        target, prediction = targets[rows, column], predictions[rows, column]
+        spread = np.sum((target - target.mean()) ** 2)
+        if spread > 0:
+            scores.append(1.0 - np.sum((target - prediction) ** 2) / spread)
+    return float(np.mean(scores)) if scores else math.nan

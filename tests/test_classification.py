@@ -1,0 +1,92 @@
+"""Phase classifiers against scikit-learn, called plainly: as the releases do it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
+
+from lacray.evaluation import Sequence, drawn_classification, phase_classification, phase_predictions
+
+CLASSIFIERS = {"svm": lambda: SVC(C=1.0), "logistic": lambda: LogisticRegression(max_iter=100_000)}
+
+
+def videos(rng, num, *, num_phases, size, noise, absent=(), scale=1.0):
+    """Videos whose frames know their phase more or less; some frames have none, some phases never occur."""
+    directions = rng.normal(size=(num_phases + 1, size))
+    made = []
+    for number in range(num):
+        labels = np.repeat(np.arange(num_phases), rng.integers(3, 20, num_phases))
+        labels = labels[~np.isin(labels, absent)]
+        labels[rng.random(len(labels)) < 0.1] = -1
+        embeddings = scale * (directions[labels] + noise * rng.normal(size=(len(labels), size)))
+        made.append(Sequence(f"v{number}", embeddings, labels))
+    return made
+
+
+def plain(train, val, classifier):
+    """Predictions of the val frames that have a phase, and the frames' own."""
+    frames, labels = (np.concatenate([getattr(s, field) for s in train]) for field in ("embeddings", "labels"))
+    asked, truth = (np.concatenate([getattr(s, field) for s in val]) for field in ("embeddings", "labels"))
+    kept, known = labels >= 0, truth >= 0
+    model = CLASSIFIERS[classifier]().fit(frames[kept], labels[kept])
+    return model.predict(asked[known]), truth[known]
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+@pytest.mark.parametrize("seed", range(8))
+def test_every_frame_is_predicted_as_by_scikit_learn(classifier, seed):
+    rng = np.random.default_rng(seed)
+    num_phases = int(rng.integers(2, 7))
+    options = {
+        "num_phases": num_phases,
+        "size": int(rng.integers(2, 40)),
+        "noise": float(rng.choice([0.3, 1.0, 2.0])),
+        "scale": float(rng.choice([0.05, 1.0, 20.0])),
+    }
+    # With five phases or more, one that is never trained on, and one that is never asked for.
+    train = videos(rng, int(rng.integers(2, 12)), absent=(1,) if num_phases > 4 else (), **options)
+    val = videos(rng, 4, absent=(0,) if num_phases > 4 else (), **options)
+    expected, truth = plain(train, val, classifier)
+    found = phase_predictions(train, val, 1.0, classifier)
+    np.testing.assert_array_equal(found, expected)
+    assert phase_classification(train, val, 1.0, classifier) == np.mean(expected == truth)
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_frames_that_are_equal_or_all_of_one_phase_are_no_trouble(classifier):
+    rng = np.random.default_rng(30)
+    grid = [Sequence(f"v{n}", rng.integers(0, 2, (40, 3)).astype(float), rng.integers(0, 3, 40)) for n in range(4)]
+    np.testing.assert_array_equal(phase_predictions(grid, grid, 1.0, classifier), plain(grid, grid, classifier)[0])
+    # No classifier can be fitted to one phase: it is what all frames are taken for.
+    single = [Sequence("one", rng.normal(size=(7, 3)), np.full(7, 2)), *grid]
+    found = phase_predictions(single, grid, 0.2, classifier)
+    assert set(found) == {2}
+    # A constant embedding has no variance to scale a kernel with.
+    flat = [Sequence("flat", np.ones((9, 3)), np.repeat([0, 1, 2], 3))]
+    np.testing.assert_array_equal(phase_predictions(flat, grid, 1.0, classifier), plain(flat, grid, classifier)[0])
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_a_phase_with_a_single_frame_is_learned_from(classifier):
+    rng = np.random.default_rng(31)
+    (video,) = videos(rng, 1, num_phases=3, size=5, noise=0.5)
+    first = np.flatnonzero(video.labels == 1)[0]
+    keep = (video.labels != 1) | (np.arange(len(video.labels)) == first)
+    train = [Sequence("few", video.embeddings[keep], video.labels[keep])]
+    val = videos(rng, 3, num_phases=3, size=5, noise=0.5)
+    np.testing.assert_array_equal(phase_predictions(train, val, 1.0, classifier), plain(train, val, classifier)[0])
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_an_accuracy_over_draws_is_that_of_scikit_learn_on_the_videos_drawn(classifier):
+    rng = np.random.default_rng(32)
+    options = {"num_phases": 3, "size": 6, "noise": 2.0}
+    train, val = videos(rng, 5, **options), videos(rng, 2, **options)
+    found = drawn_classification(train, val, 0.4, classifier, draws=8, seed=1)
+    possible = {
+        np.mean(np.equal(*plain([train[i], train[j]], val, classifier))) for i in range(5) for j in range(i + 1, 5)
+    }
+    assert set(found) <= possible
+    assert len(set(found)) > 2
