@@ -57,6 +57,9 @@ class DataConfig(Section):
     action: Annotated[str, Field(min_length=1)] | None = None
     """Of a data set with several actions, the one to train and to evaluate on; null: on all of them together, each
     evaluated by itself."""
+    tier: Annotated[str, Field(min_length=1)] | None = None
+    """Of label files of ELAN and BORIS with several tiers, subjects or categories, the one that is read; null: there
+    must be one."""
     num_frames: int = Field(32, ge=2)
     """T, frames of a clip; a shorter video is padded and masked."""
     size: int = Field(64, ge=16)

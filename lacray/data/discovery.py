@@ -7,7 +7,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,6 +61,12 @@ class PassedOver:
 
     def add(self, kind: str, name: str) -> None:
         self.kinds.setdefault(kind, []).append(name)
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Take names back: they are read as something else."""
+        gone = set(names)
+        kept = {kind: [name for name in own if name not in gone] for kind, own in self.kinds.items()}
+        self.kinds = {kind: own for kind, own in kept.items() if own}
 
     def summary(self) -> str:
         """How many of each kind, with the first names, in one line; empty where there is nothing."""

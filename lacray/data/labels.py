@@ -50,9 +50,8 @@ def read_segment(row: Row, table: Table, columns: tuple[str, str], in_seconds: b
     where = f"{table.path}:{row.line}"
     start, end = columns
     given = f"{row.cells[start]!r} and {row.cells[end]!r}"
-    # A comma within a number is a decimal one only where it separates nothing else.
-    texts = [row.cells[name] if table.separator == "," else row.cells[name].replace(",", ".") for name in columns]
-    numbers = [_seconds(text) if in_seconds else _number(text) for text in texts]
+    read = seconds_of if in_seconds else _number_of
+    numbers = [read(row.cells[name], table.separator) for name in columns]
     if numbers[0] is None or numbers[1] is None or not (in_seconds or all(float(n or 0).is_integer() for n in numbers)):
         rule = "seconds, as 83.5 or 1:23.5" if in_seconds else "integers"
         return f"{where}: {start} and {end} must be {rule}, got {given}"
@@ -64,7 +63,9 @@ def read_segment(row: Row, table: Table, columns: tuple[str, str], in_seconds: b
     return Segment(numbers[0], numbers[1], row.cells["phase"], in_seconds, where)
 
 
-def _number(text: str) -> float | None:
+def _number_of(text: str, separator: str) -> float | None:
+    # A comma within a number is a decimal one only where it separates nothing else.
+    text = text if separator == "," else text.replace(",", ".")
     try:
         number = float(text)
     except ValueError:
@@ -72,10 +73,15 @@ def _number(text: str) -> float | None:
     return number if np.isfinite(number) and "_" not in text else None
 
 
-def _seconds(text: str) -> float | None:
-    found = CLOCK.fullmatch(text)
+def seconds_of(text: str, separator: str = ",") -> float | None:
+    """A time as tables have it, `83.5` or `1:23.5`, in seconds; None where it is none.
+
+    Args:
+        separator: of the table's columns; where it is no comma, a comma may be a decimal one.
+    """
+    found = CLOCK.fullmatch(text if separator == "," else text.replace(",", "."))
     if found is None:
-        return _number(text)
+        return _number_of(text, separator)
     hours, minutes, seconds = found.groups()
     return 3600 * int(hours or 0) + 60 * int(minutes) + float(seconds)
 

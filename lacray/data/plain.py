@@ -2,6 +2,7 @@
 
 videos/**         videos in any folders; where there is no such folder, those of the data set's folder itself
 segments.csv      video,start_frame,end_frame,phase or video,start_seconds,end_seconds,phase; optional
+*.boris, *.eaf    labels of BORIS and ELAN, and their tables, in place of segments.csv
 splits.csv        video,split or video,split,action; optional: without it every fifth video is val
 features/**.npy   (frames, channels) a video, in place of videos
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lacray.config import DataConfig
+from lacray.data.annotated import Reader
+from lacray.data.annotations import label_files, read_labels
 from lacray.data.discovery import VIDEO_SUFFIXES, Found, find_files, shown
 from lacray.data.labels import COLUMNS, FRAMES, KNOWN, SECONDS, Segment, phase_order, read_segment, time_columns
 from lacray.data.listing import Entry, Layout, Listing, Sidecars
@@ -19,7 +22,8 @@ from lacray.data.tables import Row, Table, find_table, read_table
 from lacray.data.videoset import DataError
 
 # What a data set's folder holds beside its videos, in lower case.
-OWN = frozenset({"features", "progress", "segments.csv", "segments.tsv", "splits.csv", "splits.tsv"})
+SEGMENTS = ("segments.csv", "segments.tsv")
+OWN = frozenset({"features", "progress", *SEGMENTS, "splits.csv", "splits.tsv"})
 TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".eaf", ".boris")
 # Unknown names of a table that are told one by one.
 MAX_UNKNOWN = 10
@@ -31,6 +35,9 @@ def read(root: Path, config: DataConfig) -> Listing:
     prefix = f"{FOLDER}/" if (root / FOLDER).is_dir() else ""
     paths = {prefix + name: path for name, path in found.paths.items()}
     twins = {prefix + name: prefix + first for name, first in found.twins.items()}
+    files = label_files(root, ignored=OWN)
+    base = root / FOLDER if (root / FOLDER).is_dir() else root
+    found.passed.leave_out(shown(path.relative_to(base).as_posix()) for path in files if path.is_relative_to(base))
     summary = found.passed.summary()
     listing = Listing("plain", [], {"": []}, [f"passed over: {summary}"] if summary else [])
     made_up = not paths and config.input == "features"
@@ -41,7 +48,7 @@ def read(root: Path, config: DataConfig) -> Listing:
         return listing
     names = Names({**{name: name for name in paths}, **twins}, any_suffix=made_up)
     splits, actions = _splits(root, names, list(paths), listing)
-    segments = _segments(root, names, listing)
+    segments = _labels(root, names, files, config, listing)
     listing.entries = [
         Entry(name, path, splits[name], segments.get(name), action=actions.get(name, ""))
         for name, path in paths.items()
@@ -50,12 +57,6 @@ def read(root: Path, config: DataConfig) -> Listing:
         action: phase_order(e.segments for e in listing.entries if e.segments is not None and e.action == action)
         for action in sorted({entry.action for entry in listing.entries})
     }
-    unread = [shown(path.name) for path in _tables(root) if path.name.lower() not in OWN]
-    if unread:
-        listing.notes.append(
-            f"not read: {', '.join(unread[:3])}{', ...' if len(unread) > 3 else ''}; labels are read from "
-            "segments.csv, splits from splits.csv"
-        )
     return listing
 
 
@@ -142,6 +143,28 @@ def _table(root: Path, stem: str, known: frozenset[str], problems: list[str]) ->
     if table is not None:
         problems += table.problems
     return table
+
+
+def _labels(
+    root: Path, names: Names, files: dict[Path, Reader], config: DataConfig, listing: Listing
+) -> dict[str, list[Segment]]:
+    """The segments of every video that has some: of segments.csv, else of the label files of other programs."""
+    tables = {path for path in _tables(root) if path.name.lower() not in OWN}
+    has_table = any(path.name.lower().strip() in SEGMENTS for path in _tables(root))
+    unread = sorted(shown(path.name) for path in (tables | files.keys() if has_table else tables - files.keys()))
+    if unread:
+        listing.notes.append(
+            f"not read: {', '.join(unread[:3])}{', ...' if len(unread) > 3 else ''}; labels are read from "
+            "segments.csv, splits from splits.csv"
+        )
+    if not has_table:
+        return read_labels(files, names, config.tier, listing)
+    if config.tier is not None:
+        listing.problems.append(
+            f"data.tier: reads label files of ELAN and BORIS, got {config.tier!r}, but segments.csv is there and "
+            "counts; leave one of the two out"
+        )
+    return _segments(root, names, listing)
 
 
 def _columns_problem(table: Table, wanted: str, lacks: list[str]) -> str:

@@ -6,7 +6,7 @@ import codecs
 import csv
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lacray.data.videoset import DataError
@@ -22,6 +22,8 @@ MARKS = (
 )
 # Spaces that cannot be seen, and the mark of a file's beginning where files were joined.
 INVISIBLE = " \t\u00a0\u200b\ufeff"
+PREAMBLE = 200
+"""Lines among which a header is looked for behind others."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Table:
     separator: str
     problems: list[str]
     """What is wrong with single lines."""
+    before: dict[str, str] = field(default_factory=dict)
+    """What stands before the header, where that was asked for: the first two fields of each line, the first of them in
+    lower case."""
 
 
 def find_table(root: Path, stem: str) -> Path | None:
@@ -62,7 +67,7 @@ def find_table(root: Path, stem: str) -> Path | None:
     return found[0] if found else None
 
 
-def read_table(path: Path, known: Collection[str]) -> Table:
+def read_table(path: Path, known: Collection[str], *, preamble: bool = False) -> Table:
     """Read a table of text, separated by commas, semicolons, tabs or bars, in UTF-8 or UTF-16.
 
     Blank lines, and lines before the header that begin with a #, are passed over.
@@ -70,12 +75,13 @@ def read_table(path: Path, known: Collection[str]) -> Table:
     Args:
         path: the file.
         known: columns that it may have, as `Table.columns` has them; others stay.
+        preamble: other lines may stand before the header, which is the line with the most known columns.
 
     Raises:
         DataError: what keeps it from being read, a line each.
     """
-    lines = re.split(r"\r\n|\n|\r", _text(path))
-    start, separator, columns = _header(path, lines, known)
+    lines = re.split(r"\r\n|\n|\r", text_of(path))
+    start, separator, columns = _header_behind(path, lines, known) if preamble else _header(path, lines, known)
     twice = sorted({name for name in columns if name in known and columns.count(name) > 1})
     if twice:
         raise DataError(f"{path}:{start + 1}: must have each column once, has {', '.join(twice)} twice; remove one")
@@ -94,10 +100,15 @@ def read_table(path: Path, known: Collection[str]) -> Table:
             )
             continue
         rows.append(Row(line, dict(zip(columns, fields, strict=False)), may_be_comment))
-    return Table(path, columns, rows, separator, problems)
+    return Table(path, columns, rows, separator, problems, _named(lines[:start], separator) if preamble else {})
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """A file of text in UTF-8 or UTF-16, without its mark.
+
+    Raises:
+        DataError: it is something else, or cannot be read.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -118,6 +129,12 @@ def _text(path: Path) -> str:
     return text
 
 
+def _named(lines: Sequence[str], separator: str) -> dict[str, str]:
+    """The first two fields of each line, of lines with one name the first."""
+    fields = [[field.strip(f'{INVISIBLE}"') for field in line.split(separator)] for line in reversed(lines)]
+    return {own[0].lower(): own[1] for own in fields if len(own) > 1}
+
+
 def _header(path: Path, lines: Sequence[str], known: Collection[str]) -> tuple[int, str, list[str]]:
     """Where the header is, what separates its columns, and the columns."""
     first: tuple[int, str, list[str]] | None = None
@@ -125,9 +142,9 @@ def _header(path: Path, lines: Sequence[str], known: Collection[str]) -> tuple[i
         text = line.strip(INVISIBLE)
         if not text or re.fullmatch(r'"?sep=.?"?', text, re.IGNORECASE):
             continue
-        # Some programs write the header as a comment.
+        # Some programs write the header as a comment, or put a comment into quotes.
         best = max((_split(text.lstrip("#"), sign) for sign in SEPARATORS), key=lambda found: _score(found[1], known))
-        if not text.startswith("#"):
+        if not text.startswith(("#", '"#')):
             first = first or (number, *best)
             break
         if _score(best[1], known)[0] > 1:
@@ -135,6 +152,17 @@ def _header(path: Path, lines: Sequence[str], known: Collection[str]) -> tuple[i
     if first is None:
         raise DataError(f"{path}: must have a header with its columns, is empty")
     return first
+
+
+def _header_behind(path: Path, lines: Sequence[str], known: Collection[str]) -> tuple[int, str, list[str]]:
+    """As `_header`, of a table that begins with other lines."""
+    found = [
+        (number, *max((_split(line, sign) for sign in SEPARATORS), key=lambda found: _score(found[1], known)))
+        for number, line in enumerate(lines[:PREAMBLE])
+    ]
+    if not any(columns for _, _, columns in found):
+        raise DataError(f"{path}: must have a header with its columns, is empty")
+    return max(found, key=lambda line: (_score(line[2], known)[0], -line[0]))
 
 
 def _split(line: str, separator: str) -> tuple[str, list[str]]:

@@ -1,0 +1,43 @@
+"""Files that appear when they are whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` when the block ends well; else nothing is left of it.
+
+    What was there before keeps its permissions; folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, path.stat().st_mode if path.exists() else 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file; whoever reads `path` finds it whole, or the one before it."""
+    with whole(path) as file:
+        file.write(content)
+
+
+def _umask() -> int:
+    # It can only be asked for by setting it.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
