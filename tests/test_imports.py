@@ -49,6 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "watch": set(),
     "exits": {"config", "watch"},
     "cli": {"config", "data", "results", "text", "watch"},
+    "backbone": {"config"},
+    "extraction": FOUNDATION | {"backbone", "data"},
     "cluster": {"cache", "cli", "config", "exits"},
     "progress": {"cli", "worker"},
     "study": FOUNDATION | DATA_SIDE | {"results", "run", "worker", "nodes", "watch", "cli", "exits"},

@@ -1,0 +1,276 @@
+"""`python -m lacray.features`: frozen features of every frame, as an oracle computes them from the decoded pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from datasets import opened, pattern, write_video
+
+from lacray import backbone as backbones
+from lacray import extraction, features
+from lacray.data.listing import Entry
+from lacray.data.video import decode
+from lacray.exits import guarded
+
+NET, CHANNELS, SIZE = "mobilenet_v3_small", 1024, 64
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A file as torchvision's, of a network that has learned nothing, without its classifier's last layer."""
+    torch.manual_seed(3)
+    model = torchvision.models.get_model(NET, weights=None)
+    path = tmp_path_factory.mktemp("weights") / f"{NET}-0123abcd.pth"
+    torch.save({key: value for key, value in model.state_dict().items() if not key.startswith("classifier.3")}, path)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    for number, name in enumerate(("videos/a.mp4", "videos/day 1/b.mp4", "videos/day 1/b.mov")):
+        write_video(tmp_path / "set" / name, pattern(7 + number, size=32, seed=number))
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def run(capfd):
+    """Runs the command: exit code, what it said, lines of errors."""
+
+    def run(*arguments: object) -> tuple[int, str, list[str]]:
+        try:
+            guarded(features.main, [*map(str, arguments)])
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        told = capfd.readouterr()
+        assert "Traceback" not in told.err
+        return code, told.out, [line.removeprefix("error: ") for line in told.err.splitlines()]
+
+    return run
+
+
+def expected(path: Path, weights: Path) -> np.ndarray:
+    """By torchvision's own model, whose last layer is seen from outside."""
+    model = torchvision.models.get_model(NET, weights=None)
+    model.load_state_dict(torch.load(weights, weights_only=True), strict=False)
+    model.eval()
+    seen: list[torch.Tensor] = []
+    model.classifier[3].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    pictures = torch.from_numpy(decode(str(path), np.arange(len(np.load(_array(path)))), size=SIZE)).float() / 255
+    with torch.no_grad():
+        for picture in torchvision.transforms.functional.normalize(
+            pictures, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        ):
+            model(picture[None])
+    return torch.cat(seen).numpy()
+
+
+def _array(video: Path) -> Path:
+    root = next(parent for parent in video.parents if parent.name == "videos").parent
+    below = video.relative_to(root / "videos")
+    whole = root / "features" / below.parent / f"{below.name}.npy"
+    return whole if whole.exists() else (root / "features" / below).with_suffix(".npy")
+
+
+def test_every_frame_has_the_features_of_the_network_and_training_reads_them(run, root, weights):
+    code, said, errors = run(root, "--backbone", weights, "--size", SIZE, "--batch", 4, "--precision", "float32")
+    assert (code, errors) == (0, [])
+    assert "features: 3 videos written" in said
+    assert f"python -m lacray.train data.root={root} data.input=features" in said
+    for name in ("videos/a.mp4", "videos/day 1/b.mp4", "videos/day 1/b.mov"):
+        array = np.load(_array(root / name))
+        assert array.dtype == np.float16
+        np.testing.assert_allclose(array, expected(root / name, weights), rtol=2e-3, atol=2e-3)
+    videos = opened(root, input="features", validation_share=0)
+    assert videos.num_features == CHANNELS
+    assert {v.name: v.num_frames for v in videos.training + videos.val} == {
+        "videos/a.mp4": 7,
+        "videos/day 1/b.mp4": 8,
+        "videos/day 1/b.mov": 9,
+    }
+    for video in videos.training + videos.val:
+        assert Path(video.path) == _array(root / video.name)
+
+
+def test_the_record_says_what_made_them(run, root, weights):
+    run(root, "--backbone", NET, "--weights", weights, "--size", SIZE, "--precision", "float32")
+    record = json.loads((root / "features" / "backbone.json").read_text())
+    assert record["backbone"] == NET
+    assert record["weights_from"] == weights.name
+    assert (record["size"], record["channels"], record["dtype"]) == (SIZE, CHANNELS, "float16")
+    assert record["lacray"]
+    first = record["weights_sha256"]
+    state = torch.load(weights, weights_only=True)
+    state["features.0.0.weight"][0, 0, 0, 0] += 1e-6
+    other = weights.with_name("other.pth")
+    torch.save(state, other)
+    assert backbones.load(NET, weights=str(other), size=SIZE).weights != first
+    assert backbones.load(str(weights), size=SIZE).weights == first
+
+
+def test_it_goes_on_where_it_stood_and_makes_anew_what_is_older_than_its_video(run, root, weights):
+    command = (root, "--backbone", weights, "--size", SIZE, "--precision", "float32")
+    run(*command)
+    array = _array(root / "videos" / "a.mp4")
+    before = array.read_bytes()
+    for damaged in ("absent", "cut", "older"):
+        kept = _array(root / "videos" / "day 1" / "b.mp4").stat()
+        if damaged == "absent":
+            array.unlink()
+        elif damaged == "cut":
+            array.write_bytes(before[:-100])
+        else:
+            os.utime(array, (1, 1))
+        code, said, _ = run(*command)
+        assert code == 0
+        assert "features: 1 videos written" in said
+        assert "2 there before" in said
+        assert array.read_bytes() == before
+        assert _array(root / "videos" / "day 1" / "b.mp4").stat().st_mtime_ns == kept.st_mtime_ns
+    assert "features: 0 videos written, 3 there before" in run(*command)[1]
+
+
+def test_two_kinds_are_never_mixed_in_a_folder(run, root, weights, tmp_path):
+    command = (root, "--backbone", weights, "--precision", "float32")
+    run(*command, "--size", SIZE)
+    code, _, errors = run(*command, "--size", SIZE + 32)
+    assert code == 2
+    assert (
+        f"features: must hold features of one kind, got size {SIZE} there, {SIZE + 32} now; give another --out"
+        in errors[0]
+    )
+    # What is not given is as it was.
+    assert run(root, "--backbone", weights, "--size", SIZE)[0] == 0
+    assert run(*command, "--size", SIZE + 32, "--out", tmp_path / "other")[0] == 0
+    (root / "features" / "backbone.json").unlink()
+    code, _, errors = run(*command, "--size", SIZE)
+    assert code == 2
+    assert "holds features of which nothing says what made them" in errors[0]
+
+
+def test_an_interruption_leaves_no_half_file(root, weights):
+    net = backbones.load(str(weights), size=SIZE)
+    entries = [Entry("videos/a.mp4", root / "videos" / "a.mp4", "train")]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extraction.extract(entries, net, root / "features", precision="float32", batch=2, progress=stop)
+    assert [path.name for path in (root / "features").iterdir()] == ["backbone.json"]
+
+
+def test_a_video_that_cannot_be_read_is_named_and_the_others_are_written(run, root, weights):
+    (root / "videos" / "bad.mp4").write_text("no video")
+    code, said, _ = run(root, "--backbone", weights, "--size", SIZE)
+    assert code == 0
+    assert "left out, videos/bad.mp4: is no video" in said
+    assert "features: 3 videos written" in said
+
+
+def test_features_that_half_precision_cannot_hold_are_refused(root, weights):
+    state = torch.load(weights, weights_only=True)
+    state["classifier.0.bias"] = torch.full_like(state["classifier.0.bias"], 1e6)
+    large = weights.with_name("large.pth")
+    torch.save(state, large)
+    net = backbones.load(NET, weights=str(large), size=SIZE)
+    entries = [Entry("videos/a.mp4", root / "videos" / "a.mp4", "train")]
+    with pytest.raises(features.UserError, match=r"must be finite, got numbers up to 1e\+06; give --dtype float32"):
+        extraction.extract(entries, net, root / "features", precision="float32")
+    assert list((root / "features").glob("*.npy")) == []
+
+
+def test_bfloat16_gives_nearly_the_same(root, weights):
+    net = backbones.load(str(weights), size=SIZE)
+    pictures = torch.from_numpy(decode(str(root / "videos" / "a.mp4"), np.arange(7), size=SIZE))
+    exact, rounded = (
+        backbones.FeatureNet(net, precision=precision)(pictures) for precision in (torch.float32, torch.bfloat16)
+    )
+    assert not torch.equal(exact, rounded)
+    assert torch.nn.functional.cosine_similarity(exact, rounded).min() > 0.999
+
+
+LARGE = ("vit_b_32", "vgg11", "densenet121", "convnext_tiny", "swin_t", "efficientnet_b0")
+
+
+@pytest.mark.parametrize("name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
+def test_any_classifier_of_torchvision_loses_its_last_layer(name, tmp_path):
+    model = torchvision.models.get_model(name, weights=None)
+    path = tmp_path / f"{name}-00000000.pth"
+    torch.save(model.state_dict(), path)
+    size = 224 if name.startswith("vit") else 64
+    net = backbones.load(str(path), size=size)
+    frame = torch.rand(2, 3, size, size)
+    last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        torch.testing.assert_close(last(net.module(frame)), model.eval()(frame))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--backbone", "resnet5O"),
+            "must be a torchvision model, timm:NAME or a file of weights, got 'resnet5O'; near: resnet50",
+        ),
+        (("--backbone", "squeezenet1_0", "--weights", "{w}"), "squeezenet1_0 has no last linear layer to be left out"),
+        (("--backbone", "resnet18", "--weights", "{w}"), "does not fit resnet18: "),
+        (("--backbone", "resnet18", "--weights", "{t}/none.pth"), "--weights: must be `default` or a file"),
+        (("--backbone", "{t}/text.pth"), "text.pth must begin with the name of its torchvision model"),
+        (("--backbone", "resnet18", "--weights", "{t}/text.pth"), "is no state dict that loads with weights_only"),
+        (("--backbone", "{w}", "--weights", "{w}"), "is a file of weights; leave one of the two out"),
+    ],
+)
+def test_what_is_wrong_is_told_with_the_remedy(run, root, weights, tmp_path, arguments, said):
+    (tmp_path / "text.pth").write_text("hello")
+    code, _, errors = run(root, *(word.format(w=weights, t=tmp_path) for word in arguments))
+    assert code == 2
+    assert said in errors[0]
+    assert not (root / "features").exists()
+
+
+@pytest.mark.slow
+def test_a_size_that_the_network_does_not_take_is_told(run, root, tmp_path):
+    path = tmp_path / "vit_b_32-0.pth"
+    torch.save(torchvision.models.get_model("vit_b_32", weights=None).state_dict(), path)
+    code, _, errors = run(root, "--backbone", path, "--size", 65)
+    assert code == 2
+    assert "--size: vit_b_32 takes no frames of 65" in errors[0]
+
+
+def test_weights_that_cannot_be_fetched_are_told_with_their_address(run, root, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    for module in (torchvision.models._api, torchvision.models.resnet):
+        if hasattr(module, "load_state_dict_from_url"):
+            monkeypatch.setattr(module, "load_state_dict_from_url", refuse)
+    code, _, errors = run(root, "--backbone", "resnet18")
+    assert code == 2
+    assert "torchvision's weights of resnet18 could not be fetched (no route to host); fetch https://" in errors[0]
+    assert "--backbone resnet18 --weights FILE" in errors[0]
+
+
+def test_timm_by_name(run, root):
+    try:
+        import timm
+    except ImportError:
+        code, _, errors = run(root, "--backbone", "timm:resnet10t")
+        assert code == 2
+        assert "needs timm, which is not installed: pip install 'lacray[timm]'" in errors[0]
+        return
+    path = root.parent / "w.pth"
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", pretrained=False)
+    torch.save(model.state_dict(), path)
+    net = backbones.load("timm:resnet10t", weights=str(path), size=64)
+    frame = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model.get_classifier()(net.module(frame)), model.eval()(frame))
