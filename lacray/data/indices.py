@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 import threading
 import time
-import zipfile
 from collections import OrderedDict
 from dataclasses import fields
 from fractions import Fraction
-from pathlib import Path
 
 import av
-import numpy as np
 
-from lacray.cache import cached
-from lacray.data.arrays import load_arrays
 from lacray.data.frames import FrameIndex
 from lacray.data.indexing import count, scan
+from lacray.data.kept import KeptArrays, Key, file_key
 
 VERSION = 1
 """Of the index on disk; goes up when what is found in a file changes."""
@@ -35,17 +28,17 @@ class _Kept:
     """Indices by (path, bytes, time of the last change), up to MEMORY; least recently used out first."""
 
     def __init__(self) -> None:
-        self._indices: OrderedDict[tuple[str, int, int], FrameIndex] = OrderedDict()
+        self._indices: OrderedDict[Key, FrameIndex] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[str, int, int]) -> FrameIndex | None:
+    def get(self, key: Key) -> FrameIndex | None:
         with self._lock:
             if key in self._indices:
                 self._indices.move_to_end(key)
             return self._indices.get(key)
 
-    def put(self, key: tuple[str, int, int], index: FrameIndex) -> None:
+    def put(self, key: Key, index: FrameIndex) -> None:
         with self._lock:
             if (old := self._indices.pop(key, None)) is not None:
                 self._bytes -= old.nbytes
@@ -56,6 +49,7 @@ class _Kept:
 
 
 _kept = _Kept()
+_on_disk = KeptArrays("frames", f"{VERSION} {av.__version__}")
 
 
 def frame_index(path: str) -> FrameIndex:
@@ -67,7 +61,7 @@ def frame_index(path: str) -> FrameIndex:
     Raises:
         UnreadableVideoError: no such file, no video, no frames in it, or a file that was cut off or damaged.
     """
-    key = _key(path)
+    key = file_key(path)
     if (index := _kept.get(key)) is None:
         if (index := _load(key)) is None:
             start = time.perf_counter()
@@ -84,7 +78,7 @@ def counted_index(path: str) -> FrameIndex:
     Raises:
         UnreadableVideoError: as `frame_index`.
     """
-    key, index = _key(path), count(path)
+    key, index = file_key(path), count(path)
     _save(key, index)
     _kept.put(key, index)
     return index
@@ -92,53 +86,19 @@ def counted_index(path: str) -> FrameIndex:
 
 def remember(path: str, index: FrameIndex) -> None:
     """Keep in this process what was learned about a video: keys that lead nowhere."""
-    key = _key(path)
+    key = file_key(path)
     if _kept.get(key) is not index:
         _kept.put(key, index)
 
 
-def _key(path: str) -> tuple[str, int, int]:
-    try:
-        state = os.stat(path)
-    except OSError:
-        return path, -1, -1
-    return os.path.abspath(path), state.st_size, state.st_mtime_ns
-
-
-def _file(key: tuple[str, int, int]) -> Path:
-    name = hashlib.sha256(os.fsencode(key[0])).hexdigest()[:32]
-    return cached(f"frames/{name[:2]}/{name}.npz")
-
-
-def _state(key: tuple[str, int, int]) -> str:
-    """What an index on disk belongs to."""
-    return f"{VERSION} {av.__version__} {key[1]} {key[2]}"
-
-
-def _load(key: tuple[str, int, int]) -> FrameIndex | None:
-    try:
-        values = load_arrays(_file(key))
-        if str(values.pop("state")) != _state(key):
-            return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+def _load(key: Key) -> FrameIndex | None:
+    values = _on_disk.load(key)
+    if values is None:
         return None
     plain = {name: value if value.ndim else value.item() for name, value in values.items()}
     return FrameIndex(**{**plain, "time_base": Fraction(plain["time_base"])})
 
 
-def _save(key: tuple[str, int, int], index: FrameIndex) -> None:
-    """Keep an index on disk; a cache that cannot be written costs time and nothing else."""
+def _save(key: Key, index: FrameIndex) -> None:
     values = {entry.name: getattr(index, entry.name) for entry in fields(index)}
-    try:
-        file = _file(key)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as out:
-                np.savez(out, state=_state(key), **{**values, "time_base": str(index.time_base)})
-            os.replace(temporary, file)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError:
-        return
+    _on_disk.save(key, {**values, "time_base": str(index.time_base)})
