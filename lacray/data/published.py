@@ -43,11 +43,11 @@ WITHOUT_PHASES = ("jump_rope", "strum_guitar")
 """Actions of Penn Action that nobody has labelled, and that no table counts."""
 
 ALSO_CALLED = {"bowling": "bowl", "pushups": "pushup", "pullups": "pullup", "situps": "situp", "squats": "squat"}
-"""Names that TCC and LAV give to actions of Penn Action."""
+"""Names that TCC, LAV and others give to actions of Penn Action, whatever separates their words."""
+_BY_LETTERS = {name.replace("_", ""): name for name in (POURING.action, *PENN_ACTIONS, *WITHOUT_PHASES)} | ALSO_CALLED
 
 
 def action_name(text: str) -> str:
     """An action of the published data sets by the name that it has here; any other text as it is."""
-    name = text.strip().lower().replace(" ", "_").replace("-", "_")
-    name = ALSO_CALLED.get(name, name)
-    return name if name in (POURING.action, *PENN_ACTIONS, *WITHOUT_PHASES) else text.strip()
+    letters = "".join(sign for sign in text.lower() if sign not in " _-")
+    return _BY_LETTERS.get(letters, text.strip())
