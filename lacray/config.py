@@ -51,7 +51,7 @@ class DataConfig(Section):
     """Videos on disk -> batches of two clips."""
 
     root: str = Field("simpouring", min_length=1)
-    """`simpouring` (bundled, rendered on first use) or a directory in the plain or the CARL/LAC layout."""
+    """`simpouring` (bundled, rendered on first use) or a directory in any layout of docs/data.md."""
     input: Literal["videos", "features"] = "videos"
     """`features`: `features/NAME.npy` (frames, channels) of a frozen backbone in place of video files."""
     action: Annotated[str, Field(min_length=1)] | None = None

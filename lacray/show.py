@@ -23,7 +23,7 @@ from lacray.cli import tell
 from lacray.config import Config, LacConfig, UserError
 from lacray.data import FrameStore, Video, open_videos
 from lacray.data.names import Names
-from lacray.data.video import decode
+from lacray.data.sources import source_of
 from lacray.encoder import Encoder
 from lacray.exits import guarded
 from lacray.losses.parts import similarity
@@ -104,7 +104,7 @@ def draw(config: Config, one: Video, other: Video, matched: np.ndarray) -> Figur
     shown = inside[np.linspace(0, len(inside) - 1, NUM_SHOWN).round().astype(int)]
     partners = matched[shown].argmax(axis=1)
     for row, (video, frames) in enumerate(((one, shown), (other, partners))):
-        pictures = decode(video.path, frames)
+        pictures = source_of(video.path).read(frames, size=None)
         for column, (frame, picture) in enumerate(zip(frames, pictures, strict=True)):
             place = figure.add_subplot(rows[row, 3 + column])
             place.imshow(picture.transpose(1, 2, 0))

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from datasets import opened, pattern, problems_of, write_video
+from datasets import carl, opened, pattern, problems_of, thirds, write_video
 
 from lacray.data.pickles import read_restricted_pickle
-
-
-def carl(root: Path, *, penn: bool = False, labels: Callable[[int], object] = torch.arange, protocol: int = 4) -> Path:
-    for split, count in (("train", 2), ("val", 1)):
-        items = []
-        for n in range(count):
-            name = f"{split}{n}"
-            write_video(root / "videos" / f"{name}.mp4", pattern(15))
-            item = {"id": n, "name": name, "video_file": f"videos/{name}.mp4", "seq_len": 15, "frame_label": labels(15)}
-            items.append({**item, "action_label": 0} if penn else item)
-        content = (items, [[0], *[[] for _ in range(12)]]) if penn else items
-        (root / f"{split}.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
-    return root
-
-
-def thirds(length: int) -> torch.Tensor:
-    return torch.arange(length) * 3 // length
 
 
 @pytest.mark.parametrize("penn", [False, True], ids=["pouring", "penn"])
@@ -194,4 +176,4 @@ def test_no_way_of_writing_leads_out_of_the_folder(tmp_path, written):
 def test_a_video_in_both_pickles_is_refused(tmp_path):
     root = carl(tmp_path, labels=thirds)
     (root / "val.pkl").write_bytes((root / "train.pkl").read_bytes())
-    assert "ROOT: videos/train0.mp4 is in train.pkl and in val.pkl; keep it in one of them" in problems_of(root)
+    assert "ROOT: videos/train0.mp4 is in train and in val; keep it in one of them" in problems_of(root)

@@ -28,19 +28,6 @@ def decode_everything(path: Path) -> tuple[np.ndarray, str]:
     return frames.transpose(0, 3, 1, 2), "".join("?IPB"[int(picture.pict_type)] for picture in pictures)
 
 
-@pytest.fixture(scope="module")
-def encoded(tmp_path_factory) -> Path:
-    """50 frames in groups of 12 with B-frames."""
-    path = tmp_path_factory.mktemp("encoded") / "video.mp4"
-    write_video(path, pattern(50))
-    return path
-
-
-@pytest.fixture(scope="module")
-def plain_root(tmp_path_factory) -> Path:
-    return plain(tmp_path_factory.mktemp("plain"))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Decoding.
 

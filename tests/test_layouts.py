@@ -19,20 +19,6 @@ from lacray.data import DataError, FrameStore, Video, open_videos
 from lacray.data.oddities import oddities
 from lacray.data.video import frame_index
 
-
-@pytest.fixture(scope="module")
-def encoded(tmp_path_factory) -> Path:
-    """A video of 50 frames in groups of 12 with B-frames."""
-    path = tmp_path_factory.mktemp("encoded") / "video.mp4"
-    write_video(path, pattern(50))
-    return path
-
-
-@pytest.fixture(scope="module")
-def plain_root(tmp_path_factory) -> Path:
-    return plain(tmp_path_factory.mktemp("plain"))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The plain layout.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -24,6 +24,21 @@ def load_array(path: str | os.PathLike[str], *, mapped: bool = False) -> Any:
     """
     with _PARSING:
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+
+
+def read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array in a .npy file, which is left at its first value.
+
+    Raises:
+        ValueError, EOFError: it is no such file.
+    """
+    with _PARSING:
+        version = np.lib.format.read_magic(file)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            raise ValueError(f"of version {version}")
+        shape, _, dtype = readers[version](file)
+        return shape, dtype
 
 
 def load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lacray.config import DataConfig
-from lacray.data.discovery import VIDEO_SUFFIXES, find_files, shown
+from lacray.data.discovery import VIDEO_SUFFIXES, child, find_files, shown
 from lacray.data.listing import Entry, Layout, Listing, numbered_phases
 from lacray.data.names import Names
 from lacray.data.pickles import read_restricted_pickle
@@ -26,7 +26,7 @@ def read(root: Path, config: DataConfig) -> Listing:
     """List the videos of both pickles."""
     listing = Listing("CARL", [], {})
     for split in ("train", "val"):
-        path = root / f"{split}.pkl"
+        path = child(root, f"{split}.pkl")
         if not path.is_file():
             listing.problems.append(f"{path}: does not exist; the CARL layout has train.pkl and val.pkl")
             continue
@@ -49,17 +49,13 @@ def read(root: Path, config: DataConfig) -> Listing:
                 listing.entries.append(entry)
             else:
                 listing.problems.append(f"{path}: {entry}")
-    split_of: dict[str, str] = {}
-    for entry in listing.entries:
-        if split_of.setdefault(entry.name, entry.split) != entry.split:
-            listing.problems.append(f"{root}: {entry.name} is in train.pkl and in val.pkl; keep it in one of them")
     listing.phases = numbered_phases(listing.entries)
     if config.input == "videos":
         listing.entries = _located(root, listing.entries)
     return listing
 
 
-LAYOUT = Layout("CARL", lambda root: (root / "train.pkl").is_file(), read)
+LAYOUT = Layout("CARL", lambda root: child(root, "train.pkl").is_file(), read, parts=frozenset({"videos"}))
 
 
 def _actions_of(indices: Any, num_videos: int) -> tuple[dict[int, int], list[str]]:
@@ -77,8 +73,8 @@ def _actions_of(indices: Any, num_videos: int) -> tuple[dict[int, int], list[str
         for number in numbers:
             if not isinstance(number, int | np.integer) or not 0 <= number < num_videos:
                 problems.append(f"{PENN_ACTIONS[action]}: must name videos 0..{num_videos - 1}, got {number!r}")
-            elif found.setdefault(number, action) != action:
-                both = f"{PENN_ACTIONS[found[number]]} and {PENN_ACTIONS[action]}"
+            elif found.setdefault(int(number), action) != action:
+                both = f"{PENN_ACTIONS[found[int(number)]]} and {PENN_ACTIONS[action]}"
                 problems.append(f"video {number}: must be of one action, is listed for {both}")
     return found, problems
 

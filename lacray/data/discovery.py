@@ -7,7 +7,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,9 @@ VIDEO_SUFFIXES = frozenset(
         *(".mjpg", ".mjpeg", ".gif", ".apng"),
     )
 )
+PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp"))
+LEAST_PICTURES = 2
+"""In a folder that is a video; a single one is a video's cover."""
 SYSTEM_FOLDERS = frozenset(
     {"__macosx", "$recycle.bin", "system volume information", "lost+found", "@eadir", "#recycle"}
 )
@@ -90,7 +93,9 @@ class Found:
     passed: PassedOver
 
 
-def find_files(root: Path, suffixes: Collection[str], *, ignored: Collection[str] = ()) -> Found:
+def find_files(
+    root: Path, suffixes: Collection[str], *, ignored: Collection[str] = (), pictures: bool = False
+) -> Found:
     """The files with one of the suffixes, in any case, in a folder and below it.
 
     Links to files and folders are followed. What is reached twice counts once, under a name that is no link, if there
@@ -101,8 +106,9 @@ def find_files(root: Path, suffixes: Collection[str], *, ignored: Collection[str
         root: the folder.
         suffixes: in lower case, with their dot.
         ignored: names directly in the folder that are of no interest, in lower case.
+        pictures: a folder below it that holds several numbered pictures, and none of the files, counts as one of them.
     """
-    return _Search(suffixes, ignored).run(root)
+    return _Search(suffixes, ignored, pictures).run(root)
 
 
 def shown(name: str) -> str:
@@ -120,8 +126,8 @@ class _File:
 
 
 class _Search:
-    def __init__(self, suffixes: Collection[str], ignored: Collection[str]) -> None:
-        self.suffixes, self.ignored = suffixes, ignored
+    def __init__(self, suffixes: Collection[str], ignored: Collection[str], pictures: bool) -> None:
+        self.suffixes, self.ignored, self.pictures = suffixes, ignored, pictures
         self.passed = PassedOver()
         self.files: list[_File] = []
         self.links: list[tuple[Path, str]] = []
@@ -151,13 +157,24 @@ class _Search:
             self.passed.add(f"folders that cannot be opened: {error.strerror}", shown(name) or str(folder))
             return
         unfinished = {entry.name[: -len(".aria2")] for entry in ordered if entry.name.endswith(".aria2")}
+        if self.pictures and name and self._is_video(ordered):
+            self.files.append(_File(name, folder, folder.is_symlink(), real))
+            ordered = [entry for entry in ordered if not is_picture(entry.name)]
         for entry in ordered:
             inside = f"{name}/{entry.name}" if name else entry.name
             if name or entry.name.lower() not in self.ignored:
-                kind = "unfinished downloads" if entry.name in unfinished else _unwanted(entry.name)
+                kind = "unfinished downloads" if entry.name in unfinished else unwanted(entry.name)
                 kind = kind or self._take(entry, inside, real)
                 if kind:
                     self.passed.add(kind, shown(inside))
+
+    def _is_video(self, entries: Sequence[os.DirEntry[str]]) -> bool:
+        """Whether the pictures of a folder are the frames of a video."""
+        names = [entry.name for entry in entries if not unwanted(entry.name)]
+        pictures = [name for name in names if is_picture(name)]
+        is_numbered = all(any(sign.isdigit() for sign in name) for name in pictures)
+        has_videos = any(Path(name.strip().lower()).suffix in self.suffixes for name in names)
+        return not has_videos and is_numbered and len(pictures) >= LEAST_PICTURES
 
     def _take(self, entry: os.DirEntry[str], inside: str, real: str) -> str | None:
         """Note a file, go into a folder, or say of what kind it is that it is neither."""
@@ -207,12 +224,27 @@ class _Search:
                 first[file.identity] = name
                 paths[name] = file.path
             for way, folder in self.ways:
-                if file.inside.startswith(f"{folder}/"):
+                if f"{file.inside}/".startswith(f"{folder}/"):
                     twins[shown(way + file.inside[len(folder) :])] = first[file.identity]
         return Found(dict(sorted(paths.items())), twins, self.passed)
 
 
-def _unwanted(name: str) -> str | None:
+def is_picture(name: str) -> bool:
+    """Whether a file's name is that of a picture which counts."""
+    return Path(name.lower()).suffix in PICTURE_SUFFIXES and not unwanted(name)
+
+
+def child(folder: Path, name: str) -> Path:
+    """A file or folder in a folder, by its very name or in other capitals; where there is none, where it would be."""
+    if (folder / name).exists():
+        return folder / name
+    try:
+        return next((path for path in sorted(folder.iterdir()) if path.name.lower() == name.lower()), folder / name)
+    except OSError:
+        return folder / name
+
+
+def unwanted(name: str) -> str | None:
     """The kind of a file or folder that never counts."""
     if name.startswith(".") or name.lower() in SYSTEM_FOLDERS | SYSTEM_FILES:
         return "hidden or the system's"

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lacray.data.arrays import load_array
-from lacray.data.sources import Clock
+from lacray.data.facts import Clock
 from lacray.data.tables import Row, Table
 
 COLUMNS = ("video", "start_frame", "end_frame", "phase")
@@ -23,6 +24,10 @@ KNOWN = frozenset({*COLUMNS, *SECONDS, *(name for pair in ALSO_SECONDS for name 
 CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:\.\d*)?)")
 # Times are written to the millisecond at best: two that agree so far are the same.
 MILLISECONDS = 1000.0
+
+
+MOST_MISSING = 0.1
+"""Share of a video's frames by which the number of its labels may differ: more is no rounding."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,37 @@ def frame_labels(
 
 def _ms(seconds: NDArray[np.float64] | list[float]) -> NDArray[np.float64]:
     return np.round(np.asarray(seconds) * MILLISECONDS)
+
+
+def integers_of(path: Path) -> NDArray[np.int64] | str:
+    """The labels that an array on disk holds, or what is wrong with it."""
+    try:
+        return as_integers(load_array(path))
+    except (OSError, ValueError, EOFError) as error:
+        return f"is no array ({error})"
+
+
+def as_integers(values: Any) -> NDArray[np.int64] | str:
+    """Labels as they are, whatever holds them; or what is wrong with them."""
+    try:
+        given = np.asarray(values)
+        labels = given.astype(np.int64)
+    except (TypeError, ValueError, OverflowError):
+        return f"must be integers, got {type(values).__name__}"
+    if given.dtype.kind not in "iufb" or max(labels.shape, default=0) != labels.size or (labels != given).any():
+        return f"must be one row of integers, got {given.dtype} of shape {given.shape}"
+    return labels.reshape(-1)
+
+
+def spread(labels: NDArray[np.int64], num_frames: int) -> NDArray[np.int64] | None:
+    """A label for each frame where there are a few labels more or less than frames: evenly, as CARL does.
+
+    Returns:
+        (num_frames,); None where more than MOST_MISSING of them are missing or too many.
+    """
+    if abs(len(labels) - num_frames) > MOST_MISSING * num_frames:
+        return None
+    return labels[np.arange(num_frames) * len(labels) // num_frames]
 
 
 def progress_of(path: Path, num_frames: int) -> NDArray[np.float32]:

@@ -5,23 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from lacray.config import DataConfig
-from lacray.data import carl, plain
+from lacray.data import carl, lav, penn, plain, tcc
+from lacray.data.discovery import VIDEO_SUFFIXES, unwanted
+from lacray.data.facts import Clock
 from lacray.data.labels import frame_labels, progress_of
-from lacray.data.listing import Entry, Layout, Listing, Sidecars
-from lacray.data.sources import Clock, source_of
+from lacray.data.listing import Entry, Layout, Listing, Sidecars, some
+from lacray.data.names import FOLDER
+from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError
 from lacray.data.videoset import DataError, Video, VideoSet, by_action, held_out
 from lacray.metrics import is_action_name
 from lacray.text import home_expanded
 
-# The first that is there is read; a folder of videos without anything else is the last.
-LAYOUTS: list[Layout] = [carl.LAYOUT, plain.LAYOUT]
+# The first that is there is read; a folder of videos without anything else is read as the last.
+LAYOUTS: list[Layout] = [carl.LAYOUT, tcc.LAYOUT, penn.LAYOUT, lav.LAYOUT, plain.LAYOUT]
+
+# Folders of a folder that are looked into for a data set; more of them are videos.
+MAX_LOOKED_INTO = 30
 
 NUM_READERS = 8
 
@@ -85,11 +92,13 @@ def find_root(config: DataConfig, progress: Progress | None = None) -> Path:
 
 def list_videos(root: Path, config: DataConfig) -> Listing:
     """What the folder's layout lists, with the features of each video where those are asked for."""
-    layout = next(layout for layout in LAYOUTS if layout.is_there(root))
     try:
-        listing = layout.read(root, config)
+        elsewhere = _elsewhere(root)
+        layout = _layout_of(root) or plain.LAYOUT
+        listing = layout.read(root, config) if elsewhere is None else Listing(layout.name, [], {}, problems=[elsewhere])
     except OSError as error:
         raise DataError(f"{root}: cannot be read ({error.strerror})") from error
+    listing.problems += _twice(root, listing)
     if not listing.problems:
         listing.problems += [f"{root}: {problem}" for problem in _wrong_actions(listing.entries)]
     if config.action is not None and listing.entries:
@@ -97,6 +106,50 @@ def list_videos(root: Path, config: DataConfig) -> Listing:
     if config.input == "features" and listing.entries:
         _add_features(root, listing)
     return listing
+
+
+def _layout_of(folder: Path) -> Layout | None:
+    """What a folder is laid out as; None where nothing says it."""
+    for layout in LAYOUTS:
+        with suppress(PermissionError):
+            if layout.is_there(folder):
+                return layout
+    return None
+
+
+def _elsewhere(root: Path) -> str | None:
+    """That the data set is the folder above, or one in it: read as it is given, its labels would be passed over."""
+    whole = Path(os.path.abspath(root))
+    is_part = any(whole.name.lower() in layout.parts for layout in LAYOUTS)
+    above = _layout_of(whole.parent) if is_part else None
+    if above is not None and whole.name.lower() in above.parts:
+        return f"{root}: is a part of the data set {whole.parent} ({above.name}); give data.root={whole.parent}"
+    if _layout_of(root) is not None or (root / FOLDER).is_dir():
+        return None
+    inside = sorted(root.iterdir())
+    if any(path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() for path in inside):
+        return None
+    folders = [path for path in inside if path.is_dir() and not unwanted(path.name)]
+    found = {path: _layout_of(path) for path in folders} if len(folders) <= MAX_LOOKED_INTO else {}
+    sets = [f"{path} ({layout.name})" for path, layout in found.items() if layout is not None]
+    if not sets:
+        return None
+    what = f"holds the data set {sets[0]}" if len(sets) == 1 else f"holds {len(sets)} data sets, {some(sets)}"
+    first = next(path for path, layout in found.items() if layout is not None)
+    return f"{root}: {what}; give data.root={first}"
+
+
+def _twice(root: Path, listing: Listing) -> list[str]:
+    """Names of which there are two videos."""
+    first: dict[str, Entry] = {}
+    told = []
+    for entry in listing.entries:
+        other = first.setdefault(entry.name, entry)
+        if other is not entry and other.split != entry.split:
+            told.append(f"{root}: {entry.name} is in train and in val; keep it in one of them")
+        elif other is not entry:
+            told.append(f"{root}: {entry.name} is in {entry.split} twice; keep it once")
+    return told
 
 
 def _wrong_actions(entries: Sequence[Entry]) -> list[str]:

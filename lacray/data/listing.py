@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +46,11 @@ class Listing:
     """How the splits came about, where nobody has written them."""
 
 
+def some(names: Sequence[str]) -> str:
+    """The first names of some."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def numbered_phases(entries: Iterable[Entry]) -> dict[str, list[str]]:
     """Names for the phases of entries whose labels are numbers alone, by action: as many as the labels count."""
     most: dict[str, int] = {}
@@ -63,6 +68,8 @@ class Layout:
     is_there: Callable[[Path], bool]
     """Whether a folder is laid out so."""
     read: Callable[[Path, DataConfig], Listing]
+    parts: frozenset[str] = frozenset()
+    """Folders that it has, in lower case: who gives one of them means the data set that it is a part of."""
 
 
 class Sidecars:
@@ -90,7 +97,7 @@ class Sidecars:
         Raises:
             DataError: its name does not tell which one it is.
         """
-        found = self._names.find(video) or self._names.find(video.rpartition(".")[0])
+        found = self._names.find(video) or (self._names.find(video.rpartition(".")[0]) if is_video(video) else [])
         if len(found) > 1:
             raise DataError(f"{self.folder}: must hold one array for {video}, got {' and '.join(found)}; rename one")
         return self.found.paths[found[0]] if found else None

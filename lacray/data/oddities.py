@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable
-from pathlib import Path
+from contextlib import suppress
 
+from lacray.data.containers import UnreadableVideoError
+from lacray.data.sources import source_of
 from lacray.data.videoset import Video, VideoSet, by_action, phases_in
-
-# Of a file's beginning and end: enough to tell videos apart, little enough for thousands.
-COMPARED_BYTES = 1 << 16
 
 
 def oddities(videos: VideoSet) -> list[str]:
@@ -45,30 +42,19 @@ def _lacking(own: list[Video], other: list[Video]) -> list[int]:
 
 
 def same_content(videos: Iterable[Video]) -> list[list[Video]]:
-    """Groups of videos whose files are the same, as far as their size, beginning and end tell."""
-    by_size: dict[int, list[Video]] = {}
+    """Groups of videos whose content is the same, as far as its size, beginning and end tell."""
+    by_extent: dict[int, list[Video]] = {}
     for video in videos:
-        try:
-            by_size.setdefault(os.path.getsize(video.path), []).append(video)
-        except OSError:
-            continue
+        # What cannot be read any more is like nothing else.
+        with suppress(UnreadableVideoError):
+            by_extent.setdefault(source_of(video.path).extent(), []).append(video)
     groups: list[list[Video]] = []
-    for alike in by_size.values():
+    for alike in by_extent.values():
         if len(alike) < 2:
             continue
         by_content: dict[bytes, list[Video]] = {}
         for video in alike:
-            by_content.setdefault(_digest(Path(video.path)), []).append(video)
+            with suppress(UnreadableVideoError):
+                by_content.setdefault(source_of(video.path).digest(), []).append(video)
         groups += [group for group in by_content.values() if len(group) > 1]
     return groups
-
-
-def _digest(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            begin = file.read(COMPARED_BYTES)
-            file.seek(max(os.fstat(file.fileno()).st_size - COMPARED_BYTES, 0))
-            return hashlib.sha256(begin + file.read(COMPARED_BYTES)).digest()
-    except OSError:
-        # What cannot be read any more is like nothing else.
-        return str(path).encode()

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lacray.data.arrays import load_array, read_header
+
 
 def read_restricted_pickle(path: Path) -> Any:
     """Load a pickle from a stranger: plain data and tensors only.
@@ -20,6 +22,21 @@ def read_restricted_pickle(path: Path) -> Any:
     """
     with path.open("rb") as file:
         return _RestrictedUnpickler(file).load()
+
+
+def read_restricted_npy(path: Path) -> NDArray[Any]:
+    """Load an array of anything from a stranger, which numpy pickles: plain data and tensors only.
+
+    Raises:
+        pickle.UnpicklingError: it holds anything else.
+        OSError, ValueError, EOFError: it is no array.
+    """
+    with path.open("rb") as file:
+        shape, dtype = read_header(file)
+        content = _RestrictedUnpickler(file).load() if dtype.hasobject else load_array(path)
+    if not isinstance(content, np.ndarray) or content.shape != shape:
+        raise pickle.UnpicklingError("must hold one array, of the shape that it announces")
+    return content
 
 
 class _RestrictedUnpickler(pickle.Unpickler):

@@ -1,29 +1,33 @@
 """The plain layout: a folder of videos, and tables beside them where there are some.
 
-videos/**         videos in any folders; where there is no such folder, those of the data set's folder itself
+videos/**         videos in any folders, as files or as folders of pictures; where there is no such folder, those of the
+                  data set's folder itself
 segments.csv      video,start_frame,end_frame,phase or video,start_seconds,end_seconds,phase; optional
 *.boris, *.eaf    labels of BORIS and ELAN, and their tables, in place of segments.csv
-splits.csv        video,split or video,split,action; optional: without it every fifth video is val
+splits.csv        video,split and, where there are several, action; optional: without it every fifth video is val.
+                  place: the list order, which tells whose labels are the first; else they are by name
+phases.csv        phase and, where there are several, action: the order of the phases; optional: else their mean place
 features/**.npy   (frames, channels) a video, in place of videos
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from lacray.config import DataConfig
 from lacray.data.annotated import Reader
 from lacray.data.annotations import label_files, read_labels
-from lacray.data.discovery import VIDEO_SUFFIXES, Found, find_files, shown
+from lacray.data.discovery import VIDEO_SUFFIXES, Found, find_files, is_picture, shown
 from lacray.data.labels import COLUMNS, FRAMES, KNOWN, SECONDS, Segment, phase_order, read_segment, time_columns
-from lacray.data.listing import Entry, Layout, Listing, Sidecars
+from lacray.data.listing import Entry, Layout, Listing, Sidecars, some
 from lacray.data.names import FOLDER, Names, same_end
-from lacray.data.tables import Row, Table, find_table, read_table
+from lacray.data.tables import Row, Table, find_table, has_table, read_table
 from lacray.data.videoset import DataError
 
 # What a data set's folder holds beside its videos, in lower case.
-SEGMENTS = ("segments.csv", "segments.tsv")
-OWN = frozenset({"features", "progress", *SEGMENTS, "splits.csv", "splits.tsv"})
+STEMS = ("segments", "splits", "phases")
+OWN = frozenset({"features", "progress", *(f"{stem}{suffix}" for stem in STEMS for suffix in (".csv", ".tsv"))})
 TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".eaf", ".boris")
 # Unknown names of a table that are told one by one.
 MAX_UNKNOWN = 10
@@ -47,26 +51,29 @@ def read(root: Path, config: DataConfig) -> Listing:
         listing.problems.append(_nothing(root, config, summary))
         return listing
     names = Names({**{name: name for name in paths}, **twins}, any_suffix=made_up)
-    splits, actions = _splits(root, names, list(paths), listing)
+    pictures = [name for name, path in paths.items() if path.is_dir()]
+    if pictures and len(pictures) < len(paths):
+        listing.notes.append(f"folders of pictures that count as videos beside the files: {some(pictures)}")
+    lines = _splits(root, names, list(paths), listing)
     segments = _labels(root, names, files, config, listing)
     listing.entries = [
-        Entry(name, path, splits[name], segments.get(name), action=actions.get(name, ""))
-        for name, path in paths.items()
+        Entry(name, path, line.split, segments.get(name), action=line.action)
+        for (name, path), line in zip(paths.items(), lines, strict=True)
     ]
-    listing.phases = {
-        action: phase_order(e.segments for e in listing.entries if e.segments is not None and e.action == action)
-        for action in sorted({entry.action for entry in listing.entries})
-    }
+    places = {entry.name: line.place for entry, line in zip(listing.entries, lines, strict=True)}
+    listing.entries.sort(key=lambda entry: places[entry.name])
+    listing.phases = _phases(root, listing)
     return listing
 
 
-LAYOUT = Layout("plain", lambda root: True, read)
+LAYOUT = Layout("plain", lambda root: has_table(root, STEMS), read, parts=frozenset({FOLDER}))
 
 
 def _videos(root: Path) -> Found:
     if not (root / FOLDER).is_dir():
-        return find_files(root, VIDEO_SUFFIXES, ignored={*OWN, *(path.name.lower() for path in _tables(root))})
-    found = find_files(root / FOLDER, VIDEO_SUFFIXES)
+        ignored = {*OWN, *(path.name.lower() for path in _tables(root))}
+        return find_files(root, VIDEO_SUFFIXES, ignored=ignored, pictures=True)
+    found = find_files(root / FOLDER, VIDEO_SUFFIXES, pictures=True)
     for path in sorted(root.iterdir()):
         if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file():
             found.passed.add(f"videos outside {FOLDER}/", path.name)
@@ -87,6 +94,8 @@ def _nothing(root: Path, config: DataConfig, summary: str) -> str:
         remedy = "give data.input=features to train on its features/*.npy"
     elif config.input == "features":
         remedy = f"put arrays into {root / 'features'}, or give another data.root"
+    elif any(is_picture(path.name) for path in where.iterdir()):
+        remedy = f"a video is a folder of pictures: put them into {where}/NAME"
     return f"{root}: has no videos (mp4, mov, avi, mkv, ...) in {where} or below it, and no train.pkl{also}; {remedy}"
 
 
@@ -150,14 +159,14 @@ def _labels(
 ) -> dict[str, list[Segment]]:
     """The segments of every video that has some: of segments.csv, else of the label files of other programs."""
     tables = {path for path in _tables(root) if path.name.lower() not in OWN}
-    has_table = any(path.name.lower().strip() in SEGMENTS for path in _tables(root))
-    unread = sorted(shown(path.name) for path in (tables | files.keys() if has_table else tables - files.keys()))
+    has_own = has_table(root, ("segments",))
+    unread = sorted(shown(path.name) for path in (tables | files.keys() if has_own else tables - files.keys()))
     if unread:
         listing.notes.append(
             f"not read: {', '.join(unread[:3])}{', ...' if len(unread) > 3 else ''}; labels are read from "
             "segments.csv, splits from splits.csv"
         )
-    if not has_table:
+    if not has_own:
         return read_labels(files, names, config.tier, listing)
     if config.tier is not None:
         listing.problems.append(
@@ -174,19 +183,28 @@ def _columns_problem(table: Table, wanted: str, lacks: list[str]) -> str:
     )
 
 
-def _splits(root: Path, names: Names, videos: list[str], listing: Listing) -> tuple[dict[str, str], dict[str, str]]:
-    """The split of every video, and its action where the table says it."""
-    split_of = {name: "val" if index % 5 == 4 else "train" for index, name in enumerate(videos)}
-    table = _table(root, "splits", frozenset({"video", "split", "action"}), listing.problems)
+@dataclass
+class _Line:
+    """What splits.csv says of a video."""
+
+    split: str
+    action: str = ""
+    place: int = 0
+    """In the list of all videos; where nothing says it, all are 0, and the names count."""
+
+
+def _splits(root: Path, names: Names, videos: list[str], listing: Listing) -> list[_Line]:
+    """What is said of each video."""
+    lines = {name: _Line("val" if index % 5 == 4 else "train") for index, name in enumerate(videos)}
+    table = _table(root, "splits", frozenset({"video", "split", "action", "place"}), listing.problems)
     if table is None:
         listing.splits_by = "; every fifth is val, for want of a splits.csv"
-        return split_of, {}
+        return list(lines.values())
     lacks = [column for column in ("video", "split") if column not in table.columns]
     if lacks:
         listing.problems.append(_columns_problem(table, "video,split", lacks))
-        return split_of, {}
+        return list(lines.values())
     given: dict[str, str] = {}
-    actions: dict[str, str] = {}
     lookup = _Lookup(names, table)
     for row in table.rows:
         video = lookup.video(row)
@@ -197,22 +215,57 @@ def _splits(root: Path, names: Names, videos: list[str], listing: Listing) -> tu
             lookup.problems.append(f"{where}: split must be train or val, got {row.cells['split']!r}")
         elif video is not None and given.setdefault(video, split) != split:
             lookup.problems.append(f"{where}: {video} is in both splits; keep one of its lines")
-        action = row.cells.get("action", "")
-        if video is not None and action and actions.setdefault(video, action) != action:
-            lookup.problems.append(f"{where}: {video} is of {actions[video]} and of {action}; keep one of its lines")
+        if video is None:
+            continue
+        line, action, place = lines[video], row.cells.get("action", ""), row.cells.get("place", "0")
+        if line.action and action and line.action != action:
+            lookup.problems.append(f"{where}: {video} is of {line.action} and of {action}; keep one of its lines")
+        if not place.isdecimal():
+            lookup.problems.append(f"{where}: place must be an integer >= 0, got {place!r}")
+        line.split = given.get(video, line.split)
+        line.action, line.place = action or line.action, int(place) if place.isdecimal() else 0
     listing.problems += lookup.problems + lookup.unknown()
     missing = [name for name in videos if name not in given]
     if missing and table.rows:
         listing.problems.append(
             f"{table.path}: {len(missing)} videos have no split, first {missing[0]}; add a line each"
         )
-    without = [name for name in given if name not in actions]
-    if actions and without:
+    without = [name for name in given if not lines[name].action]
+    if without and len(without) < len(given):
         listing.problems.append(
             f"{table.path}: {len(without)} videos have no action, first {without[0]}; write one into each line, or "
             "leave the column out"
         )
-    return split_of | given, actions
+    return list(lines.values())
+
+
+def _phases(root: Path, listing: Listing) -> dict[str, list[str]]:
+    """The phases of each action in their order: that of phases.csv, or of their mean place in the videos."""
+    segments: dict[str, list[list[Segment]]] = {action: [] for action in sorted({e.action for e in listing.entries})}
+    for entry in listing.entries:
+        segments[entry.action] += [entry.segments] if entry.segments is not None else []
+    found = {action: phase_order(own) for action, own in segments.items()}
+    table = _table(root, "phases", frozenset({"phase", "action"}), listing.problems)
+    if table is None:
+        return found
+    wanted = ("phase",) if set(found) == {""} else ("action", "phase")
+    lacks = [column for column in wanted if column not in table.columns]
+    if lacks:
+        listing.problems.append(_columns_problem(table, ",".join(wanted), lacks))
+        return found
+    told: dict[str, list[str]] = {}
+    for row in table.rows:
+        own = told.setdefault(row.cells.get("action", ""), [])
+        if row.cells["phase"] in own:
+            listing.problems.append(f"{table.path}:{row.line}: {row.cells['phase']!r} is there twice; keep one line")
+        own.append(row.cells["phase"])
+    for action, phases in found.items():
+        unknown = [phase for phase in phases if phase not in told.get(action, [])]
+        if unknown:
+            whose = f"{action} in segments.csv" if action else "segments.csv"
+            listing.problems.append(f"{table.path}: must name every phase of {whose}, lacks {some(unknown)}; add them")
+            told.setdefault(action, []).extend(unknown)
+    return {action: told.get(action, []) for action in found}
 
 
 def _segments(root: Path, names: Names, listing: Listing) -> dict[str, list[Segment]]:

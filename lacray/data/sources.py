@@ -1,11 +1,12 @@
-"""What can be read frame by frame: a video file, features of one. One class each, one line in `SOURCES`."""
+"""What can be read frame by frame: a video file, a folder of pictures, a record of a TFRecord file, features.
+
+One class each, one line in `SOURCES`.
+"""
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,41 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacray.data.arrays import load_array
+from lacray.data.facts import Clock, Facts, check_regular, ends_digest
+from lacray.data.stills import PictureFolder
+from lacray.data.tfrecords import IN_RECORD, RecordedVideo
 from lacray.data.video import UnreadableVideoError, decode, frame_index
 
 # Values that are looked at in one go: they stay in the processor's cache.
 SCANNED = 1 << 18
-
-
-@dataclass(frozen=True)
-class Clock:
-    """When the frames of a video are shown."""
-
-    times: NDArray[np.float64]
-    """(num_frames,) seconds, from where a player begins to count."""
-    frame: float
-    """How long a frame is shown, in seconds; the median where that varies."""
-    end: float
-    """When the file ends, in seconds: its last frame, or its sound."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a person wants to know of a video before hours are spent on it."""
-
-    seconds: float | None = None
-    rate: float | None = None
-    """Frames a second, their median where that varies."""
-    is_variable: bool = False
-    """Whether frames are shown for times that differ by more than rounding."""
-    size: tuple[int, int] | None = None
-    """Width and height, as players show it."""
-    rotation: int = 0
-    """Degrees by which players turn it."""
-    kind: str = ""
-    """Codec and container; of features, their type and width."""
-    missing: float = 0.0
-    """Seconds that the file announces and does not hold."""
 
 
 class Source(Protocol):
@@ -60,8 +33,8 @@ class Source(Protocol):
     def probe(self) -> tuple[int, int | None]:
         """Frames, and the channels of features; None for pictures."""
 
-    def read(self, frames: NDArray[np.int64], *, size: int) -> NDArray[Any]:
-        """Some frames: (n, 3, size, size) uint8, or (n, channels) float32."""
+    def read(self, frames: NDArray[np.int64], *, size: int | None) -> NDArray[Any]:
+        """Some frames: (n, 3, size, size) uint8, or (n, channels) float32; size None: that of the first frame."""
 
     def clock(self) -> Clock:
         """When the frames are shown."""
@@ -69,8 +42,32 @@ class Source(Protocol):
     def facts(self) -> Facts:
         """What headers, packets and the first frame tell."""
 
+    def extent(self) -> int:
+        """Bytes that it takes."""
 
-class VideoFile:
+    def digest(self) -> bytes:
+        """Of some of its content, the same for copies of it."""
+
+
+class _File:
+    """What is the same for every video that is one file."""
+
+    path: str
+
+    def extent(self) -> int:
+        try:
+            return os.path.getsize(self.path)
+        except OSError as error:
+            raise UnreadableVideoError(f"cannot be read any more ({error.strerror})") from error
+
+    def digest(self) -> bytes:
+        try:
+            return ends_digest(self.path)
+        except OSError as error:
+            raise UnreadableVideoError(f"cannot be read any more ({error.strerror})") from error
+
+
+class VideoFile(_File):
     """A file that FFmpeg opens."""
 
     def __init__(self, path: str) -> None:
@@ -78,10 +75,10 @@ class VideoFile:
         self.path = os.path.abspath(path)
 
     def probe(self) -> tuple[int, int | None]:
-        _check_regular(self.path)
+        check_regular(self.path)
         return len(frame_index(self.path)), None
 
-    def read(self, frames: NDArray[np.int64], *, size: int) -> NDArray[np.uint8]:
+    def read(self, frames: NDArray[np.int64], *, size: int | None) -> NDArray[np.uint8]:
         return decode(self.path, frames, size=size)
 
     def clock(self) -> Clock:
@@ -128,7 +125,7 @@ class VideoFile:
         )
 
 
-class FeatureFile:
+class FeatureFile(_File):
     """An array (frames, channels) of a frozen backbone."""
 
     def __init__(self, path: str) -> None:
@@ -136,13 +133,13 @@ class FeatureFile:
 
     def probe(self) -> tuple[int, int | None]:
         try:
-            _check_regular(self.path)
+            check_regular(self.path)
         except UnreadableVideoError as error:
             raise UnreadableVideoError(f"{Path(self.path).name} {error}") from error
         status = os.stat(self.path)
         return _probed_features(self.path, status.st_size, status.st_mtime_ns)
 
-    def read(self, frames: NDArray[np.int64], *, size: int) -> NDArray[np.float32]:
+    def read(self, frames: NDArray[np.int64], *, size: int | None) -> NDArray[np.float32]:
         try:
             features = load_array(self.path, mapped=True)
             return np.asarray(features[frames], dtype=np.float32)
@@ -186,20 +183,11 @@ def _probed_features(path: str, size: int, changed: int) -> tuple[int, int]:
     return features.shape[0], features.shape[1]
 
 
-def _check_regular(path: str) -> None:
-    """Refuse what would be waited for without end, and what is not there."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError) as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error})"
-        raise UnreadableVideoError(reason) from error
-    if not stat.S_ISREG(mode):
-        raise UnreadableVideoError("is a folder" if stat.S_ISDIR(mode) else "is no regular file")
-
-
 # The first that takes a path reads it.
 SOURCES: list[tuple[Callable[[str], bool], type[Source]]] = [
     (lambda path: path.endswith(".npy"), FeatureFile),
+    (lambda path: IN_RECORD.fullmatch(path) is not None, RecordedVideo),
+    (os.path.isdir, PictureFolder),
     (lambda path: True, VideoFile),
 ]
 

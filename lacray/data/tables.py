@@ -52,6 +52,12 @@ class Table:
     lower case."""
 
 
+def has_table(folder: Path, stems: Collection[str]) -> bool:
+    """Whether any of some tables lies in a folder."""
+    names = {f"{stem}{suffix}" for stem in stems for suffix in (".csv", ".tsv")}
+    return any(path.name.lower().strip() in names and path.is_file() for path in folder.iterdir())
+
+
 def find_table(root: Path, stem: str) -> Path | None:
     """STEM.csv, or STEM.tsv, in any capitals, in a folder.
 
