@@ -6,16 +6,20 @@ import json
 import os
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from datasets import pattern, plain, write_csv, write_video
+from datasets import carl, frames_of, lav, pattern, penn, plain, tcc, write_csv, write_pictures, write_video
 from tiny import make_features
 
 from lacray import train
+from lacray.data import Video, VideoSet
 from lacray.data.__main__ import main
+from lacray.data.completeness import against_published
+from lacray.data.published import PENN_ACTION
 from lacray.exits import guarded
 
 
@@ -176,3 +180,88 @@ def test_a_thousand_videos_fit_a_screen(checked, tmp_path):
     assert (code, errors) == (0, [])
     assert len(said.splitlines()) < 40
     assert "... and 86 more" in said
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Published data sets.
+
+
+def counted_set(counts: dict[str, tuple[int, int, int]]) -> VideoSet:
+    """So many train and val videos, and phases, of each action."""
+    videos = {
+        split: [
+            Video(f"{action} {split} {n}", "", phases, split, np.arange(phases), None, action)
+            for action, (*numbers, phases) in counts.items()
+            for n in range(numbers[split == "val"])
+        ]
+        for split in ("train", "val")
+    }
+    names = {action: [str(n) for n in range(phases)] for action, (*_, phases) in sorted(counts.items())}
+    return VideoSet("x", videos["train"], frozenset(), videos["val"], names, None, [])
+
+
+WHOLE = {action.action: action[1:] for action in PENN_ACTION}
+
+
+def test_a_complete_penn_action_is_as_many_videos_and_phases_as_in_the_paper():
+    said = "complete: 1140/966 videos (train/val) of 13 actions, as in the paper"
+    assert against_published(counted_set(WHOLE)) == (said, [])
+    assert against_published(counted_set({"squat": WHOLE["squat"]}), "squat") == (
+        "complete: 111/115 videos (train/val), as in the paper",
+        [],
+    )
+    assert against_published(counted_set({"mine": (3, 2, 2)})) is None
+
+
+def test_an_incomplete_penn_action_names_each_action_and_how_much_is_missing():
+    lacking = {**WHOLE, "squat": (110, 115, 4), "bowl": (136, 84, 2)}
+    del lacking["situp"]
+    summary, lines = against_published(counted_set(lacking))
+    assert summary == "10 of 13 actions are complete; the paper has 1140/966 videos (train/val) of 13 actions"
+    assert lines == [
+        "bowl: 2 train videos too many (136 of 134), 1 val videos too few (84 of 85), 2 phases in place of 3",
+        "situp: 50 train videos too few (0 of 50), 50 val videos too few (0 of 50)",
+        "squat: 1 train videos too few (110 of 111)",
+    ]
+
+
+def test_pouring_is_known_by_its_name_by_its_folder_or_by_its_counts():
+    said = "complete: 70/14 videos (train/val), as in the paper"
+    assert against_published(counted_set({"pouring": (70, 14, 5)})) == (said, [])
+    assert against_published(counted_set({"": (70, 14, 5)})) == (said, [])
+    few = counted_set({"": (69, 14, 5)})
+    assert against_published(few) is None
+    named = against_published(replace(few, root="/data/Pouring_v2"))
+    assert named == (
+        "incomplete; the paper has 70/14 videos (train/val)",
+        ["pouring: 1 train videos too few (69 of 70)"],
+    )
+
+
+def test_the_counts_of_the_paper_stand_in_the_report(checked, tmp_path):
+    code, said, _ = checked(penn(tmp_path / "penn"), "data.validation_share=0")
+    assert code == 0
+    assert "actions    squat (3), baseball_pitch (2)" in said
+    assert "published  0 of 13 actions are complete; the paper has 1140/966 videos (train/val) of 13 actions" in said
+    assert "bench_press: 69 train videos too few (0 of 69), 71 val videos too few (0 of 71)" in said
+    assert "kind       JPEG pictures" in said
+    assert "size       24 x 24" in said
+    assert "labels     5 videos, 100 % of their frames; 8 phases of 2 actions" in said
+
+
+@pytest.mark.parametrize("make", [tcc, lav, carl, penn])
+def test_every_layout_is_checked_and_says_what_it_is(checked, tmp_path, make):
+    code, said, _ = checked(make(tmp_path / "x"), "data.validation_share=0")
+    names = {tcc: "TFRecord", lav: "train and val folders", carl: "CARL", penn: "Penn Action"}
+    assert code == 0
+    assert re.search(rf"layout +{names[make]}, videos \(", said)
+    assert re.search(r"training +yes", said)
+
+
+def test_pictures_of_other_sizes_and_turned_ones_are_odd(checked, tmp_path):
+    for name in "ab":
+        write_pictures(tmp_path / "videos" / name, frames_of(0, 8))
+    write_pictures(tmp_path / "videos" / "b", frames_of(0, 1, size=32), numbers=[8])
+    code, said, _ = checked(tmp_path, "data.validation_share=0")
+    assert code == 0
+    assert "pictures of different sizes in one video: 1 (videos/b); every one is pressed into 64 x 64" in said

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from lacray.config import DataConfig
+from lacray.data.completeness import against_published
+from lacray.data.facts import Facts
 from lacray.data.layouts import NUM_READERS, Progress, Survey, find_root, list_videos, survey, video_set
 from lacray.data.oddities import oddities, same_content
-from lacray.data.sources import Facts, source_of
+from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError
 from lacray.data.videoset import DataError, Video, VideoSet, by_action, phases_in, why_not_selectable
 
@@ -62,7 +64,9 @@ def check(config: DataConfig, settings: Sequence[str] = (), *, progress: Progres
         part = "validation" if video.name in videos.held else video.split
         findings.videos[video.name] = {"part": part, "frames": video.num_frames, **vars(facts[video.name])}
     findings.found = _found(config, seen, videos, facts)
-    findings.odd = [*listing.notes, *_odd_files(config, everything, facts), *oddities(videos), *_odd_labels(videos)]
+    published = against_published(videos, config.action)
+    findings.odd = [*(published[1] if published else []), *listing.notes, *_odd_files(config, everything, facts)]
+    findings.odd += [*oddities(videos), *_odd_labels(videos)]
     findings.computable = _computable(videos, is_usable=not findings.problems)
     findings.then = _then(config, settings, findings)
     return findings
@@ -109,8 +113,12 @@ def _found(config: DataConfig, seen: Survey, videos: VideoSet, facts: dict[str, 
     if timed:
         found["length"] = _span(timed, lambda v: facts[v.name].seconds or 0.0, duration, "in all")
         found["rate"] = counted(_rate(facts[video.name]) for video in timed)
-        found["size"] = counted("{} x {}".format(*(facts[v.name].size or (0, 0))) for v in timed)
+    sizes = [size for video in everything if (size := facts[video.name].size)]
+    if sizes:
+        found["size"] = counted(f"{width} x {height}" for width, height in sizes)
     found["kind"] = counted(facts[video.name].kind or "unknown" for video in everything)
+    if videos.actions != [""]:
+        found["actions"] = counted(video.action for video in everything)
     labelled = [video for video in everything if video.is_labelled]
     if labelled:
         num = sum(int((video.labels >= 0).sum()) for video in labelled if video.labels is not None)
@@ -123,6 +131,8 @@ def _found(config: DataConfig, seen: Survey, videos: VideoSet, facts: dict[str, 
         found["labels"] = f"{len(labelled)} videos, {100 * share:.0f} % of their frames; {phases}"
     else:
         found["labels"] = "none"
+    if (published := against_published(videos, config.action)) is not None:
+        found["published"] = published[0]
     return found
 
 
@@ -180,6 +190,12 @@ def _odd_files(config: DataConfig, videos: Sequence[Video], facts: dict[str, Fac
     turned = those(lambda _, f: f.rotation)
     if turned:
         odd.append(f"turned upright by what their files say: {len(turned)} ({named(turned)})")
+    mixed = those(lambda _, f: f.is_mixed)
+    if mixed:
+        odd.append(
+            f"pictures of different sizes in one video: {len(mixed)} ({named(mixed)}); every one is pressed into "
+            f"{config.size} x {config.size}"
+        )
     rates = [f.rate for f in facts.values() if f.rate and not f.is_variable]
     if rates and max(rates) > 1.5 * min(rates):
         odd.append(f"rates from {min(rates):.4g} to {max(rates):.4g} fps: a clip counts frames, not seconds")
