@@ -264,7 +264,7 @@ def _check_written(found: Survey, places: dict[str, str], partial: Path, config:
     Raises:
         DataError: it is not what it was made of.
     """
-    plain = config.model_copy(update={"root": str(partial), "action": None, "max_unreadable": 0.0})
+    plain = config.model_copy(update={"root": str(partial), "action": None, "tier": None, "max_unreadable": 0.0})
     listing = list_videos(partial, plain)
     written = survey(partial, listing, plain)
     problems = [*listing.problems, *written.problems]
