@@ -52,6 +52,9 @@ class DataConfig(Section):
 
     root: str = Field("simpouring", min_length=1)
     """`simpouring` (bundled, rendered on first use) or a directory in any layout of docs/data.md."""
+    lead_in: Annotated[float, Field(ge=0, le=0.9)] | None = None
+    """SimPouring alone: each video begins with irrelevant frames, up to this share of it, and ends with the action;
+    null: as it is bundled, with short lead-ins and lead-outs."""
     input: Literal["videos", "features"] = "videos"
     """`features`: `features/NAME.npy` (frames, channels) of a frozen backbone in place of video files."""
     action: Annotated[str, Field(min_length=1)] | None = None
@@ -89,6 +92,15 @@ class DataConfig(Section):
     """Loader processes per worker; 0 loads in the training process."""
     cache_gib: NonNegative = 1.0
     """Decoded frames kept in memory per process; videos beyond it are decoded anew, only the frames needed."""
+
+    @model_validator(mode="after")
+    def _lead_in_is_rendered(self) -> DataConfig:
+        if self.lead_in is not None and self.root != "simpouring":
+            raise ValueError(
+                f"lead_in must be null with other data than simpouring, got lead_in {self.lead_in:g} and root "
+                f"{self.root!r}; leave lead_in out"
+            )
+        return self
 
 
 class EncoderConfig(Section):
@@ -184,8 +196,9 @@ class LacConfig(Section):
     similarity_eps: NonNegative = 0.1
     normalize: bool = True
     """L2-normalised embeddings (V12)."""
-    alignment: Literal["local", "end_to_end"] = "local"
-    """Smith-Waterman, as published, or Needleman-Wunsch, where frames left over at a clip's ends cost a gap."""
+    alignment: Literal["local", "end_to_end", "dtw"] = "local"
+    """Smith-Waterman, as published; Needleman-Wunsch, where frames left over at a clip's ends cost a gap; or soft-DTW,
+    from both first frames to both last ones, where a frame is matched again and again in place of a gap."""
     gap: Literal["fixed", "scalar", "position"] = "scalar"
     """Gap penalties (V4): constants, one learned pair, or one pair per cell of the clip's T x T table."""
     gap_open: float = 1.0
@@ -223,6 +236,12 @@ class LacConfig(Section):
                 "gap_open and gap_extend must be > 0 with gap_transform softplus, got "
                 f"{self.gap_open} and {self.gap_extend}; use gap_transform: raw for others"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _warping_has_no_gaps(self) -> LacConfig:
+        if self.alignment == "dtw" and self.gap != "fixed":
+            raise ValueError(f"gap must be fixed with alignment dtw, which has no gaps, got {self.gap}")
         return self
 
 

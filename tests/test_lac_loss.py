@@ -13,7 +13,7 @@ from paths import shared
 
 from lacray.config import ConfigError, LacConfig, build
 from lacray.losses import build_loss, paired
-from lacray.losses.lac import LacLoss
+from lacray.losses.lac import ALIGNMENTS, LacLoss
 from lacray.losses.parts import gaussian_log_targets, similarity
 from lacray.ops import needleman_wunsch
 
@@ -104,6 +104,7 @@ def pair():
 VARIANTS = [
     {},
     {"alignment": "end_to_end"},
+    {"alignment": "dtw", "gap": "fixed"},
     {"combine": "cycle"},
     {"combine": "matmul"},
     {"symmetric": False},
@@ -224,6 +225,35 @@ def test_alignment_from_end_to_end_is_one_word(pair):
     there, _ = needleman_wunsch(similar, 0.7, 0.2, lengths=lengths)
     back, _ = needleman_wunsch(similar.transpose(1, 2), 0.7, 0.2, lengths=lengths.flip(1))
     np.testing.assert_allclose(parts["L_sw"].item(), (there + back).mean().item(), rtol=1e-4)
+
+
+def warping_paths(n, m):
+    """Every way from the first cell to the last of an n x m table by steps down, right and both."""
+    if (n, m) == (1, 1):
+        return [[(0, 0)]]
+    before = [(n - 1, m - 1), (n - 1, m), (n, m - 1)]
+    return [[*path, (n - 1, m - 1)] for a, b in before if a > 0 and b > 0 for path in warping_paths(a, b)]
+
+
+@pytest.mark.parametrize("gamma", [0.3, 5.0])
+def test_dtw_scores_every_warping_path_by_the_similarity_along_it(gamma):
+    torch.manual_seed(2)
+    lengths = torch.tensor([[4, 3]])
+    table = torch.rand(1, 5, 5, dtype=torch.float64)
+    none = torch.zeros(())
+    score, match = ALIGNMENTS["dtw"](table, none, none, gamma=gamma, lengths=lengths)
+    # The match table at (i, j) is the score of the two clips cut there.
+    for n, m in ((4, 3), (2, 3), (4, 1)):
+        sums = [sum(table[0, i, j].item() for i, j in path) for path in warping_paths(n, m)]
+        expected = gamma * math.log(sum(math.exp(total / gamma) for total in sums))
+        assert match[0, n - 1, m - 1].item() == pytest.approx(expected, rel=1e-12)
+    assert score.item() == pytest.approx(match[0, 3, 2].item(), rel=1e-12)
+
+
+def test_dtw_has_no_gaps_to_be_learned():
+    with pytest.raises(ConfigError, match="gap must be fixed with alignment dtw, which has no gaps, got scalar"):
+        build({"loss.alignment": "dtw"})
+    assert build({"loss.alignment": "dtw", "loss.gap": "fixed"}).loss.alignment == "dtw"
 
 
 @pytest.mark.parametrize("transform", ["softplus", "raw"])

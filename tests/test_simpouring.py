@@ -121,6 +121,47 @@ def test_tempo_pauses_and_leads_differ_between_videos() -> None:
         assert lead.max() <= 0.31
 
 
+def test_a_lead_in_leaves_the_action_as_it_is_and_is_of_any_share_up_to_the_one_that_was_asked_for() -> None:
+    for lead_in in (0.0, 0.5):
+        shares = []
+        for index in range(70):
+            bundled, spec = draw_spec(0, index), draw_spec(0, index, lead_in=lead_in)
+            num_frames = spec.lead_in.num_frames
+            assert np.isnan(spec.progress[:num_frames]).all()
+            action = bundled.progress[~np.isnan(bundled.progress)]
+            assert np.array_equal(spec.progress[num_frames:], action), "nothing comes after it"
+            assert spec.lead_out.num_frames == 0
+            for name in ("camera", "bottle", "glass", "actor", "look"):
+                assert_same_fields(getattr(spec, name), getattr(bundled, name))
+            for name in ("bottle_fill", "glass_fill", "put_at", "stream"):
+                assert getattr(spec, name) == getattr(bundled, name)
+            shares.append(num_frames / len(spec.progress))
+        assert max(shares) <= lead_in + 0.01
+        # Of any share: the middle of 70 draws from 0 to 0.5 is near the middle.
+        assert abs(np.mean(shares) - lead_in / 2) < 0.06
+        assert np.std(shares) > 0.1 or lead_in == 0
+
+
+def assert_same_fields(one: object, other: object) -> None:
+    for field in dataclasses.fields(one):  # type: ignore[arg-type]
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name), err_msg=field.name)
+
+
+def test_each_lead_in_is_a_data_set_of_its_own_and_the_bundled_one_keeps_its_name(dataset: Path) -> None:
+    cache = dataset.parent
+    made = {share: ensure(cache, num_train=1, num_val=0, size=32, seed=5, lead_in=share) for share in (0.0, 0.5)}
+    assert len({dataset.name, *(path.name for path in made.values())}) == 3
+    parameters = {"version": 1, "num_train": 3, "num_val": 2, "size": 64, "seed": 5}
+    named = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
+    assert dataset.name == f"simpouring-v1-{named}"
+    first = {share: int(read(path / "segments.csv")[0]["start_frame"]) for share, path in made.items()}
+    assert first[0.0] == 0
+    assert first[0.5] == draw_spec(5, 0, lead_in=0.5).lead_in.num_frames > 0
+    frames = decode(made[0.5] / "videos" / "train_000.mp4")
+    assert len(frames) == len(draw_spec(5, 0, lead_in=0.5).progress)
+    assert json.loads((made[0.5] / "simpouring.json").read_text())["lead_in"] == 0.5
+
+
 def test_the_same_seed_and_index_give_the_same_pixels_and_others_do_not() -> None:
     first = render(draw_spec(3, 1), size=48)
     assert first.dtype == np.uint8
@@ -305,11 +346,12 @@ def test_a_cache_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> No
 
 def test_all_bad_arguments_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="num_train: must be >= 1, got 0") as error:
-        ensure(tmp_path / "new", num_train=0, num_val=-1, size=33, seed=-2)
+        ensure(tmp_path / "new", num_train=0, num_val=-1, size=33, seed=-2, lead_in=1.0)
     for part in (
         "num_val: must be >= 0, got -1",
         "size: must be even, 32 to 1024, got 33",
         "seed: must be >= 0, got -2",
+        "lead_in: must be 0 to 0.9, got 1.0",
     ):
         assert part in str(error.value)
     assert not (tmp_path / "new").exists()

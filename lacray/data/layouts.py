@@ -80,7 +80,9 @@ def find_root(config: DataConfig, progress: Progress | None = None) -> Path:
         from lacray import simpouring
 
         told = progress or (lambda *_: None)
-        return simpouring.ensure(progress=lambda done, total: told("rendering SimPouring", done, total))
+        return simpouring.ensure(
+            lead_in=config.lead_in, progress=lambda done, total: told("rendering SimPouring", done, total)
+        )
     root = home_expanded(config.root)
     if not root.is_dir():
         raise DataError(

@@ -12,7 +12,22 @@ from lacray.config import LacConfig
 from lacray.losses.clips import Clips
 from lacray.losses.loss import Loss
 from lacray.losses.parts import gaussian_log_targets, masked_cross_entropy, masked_softmax, similarity
-from lacray.ops import soft_nw, soft_sw
+from lacray.ops import soft_dtw, soft_nw, soft_sw
+
+
+def warped(
+    table: Tensor, gap_open: Tensor, gap_extend: Tensor, *, gamma: float, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Soft-DTW in the place of `soft_sw`: the cost is minus the similarity, and there are no gaps to be penalised.
+
+    D[i,j] = S[i,j] + max^gamma(D[i-1,j-1], D[i-1,j], D[i,j-1]), from both first frames to both last ones; its last cell
+    is the score, D the match table, as Eq. 2 has them.
+    """
+    value, accumulated = soft_dtw(-table, gamma=gamma, lengths=lengths)
+    return -value, -accumulated
+
+
+ALIGNMENTS = {"local": soft_sw, "end_to_end": soft_nw, "dtw": warped}
 
 
 class LacLoss(Loss):
@@ -99,7 +114,7 @@ class LacLoss(Loss):
                 f"embeddings: loss.gap=position was built for clips of {gap_open.shape[0]} frames, "
                 f"got {table.shape[1]}; use loss.gap=scalar for clips of any length"
             )
-        align = soft_sw if config.alignment == "local" else soft_nw
+        align = ALIGNMENTS[config.alignment]
         # One call for both directions: the restricted affine recursion is not symmetric in its sequences.
         score, match = align(
             torch.cat([table, table.mT]),

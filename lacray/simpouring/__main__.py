@@ -20,7 +20,8 @@ def _worker(job: str) -> int:
     threading.Thread(target=end_with_parent, daemon=True).start()
     share = json.loads(job)
     try:
-        for name in render_share(Path(share["directory"]), share["videos"], share["seed"], share["size"]):
+        share["directory"] = Path(share["directory"])
+        for name in render_share(**share):
             print(name, flush=True)
     except BrokenPipeError:
         os._exit(1)

@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -64,7 +64,7 @@ def _videos(num_train: int, num_val: int) -> list[tuple[str, str, int]]:
     ]
 
 
-def _write_tables(directory: Path, videos: list[tuple[str, str, int]], seed: int) -> None:
+def _write_tables(directory: Path, videos: list[tuple[str, str, int]], seed: int, lead_in: float | None) -> None:
     with (
         (directory / "segments.csv").open("w", newline="") as segments,
         (directory / "splits.csv").open("w", newline="") as splits,
@@ -73,21 +73,29 @@ def _write_tables(directory: Path, videos: list[tuple[str, str, int]], seed: int
         segment_rows.writerow(["video", "start_frame", "end_frame", "phase"])
         split_rows.writerow(["video", "split"])
         for name, split, index in videos:
-            spec = draw_spec(seed, index)
+            spec = draw_spec(seed, index, lead_in=lead_in)
             np.save(directory / "progress" / f"{name}.npy", spec.progress.astype(np.float32))
             split_rows.writerow([f"videos/{name}.mp4", split])
             for start, end, label in _runs(spec.labels):
                 segment_rows.writerow([f"videos/{name}.mp4", start, end, PHASES[label]])
 
 
-def render_share(directory: Path, videos: list[tuple[str, str, int]], seed: int, size: int) -> Iterator[str]:
+def render_share(
+    directory: Path, videos: list[tuple[str, str, int]], seed: int, size: int, lead_in: float | None
+) -> Iterator[str]:
     for name, _, index in videos:
-        _encode(directory / "videos" / f"{name}.mp4", render(draw_spec(seed, index), size=size))
+        frames = render(draw_spec(seed, index, lead_in=lead_in), size=size)
+        _encode(directory / "videos" / f"{name}.mp4", frames)
         yield name
 
 
 def _render_all(
-    directory: Path, videos: list[tuple[str, str, int]], seed: int, size: int, report: Callable[[], None]
+    directory: Path,
+    videos: list[tuple[str, str, int]],
+    seed: int,
+    size: int,
+    lead_in: float | None,
+    report: Callable[[], None],
 ) -> None:
     """Render into `directory`, on all cores.
 
@@ -98,7 +106,7 @@ def _render_all(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     num_workers = min(cores, 16, len(videos) // 2)
     if num_workers < 2 or not sys.executable:
-        for _ in render_share(directory, videos, seed, size):
+        for _ in render_share(directory, videos, seed, size, lead_in):
             report()
         return
     done: queue.Queue[str | None] = queue.Queue()
@@ -115,7 +123,8 @@ def _render_all(
 
     try:
         for k in range(num_workers):
-            share = {"directory": str(directory), "videos": videos[k::num_workers], "seed": seed, "size": size}
+            own = {"directory": str(directory), "videos": videos[k::num_workers]}
+            share = {**own, "seed": seed, "size": size, "lead_in": lead_in}
             command = [sys.executable, "-P", "-m", "lacray.simpouring", "--worker", json.dumps(share)]
             worker = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -154,6 +163,7 @@ def ensure(
     num_val: int = 14,
     size: int = 128,
     seed: int = 0,
+    lead_in: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """The directory of the data set, rendered first where the cache has it not.
@@ -168,6 +178,7 @@ def ensure(
         num_val: >= 0, val videos; the same ones whatever num_train.
         size: pixels of a side, even, 32 to 1024.
         seed: >= 0.
+        lead_in: 0 to 0.9, as for `draw_spec`; each value is a data set of its own.
         progress: called with (videos done, videos in all) as they are rendered; never, where the cache has them.
 
     Returns:
@@ -183,12 +194,14 @@ def ensure(
             ("num_val", num_val, ">= 0", num_val >= 0),
             ("size", size, "even, 32 to 1024", 32 <= size <= 1024 and size % 2 == 0),
             ("seed", seed, ">= 0", seed >= 0),
+            ("lead_in", lead_in, "0 to 0.9", lead_in is None or 0 <= lead_in <= 0.9),
         ]
         if not ok
     ]
     if problems:
         raise ValueError("\n".join(problems))
-    parameters = {"version": VERSION, "num_train": num_train, "num_val": num_val, "size": size, "seed": seed}
+    own: dict[str, Any] = {} if lead_in is None else {"lead_in": float(lead_in)}
+    parameters = {"version": VERSION, "num_train": num_train, "num_val": num_val, "size": size, "seed": seed, **own}
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
     name = f"simpouring-v{VERSION}-{digest}"
     target = cached(name) if root is None else Path(root) / name
@@ -219,11 +232,12 @@ def ensure(
     return target
 
 
-def _build(directory: Path, parameters: dict[str, int], progress: Callable[[int, int], None] | None) -> None:
+def _build(directory: Path, parameters: dict[str, Any], progress: Callable[[int, int], None] | None) -> None:
     videos, seed = _videos(parameters["num_train"], parameters["num_val"]), parameters["seed"]
+    lead_in = parameters.get("lead_in")
     (directory / "videos").mkdir()
     (directory / "progress").mkdir()
-    _write_tables(directory, videos, seed)
+    _write_tables(directory, videos, seed, lead_in)
     done = 0
 
     def report() -> None:
@@ -232,7 +246,7 @@ def _build(directory: Path, parameters: dict[str, int], progress: Callable[[int,
         if progress is not None:
             progress(done, len(videos))
 
-    _render_all(directory, videos, seed, parameters["size"], report)
+    _render_all(directory, videos, seed, parameters["size"], lead_in, report)
     about = {**parameters, "fps": FPS, "phases": PHASES, "codec": _codec()}
     (directory / "simpouring.json").write_text(json.dumps(about, indent=2) + "\n")
 

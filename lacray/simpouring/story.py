@@ -7,6 +7,7 @@ where the bottle stands. Angles are radians.
 from __future__ import annotations
 
 import colorsys
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -248,12 +249,29 @@ def _draw_lead(rng: np.random.Generator, num_frames: int) -> Lead:
     )
 
 
-def draw_spec(seed: int, index: int) -> VideoSpec:
+def _led_in(spec: VideoSpec, lead_in: float) -> VideoSpec:
+    """The same action after a lead-in of up to a share of the video, and nothing after it."""
+    # Its own draws: all else in the video stays as it is (`render` draws from (*entropy, 1)).
+    rng = np.random.default_rng(np.random.SeedSequence((*spec.entropy, 2)))
+    share = rng.uniform(0.0, lead_in)
+    action = spec.progress[~np.isnan(spec.progress)]
+    before = _draw_lead(rng, round(len(action) * share / (1 - share)))
+    return dataclasses.replace(
+        spec,
+        progress=np.concatenate([np.full(before.num_frames, np.nan), action]),
+        lead_in=before,
+        lead_out=_draw_lead(rng, 0),
+    )
+
+
+def draw_spec(seed: int, index: int, *, lead_in: float | None = None) -> VideoSpec:
     """Everything that makes up video `index` of the data set `seed`; the same on every call.
 
     Args:
         seed: >= 0, of the data set.
         index: >= 0; train video i has index i, val video i has index VAL_OFFSET + i.
+        lead_in: in [0, 1): the action begins after irrelevant frames, whose share of the video is drawn between 0 and
+            this, and the video ends with it; None: lead-in and lead-out are drawn, each up to 0.3.
 
     Returns:
         The spec: its `progress` and `labels` are the ground truth of the frames that `render` draws.
@@ -289,7 +307,7 @@ def draw_spec(seed: int, index: int) -> VideoSpec:
         shake_roll=math.radians(rng.uniform(0.0, 1.5)),
     )
     before = rng.choice([0.0, rng.uniform(0.03, 0.14)])
-    return VideoSpec(
+    spec = VideoSpec(
         entropy=(seed, index),
         progress=progress,
         camera=camera,
@@ -304,3 +322,4 @@ def draw_spec(seed: int, index: int) -> VideoSpec:
         put_at=(bottle.place[0] + rng.normal(0, 0.025), bottle.place[1] + rng.normal(0, 0.012)),
         stream=(rng.uniform(0.019, 0.032), rng.uniform(0.06, 0.2), rng.uniform(0.1, 0.24)),
     )
+    return spec if lead_in is None else _led_in(spec, lead_in)
