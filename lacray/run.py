@@ -229,11 +229,11 @@ class _Record:
         remove_checkpoint(self.place, self.run.study, self.run.run_id)
 
     def _row(self, epoch: int) -> dict[str, Any]:
-        own = identity(self.run, self.config, self.device, epoch=epoch)
+        own = identity(self.run, self.config, self.videos, self.device, epoch=epoch)
         return own | {"notes": notes(self.videos, self.device) or None}
 
 
-def identity(run: Run, config: Config, device: torch.device, *, epoch: int) -> dict[str, Any]:
+def identity(run: Run, config: Config, videos: VideoSet, device: torch.device, *, epoch: int) -> dict[str, Any]:
     """The columns that say whose row it is."""
     settings = {key: column_value(value) for key, value in config.flat().items() if key != "seed"}
     return {
@@ -254,6 +254,7 @@ def identity(run: Run, config: Config, device: torch.device, *, epoch: int) -> d
         "op_backend": backend_name(device),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "world_size": distributed.world_size(),
+        "videos": videos.checksum(),
         **settings,
     }
 
@@ -360,7 +361,7 @@ def _score_controls(
             embedding.control(own, videos, name, split, device=device, store=store, progress=evaluating)
             for split in splits
         ]
-        base = identity(replace(run, variant=None, trial=None), own, device, epoch=0)
+        base = identity(replace(run, variant=None, trial=None), own, videos, device, epoch=0)
         base |= {"status": "done", "control": name}
         rows = [base | _columns(videos, device, evaluation) for evaluation in found]
         distributed.from_first(

@@ -49,6 +49,7 @@ from lacray.results import (
     last_rows,
     read,
     remove_run,
+    selected_by,
     studies,
 )
 from lacray.run import Run
@@ -157,7 +158,7 @@ def best_setting(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, st
     if study not in known:
         raise UserError(f"--study: {study} is not in {arguments.results}; choose from {', '.join(known)}")
     table = read(arguments.results, study)
-    metric = next((name for name in table["selected_by"].to_pylist() if name), "objective")
+    metric = selected_by(table)
     row = best(table, metric)
     # Settings that this version does not know any more would be an error in every later command.
     values = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 if __name__ == "__main__":
@@ -22,7 +23,17 @@ from lacray.config import ConfigError, UserError, parse_assignments
 from lacray.exits import guarded
 from lacray.nodes import Plan, check_shared, default_gpus, plan, read_nodes
 from lacray.ops import backend_name
-from lacray.results import Place, best, check_name, check_writable, last_rows, read, read_manifest, studies
+from lacray.results import (
+    Place,
+    best,
+    check_name,
+    check_writable,
+    control_setting,
+    last_rows,
+    read,
+    read_manifest,
+    studies,
+)
 from lacray.study.show import STYLES, new_table, short
 from lacray.study.space import Space, find_space, load_space
 from lacray.study.status import is_unfinished, show_status
@@ -51,31 +62,59 @@ def main(argv: Sequence[str] | None = None) -> None:
     opened: list[Study] = []
     try:
         for name, space in wanted:
-            opened.append(Study(name, space, options))
+            opened.append(Study(name, space, resumed(options, name) if len(wanted) > 1 else options))
             opened[-1].open()
-        run(opened, arguments)
+        over = [study for study in opened if len(opened) > 1 and study.is_finished]
+        for study in over:
+            study.close()
+        if over:
+            tell(f"finished already: {', '.join(study.name for study in over)}")
+        left = [study for study in opened if study not in over]
+        if left:
+            run(left, arguments)
     finally:
         for study in opened:
             study.close()
 
 
+def resumed(options: Options, study: str) -> Options:
+    """Several studies in one command: the same command goes on with those that have begun, as --resume does."""
+    has_begun = read_manifest(Place(options.results), study) is not None
+    return replace(options, resume=options.resume or has_begun)
+
+
 def run(opened: Sequence[Study], arguments: argparse.Namespace) -> None:
-    """Drive the studies with Ray, one after the other."""
+    """Drive the studies with Ray, one after the other.
+
+    Raises:
+        UserError: what kept studies from their end; those after them have been driven nevertheless.
+    """
     start_ray()
     import ray
 
     from lacray.study.driver import Driver, open_asides
 
+    problems: list[str] = []
     try:
         check_shared(opened[0].place.uri)
         plans = [planned(study, arguments) for study in opened]
         for study, own in zip(opened, plans, strict=True):
             asides = open_asides(study, arguments.storage, arguments.tensorboard, arguments.mlflow)
-            Driver(study, own, asides=asides, time_limit=arguments.time_limit, price=arguments.price).run()
-            study.close()
-            tell_results(study)
+            try:
+                Driver(study, own, asides=asides, time_limit=arguments.time_limit, price=arguments.price).run()
+                study.close()
+                tell_results(study)
+            except UserError as error:
+                if len(opened) == 1:
+                    raise
+                study.close()
+                problems += error.problems
+                for problem in error.problems:
+                    warn(problem)
     finally:
         ray.shutdown()
+    if problems:
+        raise UserError(problems)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,7 +133,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--concurrent", type=positive, help="trials at once; default: as many as fit")
     result.add_argument("--results", default="results", metavar="URI", help="directory or s3://bucket/prefix")
     result.add_argument("--study", help="name; default: the space's")
-    result.add_argument("--resume", action="store_true", help="go on with studies that were interrupted, or add trials")
+    result.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with studies that were interrupted, or add trials; several spaces in one command do so anyway",
+    )
     result.add_argument("--storage", metavar="URL", help="Optuna storage that shows the study; default: a SQLite file")
     result.add_argument("--tensorboard", metavar="DIR", help="write TensorBoard files of the trials there")
     result.add_argument(
@@ -190,7 +233,9 @@ def tell_results(study: Study) -> None:
         view.add_row(str(row["trial"]), status, str(row["epoch"]), cell(row), *settings)
     for row in rows:
         if row["control"] != "none":
-            view.add_row("-", row["control"], "0", cell(row), *["" for _ in searched])
+            own = control_setting(row)
+            settings = (Text(short(own[key]) if key in own else "") for key in searched)
+            view.add_row("-", row["control"], "0", cell(row), *settings)
     console.print(view)
     for row in trials:
         if row["error"]:

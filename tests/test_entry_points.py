@@ -15,7 +15,7 @@ from paths import ROOT
 from s3_server import s3_server
 from tiny import make_features, tiny_settings
 
-from lacray import results
+from lacray import results, simpouring
 from lacray.checkpoint import load_encoder
 
 TIMEOUT_S = 400
@@ -134,6 +134,27 @@ def test_a_setting_that_diverges_fails_by_name_and_the_study_goes_on(data, tmp_p
     failed = [row for row in table.to_pylist() if row["fit.learning_rate"] == 1e30]
     assert failed[-1]["status"] == "failed"
     assert "must be finite" in failed[-1]["error"]
+
+
+@pytest.mark.slow
+def test_one_study_that_cannot_go_on_keeps_no_other_from_its_end_and_the_same_command_does_the_rest(tmp_path):
+    root = simpouring.ensure(tmp_path / "cache", num_train=4, num_val=1, size=32)
+    fixed = f"  data.root: {root}\n  data.size: 32\n  data.num_frames: 8\n  data.batch_size: 2\n  fit.epochs: 1\n"
+    grid = "sampler: grid\nfixed:\n%s%ssearch:\n  seed: {type: categorical, choices: [0, 1]}\n"
+    # Its maps are too small for what comes after them: known when the encoder is built.
+    big = "  encoder.name: resnet18\n  encoder.weights: none\n"
+    (tmp_path / "bad.yaml").write_text(grid % (fixed, big))
+    (tmp_path / "good.yaml").write_text(grid % (fixed, ""))
+    command = ("-m", "lacray.tune", "bad.yaml", "good.yaml")
+    said = run(*command, cwd=tmp_path, code=2)
+    assert "data.size: must give resnet18 maps of 5 x 5 at least" in said
+    folder = tmp_path / "results" / "good" / "rows"
+    rows = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    # Of each seed its own controls.
+    assert len(rows) == 2 + 2 * 2
+    said = run(*command, cwd=tmp_path, code=2)
+    assert "finished already: good" in said
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == rows
 
 
 def test_results_and_checkpoints_on_s3(data, tmp_path):

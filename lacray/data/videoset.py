@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import zlib
 from collections.abc import Iterable, Sequence
@@ -99,6 +100,11 @@ class VideoSet:
             action = f", {video.action}" if video.action else ""
             found[video.name] = f"{part}, {video.num_frames} frames, {labels}{action}"
         return found
+
+    def checksum(self) -> str:
+        """Of names, splits, lengths and labels; the same whatever share is kept apart for selection."""
+        lines = [f"{name}: {told.replace('validation', 'train', 1)}" for name, told in self.fingerprint().items()]
+        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:12]
 
 
 def held_out(training: Sequence[Video], share: float) -> frozenset[str]:

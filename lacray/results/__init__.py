@@ -26,13 +26,15 @@ from lacray.results.names import check_name
 from lacray.results.place import Place, check_writable
 from lacray.results.reading import has_rows, read, studies
 from lacray.results.rows import RunWriter, remove_end, write_end
-from lacray.results.schema import ALLOWED, IDENTITY, NUMERIC_PREFIXES, to_table
-from lacray.results.selection import best, last_rows
+from lacray.results.schema import ALLOWED, COMPUTING, IDENTITY, NUMERIC_PREFIXES, SECTIONS, to_table
+from lacray.results.selection import best, control_setting, last_rows, selected_by
 
 __all__ = [
     "ALLOWED",
+    "COMPUTING",
     "IDENTITY",
     "NUMERIC_PREFIXES",
+    "SECTIONS",
     "Entry",
     "Found",
     "Lease",
@@ -46,6 +48,7 @@ __all__ = [
     "check_writable",
     "checkpoint_uri",
     "compact",
+    "control_setting",
     "differences",
     "fetch_checkpoint",
     "has_rows",
@@ -59,6 +62,7 @@ __all__ = [
     "remove_checkpoint",
     "remove_end",
     "remove_run",
+    "selected_by",
     "store_checkpoint",
     "studies",
     "to_table",

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lacray import metrics
+from lacray.config import Config
 from lacray.results.errors import redact
 
 IDENTITY: dict[str, pa.DataType] = {
@@ -36,6 +37,7 @@ IDENTITY: dict[str, pa.DataType] = {
     "op_backend": pa.string(),
     "device": pa.string(),
     "world_size": pa.int64(),
+    "videos": pa.string(),  # checksum of names, splits, lengths and labels: data of one path may change
     "time": pa.timestamp("us", tz="UTC"),
     "seconds": pa.float64(),
     "frames_per_second": pa.float64(),
@@ -48,6 +50,27 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "control": ("none", "untrained", "positions"),
     "split": ("validation", "val"),  # validation: the share of the training videos that studies select on
 }
+SECTIONS = tuple(f"{name}." for name in Config.model_fields if name != "seed")
+"""How the columns of settings begin; others with a dot are what was measured, also what a loss reports of its own."""
+COMPUTING = (
+    "data.num_loaders",
+    "data.cache_gib",
+    "data.max_unreadable",
+    "fit.evaluate_every",
+    "fit.full_epochs",
+    "evaluation.report_split",
+)
+"""Settings that say how and when something is computed: what comes out does not depend on them."""
+TRAINING_DATA = (
+    "data.num_frames",
+    "data.batch_size",
+    "data.pairing",
+    "data.sampling",
+    "data.sampling_region",
+    "data.consistent_offset",
+    "data.augment",
+)
+"""Settings of the data that say how clips for training are drawn; an untrained encoder sees none of it."""
 NUMERIC_PREFIXES = ("metric.", "action.", "num_actions.", "part.", "gap.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lacray.results.errors import ResultsError
-from lacray.results.schema import ALLOWED
+from lacray.results.schema import ALLOWED, COMPUTING, TRAINING_DATA
 
 
 def last_rows(table: pa.Table, **where: str) -> list[dict[str, Any]]:
@@ -41,6 +42,29 @@ def last_rows(table: pa.Table, **where: str) -> list[dict[str, Any]]:
         {**row, **end, "seconds": row["seconds"] if end["seconds"] is None else end["seconds"]}
         for row, end in zip(rows, ends, strict=True)
     ]
+
+
+def control_setting(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a setting the scores of an untrained encoder depend on: videos, encoder, evaluation, seed.
+
+    Args:
+        values: a setting by its dotted keys, or a row.
+
+    Returns:
+        key -> value, by key; the controls of a run are those of the same.
+    """
+    kept = ("data.", "encoder.", "evaluation.")
+    unlike = {*COMPUTING, *TRAINING_DATA}
+    return {
+        key: values[key]
+        for key in sorted(values)
+        if key == "seed" or (key.startswith(kept) and key not in unlike and values[key] is not None)
+    }
+
+
+def selected_by(table: pa.Table) -> str:
+    """The metric that a study maximises, as its YAML writes it."""
+    return next((name for name in table["selected_by"].to_pylist() if name), "objective")
 
 
 def _fitting(table: pa.Table, where: dict[str, str]) -> list[bool]:

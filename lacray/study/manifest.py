@@ -12,7 +12,7 @@ import lacray
 from lacray.config import UserError
 from lacray.data import VideoSet
 from lacray.results import differences
-from lacray.study.space import Space, parse_space
+from lacray.study.space import SHOWN, Space, parse_space
 
 FORMAT = 1
 VERSIONED = ("torch", "ray", "optuna")
@@ -63,7 +63,8 @@ def check_same(manifest: dict[str, Any], space: Space, num_trials: int | None, v
     Raises:
         UserError: every difference, with what it was and what it is now.
     """
-    before, now = ({**content, "description": "", "trials": 0} for content in (manifest["space"], space.content()))
+    unlike = {**dict.fromkeys(SHOWN, ""), "trials": 0}
+    before, now = ({**content, **unlike} for content in (manifest["space"], space.content()))
     # The study's own name may be another than its space's.
     now["name"] = before["name"]
     found = differences(before, now)

@@ -2,6 +2,9 @@
 
 name: gamma                     # the study's name, unless --study gives another
 description: Table 4
+feeds: table_4                  # the tables of the report that its runs stand in, by name or as a list
+rows: loss.gamma                # what names their lines: settings, or `variant`
+columns: data.lead_in           # what names their columns: settings; without them, the columns are metrics
 sampler: grid                   # tpe (default) or grid
 trials: 12                      # default of --trials; a grid runs all of its points
 metric: objective               # what is maximised, of the validation share
@@ -45,13 +48,16 @@ from lacray.config import (
 )
 from lacray.metrics import MAXIMISED, SELECTABLE
 from lacray.results import check_name
+from lacray.study import feeds
 from lacray.text import home_expanded
 
 SPACES = "search_spaces"
-VARIANT = "variant"
+VARIANT = feeds.VARIANT
 TEXT_FIELDS = ("name", "description", "sampler", "metric")
 YAML_SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "null", "timestamp", "value")}
-FIELDS = ("name", "description", "sampler", "trials", "metric", "fixed", "search", "variants")
+FIELDS = ("name", "description", *feeds.FIELDS, "sampler", "trials", "metric", "fixed", "search", "variants")
+# How a study is shown; another way is the same study.
+SHOWN = ("description", *feeds.FIELDS)
 DISTRIBUTION_FIELDS = {
     "float": ("low", "high", "log", "step"),
     "int": ("low", "high", "log", "step"),
@@ -67,6 +73,12 @@ class Space:
 
     name: str
     description: str = ""
+    feeds: tuple[str, ...] = ()
+    """Tables of the report."""
+    rows: tuple[str, ...] = ()
+    """What names the lines of these tables."""
+    columns: tuple[str, ...] = ()
+    """What names their columns; none: the metrics are the columns."""
     sampler: str = "tpe"
     trials: int = 10
     metric: str = "objective"
@@ -83,6 +95,7 @@ class Space:
         return {
             "name": self.name,
             "description": self.description,
+            **{name: list(getattr(self, name)) for name in feeds.FIELDS},
             "sampler": self.sampler,
             "trials": self.trials,
             "metric": self.metric,
@@ -159,7 +172,10 @@ def find_space(name: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    bundled = sorted(p.name for folder in candidates[2:] for p in folder.parent.glob("*.yaml"))
+    found = {
+        p.relative_to(f).as_posix() for f in (package.parent / SPACES, package / SPACES) for p in f.rglob("*.yaml")
+    }
+    bundled = sorted(found, key=lambda path: (path.count("/"), path))
     raise ConfigError(f"{name}: no such search space; give a YAML file, or one of {', '.join(bundled)}")
 
 
@@ -246,6 +262,9 @@ def parse_space(
             for key in values
             if key in search or key in overrides
         ]
+    lists = {name: feeds.names(content.get(name)) for name in feeds.FIELDS}
+    wrong = feeds.misnamed(lists, known, has_variants=bool(variants))
+    problems += [f"{problem} ({where(field)})" for field, problem in wrong]
     name = str(content["name"])
     try:
         check_name("study", name)
@@ -267,6 +286,9 @@ def parse_space(
     space = Space(
         name=name,
         description=str(content.get("description", "")),
+        feeds=lists["feeds"],
+        rows=lists["rows"],
+        columns=lists["columns"],
         sampler=sampler,
         trials=trials,
         metric=str(metric),
@@ -404,6 +426,8 @@ def _is_text(path: tuple[str, ...]) -> bool:
     section, *rest = path or ("",)
     if section == "search":
         return (len(rest) == 2 and rest[1] in (*VALUES, "type")) or rest[1:] == ["choices", ""]
+    if section in feeds.FIELDS:
+        return rest in ([], [""])
     return (section, len(rest)) in {("fixed", 1), ("variants", 2), *((name, 0) for name in TEXT_FIELDS)}
 
 

@@ -6,6 +6,8 @@ The results are the truth: what is decided here follows from them, and is writte
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from sqlalchemy.engine import URL
 
 from lacray.cache import cache_dir, can_write, temporary_dir
 from lacray.cli import absolute, commit, placed, prepare_videos, shell, warn
-from lacray.config import ConfigError, UserError
+from lacray.config import Config, ConfigError, UserError
 from lacray.exits import advice
 from lacray.fit import check_batch
 from lacray.metrics import OBJECTIVE, PROTOCOLS
@@ -24,6 +26,7 @@ from lacray.results import (
     Lease,
     Place,
     ResultsError,
+    control_setting,
     has_rows,
     read,
     read_manifest,
@@ -79,7 +82,8 @@ class Study:
         self.followers: list[Follower] = []
         self._given_space = space
         self._unfinished: list[Trial] = []
-        self._controls_at: int | None = None
+        self._scored: set[str] = set()
+        self._scoring: dict[str, int] = {}
         self._has_begun = False
         self._outbox = Outbox(f"ends of study {name}")
 
@@ -192,7 +196,9 @@ class Study:
         every = self.config.fit.evaluate_every
         stops_early = self.space.sampler == "tpe" and every < self.config.fit.epochs
         self.trials = Trials(recorded(rows, self.space, given_up=given_up), every=every if stops_early else None)
-        self.has_controls = {row["control"] for row in rows if row["stage"] == "tune"} >= set(CONTROLS)
+        there = {row["run_id"] for row in rows if row["stage"] == "tune" and row["control"] != "none"}
+        prefixes = {run_id.rpartition("-")[0] for run_id in there}
+        self._scored = {own for own in prefixes if all(f"{own}-{control}" in there for control in CONTROLS)}
         self.sampler = Sampler(self.space, seed=self.manifest["seed"], num_trials=self.num_trials)
         for number in range(max((trial.number for trial in self.trials), default=-1) + 1):
             if number not in self.trials:
@@ -216,6 +222,11 @@ class Study:
     @property
     def num_over(self) -> int:
         return self.trials.count("done", "pruned", "failed")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to run; what was lost may be tried again."""
+        return not self._unfinished and len(self.trials) >= self.num_trials
 
     def requeue(self) -> None:
         """Trials that were going on are to be taken up again, before new ones."""
@@ -259,12 +270,14 @@ class Study:
         return trial
 
     def run_of(self, trial: Trial, *, gpus_per_worker: float = 0, cpus_per_worker: int = 1) -> Run:
-        """A trial as a run; the first one scores the controls too, where they are missing."""
+        """A trial as a run; the first scores the controls too, in a grid the first of each encoder, data and seed."""
         setting = self.space.config(trial.params)
         controls: dict[str, Any] = {}
-        if not self.has_controls and self._controls_at in (None, trial.number):
-            self._controls_at = trial.number
-            controls = {"run_id": "control", "values": placed(self.config.flat())}
+        # A search compares its trials with one pair of controls; the cells of a grid are each shown beside their own.
+        same = setting if self.space.sampler == "grid" else self.config
+        own = controls_name(same.flat())
+        if own not in self._scored and self._scoring.setdefault(own, trial.number) == trial.number:
+            controls = {"run_id": own, "values": placed(same.flat())}
         return Run(
             values=placed({**setting.flat()}),
             results=self.place.uri,
@@ -280,7 +293,7 @@ class Study:
             gpus_per_worker=gpus_per_worker,
             cpus_per_worker=cpus_per_worker,
             controls=controls,
-            has_study_videos=setting.data == self.config.data,
+            has_study_videos=_videos(setting) == _videos(self.config),
         )
 
     # --- what became of it -------------------------------------------------------------------------------------------
@@ -293,8 +306,8 @@ class Study:
         epoch = result["epoch"]
         is_new = epoch > max(trial.losses, default=0)
         self.trials.hear(number, result, self.space.metric, time.monotonic())
-        if epoch > 0 and self._controls_at == number:
-            self.has_controls = True
+        if epoch > 0:
+            self._scored |= {own for own, scorer in self._scoring.items() if scorer == number}
         if is_new:
             if epoch in trial.values:
                 self.sampler.report(number, trial.values[epoch], epoch)
@@ -320,8 +333,7 @@ class Study:
 
     def lost(self, number: int, reason: str) -> None:
         """A trial's processes were lost too often; `--resume` tries it again."""
-        if self._controls_at == number:
-            self._controls_at = None
+        self._scoring = {own: scorer for own, scorer in self._scoring.items() if scorer != number}
         self.end(self.trials[number], "failed", reason)
 
     def end(self, trial: Trial, state: str, error: str | None = None, *, is_final: bool = False) -> None:
@@ -372,6 +384,17 @@ class Study:
         grown = ["--trials", str(self.num_trials)] if self.num_trials > self.manifest["trials"] else []
         workers = ["--workers", str(self.options.workers)] if self.options.workers > 1 else []
         return shell("python", "-m", "lacray.tune", "--resume", "--study", self.name, *where, *grown, *workers)
+
+
+def _videos(setting: Config) -> dict[str, Any]:
+    """What of a setting says which videos there are."""
+    return {key: value for key, value in control_setting(setting.flat()).items() if key.startswith("data.")}
+
+
+def controls_name(setting: Mapping[str, Any]) -> str:
+    """The prefix of the runs of a setting's controls."""
+    told = json.dumps(control_setting(setting), sort_keys=True)
+    return f"control-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
 def _is_metric(key: str, value: Any) -> bool:

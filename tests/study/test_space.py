@@ -296,7 +296,7 @@ def test_file_that_cannot_be_read_is_named(tmp_path):
         assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: Path(path).stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").rglob("*.yaml")), ids=lambda path: Path(path).stem)
 def test_bundled_space_is_right(path):
     space = load_space(path)
     assert space.name == path.stem
@@ -308,7 +308,7 @@ def test_bundled_space_is_right(path):
 
 
 def test_bundled_formulation_space_varies_the_parts_of_the_paper():
-    space = load_space(ROOT / "search_spaces" / "formulation.yaml")
+    space = load_space(ROOT / "search_spaces" / "paper" / "formulation.yaml")
     parts = {name: space.config({"variant": name, "seed": 1}).loss for name in space.variants}
     assert parts["L_c"].alpha == 0
     assert (parts["L_c + L_l"].local, parts["L_c + L_l"].beta) == (True, 0)
@@ -318,7 +318,7 @@ def test_bundled_formulation_space_varies_the_parts_of_the_paper():
 
 
 def test_bundled_gamma_space_is_table_4():
-    space = load_space(ROOT / "search_spaces" / "gamma.yaml")
+    space = load_space(ROOT / "search_spaces" / "paper" / "gamma.yaml")
     assert space.grid()["loss.gamma"] == [0.6, 0.7, 0.8, 0.9]
     assert len(space.grid()["seed"]) >= 3
 
