@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import re
 import statistics
@@ -10,21 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from analysis.tables import (
-    CONTROLS,
-    GRID_SPACES,
-    OBJECTIVE,
-    Row,
-    best_trial,
-    control_objectives,
-    dataset_of,
-    grid_rows,
-    one_per_seed,
-    printed_name,
-    published_for,
-    trials_of,
-)
+from analysis.cells import CONTROLS, Cell, Row
+from analysis.comparisons import printed_figures
+from analysis.sources import Source, controls_beside, label_of, printed_name, published_dataset, title_of
+from analysis.trials import Importance, control_values, metric_of, winner_of
+from lacray.metrics import BY_NAME, PROTOCOLS, named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,22 +27,28 @@ if TYPE_CHECKING:
 # Stand-ins that no drawing uses by chance; a page replaces them by its own colours.
 INK, FAINT = "#010203", "#040506"
 BLUE, ORANGE, GREEN, GREY = "#3b82d6", "#d9772b", "#2f9e74", "#8b929c"
+SERIES = (BLUE, ORANGE, GREEN, "#a855b5", "#c23b4b", "#8a6d1f", "#1f8a8a")
+MARKERS = "osD^vPX"
 CONTROL_STYLES = {"untrained": (GREY, (0, (5, 2))), "positions": (GREY, (0, (1, 2)))}
 
 
 @dataclass
 class Figure:
-    """A drawn figure: a name for its file, a caption, the SVG, and the section it belongs to."""
+    """A drawn figure: a name for its file, a caption, and the SVG."""
 
     name: str
     caption: str
     svg: str
-    section: str
 
-    def standalone(self) -> str:
+    @property
+    def file(self) -> str:
+        return f"{self.name}.svg"
+
+    def content(self) -> bytes:
         """For a file: dark ink on white."""
         painted = self.svg.replace(INK, "#24292f").replace(FAINT, "#d0d7de")
-        return re.sub(r"(<svg [^>]*>)", r'\1<rect width="100%" height="100%" fill="#ffffff"/>', painted, count=1)
+        whole = re.sub(r"(<svg [^>]*>)", r'\1<rect width="100%" height="100%" fill="#ffffff"/>', painted, count=1)
+        return whole.encode()
 
     def inline(self) -> str:
         """For a page: ink and grid in the page's own colours, light or dark."""
@@ -56,6 +56,27 @@ class Figure:
         label = self.caption.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
         body = body.replace(INK, "currentColor").replace(FAINT, "var(--line)")
         return body.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+@dataclass
+class Picture:
+    """A PNG that another command has drawn, from a checkpoint."""
+
+    name: str
+    caption: str
+    png: bytes
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.png"
+
+    def content(self) -> bytes:
+        return self.png
+
+    def inline(self) -> str:
+        """For a page: the picture itself."""
+        label = html.escape(self.caption)
+        return f'<img alt="{label}" src="data:image/png;base64,{base64.b64encode(self.png).decode()}">'
 
 
 def _canvas(height: float = 3.0) -> tuple[MatplotlibFigure, Axes]:
@@ -75,7 +96,7 @@ def _canvas(height: float = 3.0) -> tuple[MatplotlibFigure, Axes]:
     return figure, axes
 
 
-def _finish(name: str, caption: str, section: str, figure: MatplotlibFigure, axes: Axes, x: str, y: str) -> Figure:
+def _finish(name: str, caption: str, figure: MatplotlibFigure, axes: Axes, x: str, y: str) -> Figure:
     import matplotlib
 
     axes.set_xlabel(x, color=INK)
@@ -92,7 +113,7 @@ def _finish(name: str, caption: str, section: str, figure: MatplotlibFigure, axe
     prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     svg = re.sub(r"font: ?([\d.]+)px '[^;\"]*", r"font: \1px system-ui, sans-serif", svg)
-    return Figure(name, caption, svg, section)
+    return Figure(name, caption, svg)
 
 
 def _controls(axes: Axes, values: Mapping[str, Sequence[float]], scale: float = 100.0) -> None:
@@ -102,71 +123,93 @@ def _controls(axes: Axes, values: Mapping[str, Sequence[float]], scale: float = 
             axes.axhline(statistics.fmean(known) * scale, color=colour, linestyle=style, label=CONTROLS[control])
 
 
-def gamma_curves(table: pa.Table, paper: Mapping[str, Any]) -> list[Figure]:
-    """Phase classification over gamma, both protocols, the published curve beside them."""
-    entry = paper["gamma"]
+def curves(source: Source, scored: Sequence[Row], paper: Mapping[str, Any]) -> list[Figure]:
+    """A metric over the numbers that name a table's lines or columns, a figure a protocol, beside the paper's.
+
+    Args:
+        source: what the table is made of.
+        scored: rows of the controls.
+        paper: from `published`; its entry's `curve` names the metric.
+    """
+    entry = paper["tables"].get(source.table, {})
+    keys = source.columns or source.rows
+    if "curve" not in entry or len(keys) != 1:
+        return []
+    metric = BY_NAME[entry["curve"]]
     made = []
-    for study, (split, rows, controls) in grid_rows(table, "gamma").items():
-        figure, axes = _canvas(3.4)
-        drawn = 0
-        for protocol, colour, marker in (("full", BLUE, "o"), ("cropped", ORANGE, "s")):
-            key = f"metric.{protocol}.{entry['metric']}"
-            points = []
-            for gamma in sorted({row["loss.gamma"] for row in rows if row.get("loss.gamma") is not None}):
-                runs = one_per_seed(row for row in rows if row.get("loss.gamma") == gamma)
-                values = [100 * run[key] for run in runs if run.get(key) is not None]
-                if values:
-                    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-                    points.append((gamma, statistics.fmean(values), deviation))
-            if points:
-                xs, ys, deviations = zip(*points, strict=True)
-                axes.errorbar(
-                    xs, ys, deviations, color=colour, marker=marker, capsize=3, linewidth=1.6, label=f"ours, {protocol}"
-                )
-                drawn += 1
-            known = [r[key] for r in controls if r["control"] == "untrained" and r.get(key) is not None]
-            if known:
-                label = f"untrained encoder, {protocol}"
-                axes.axhline(100 * statistics.fmean(known), color=colour, linestyle=(0, (5, 2)), alpha=0.7, label=label)
-        if not drawn:
+    for protocol in PROTOCOLS:
+        column = f"metric.{protocol}.{metric.name}"
+        series = _series(source)
+        series = {label: {x: cell for x, cell in own.items() if cell.values(column)} for label, own in series.items()}
+        series = {label: own for label, own in series.items() if own}
+        if not series or max(len(own) for own in series.values()) < 2:
             continue
-        dataset = dataset_of(rows[0])
-        home = paper["tables"][entry["dataset"]]["dataset"]
-        axes.plot(
-            list(entry["rows"]),
-            list(entry["rows"].values()),
-            color=GREY,
-            marker="^",
-            linewidth=1,
-            label=f"published, {home}",
-        )
-        caption = (
-            f"Class@100 over gamma, study {study}, {printed_name(dataset)}, split {split}: mean ± deviation over seeds."
-        )
-        if published_for(dataset, paper) is None:
-            caption += f" The published curve is another data set ({home}): for its shape only."
-        made.append(
-            _finish(
-                f"gamma-{study}",
-                caption,
-                "gamma",
-                figure,
-                axes,
-                "gamma (smoothing of the alignment's max)",
-                "Class@100 (%)",
+        figure, axes = _canvas(3.4)
+        for number, (label, own) in enumerate(series.items()):
+            values = {x: [metric.scale * value for value in cell.values(column).values()] for x, cell in own.items()}
+            axes.errorbar(
+                list(values),
+                [statistics.fmean(known) for known in values.values()],
+                [statistics.stdev(known) if len(known) > 1 else 0.0 for known in values.values()],
+                color=SERIES[number % len(SERIES)],
+                marker=MARKERS[number % len(MARKERS)],
+                capsize=3,
+                linewidth=1.6,
+                label=label,
             )
+        for control in controls_beside(source, scored):
+            known = list(control.values(column).values())
+            if known and not source.columns:
+                colour, style = CONTROL_STYLES[control.control]
+                level = metric.scale * statistics.fmean(known)
+                axes.axhline(level, color=colour, linestyle=style, label=CONTROLS[control.control])
+        caption = (
+            f"{metric.label} over {keys[0]}, {title_of(source, paper)}, {printed_name(source.dataset)}, split "
+            f"{source.split}, protocol {protocol}: mean ± deviation over seeds."
         )
+        if protocol == "full":
+            caption += _published_curve(axes, source, metric.name, paper)
+        name = f"{source.key}-{protocol}"
+        made.append(_finish(name, caption, figure, axes, keys[0], f"{metric.label} (%)"))
     return made
 
 
-def _epochs(table: pa.Table, study: str, column: str, stage: str | None = None) -> dict[tuple[str, str], list[Row]]:
+def _series(source: Source) -> dict[str, dict[float, Cell]]:
+    """Label -> number -> cell, by number: the lines of a table with columns, or all its lines as one."""
+    found: dict[str, dict[float, Cell]] = {}
+    for line in source.lines:
+        for column, cell in line.cells.items():
+            label, x = (line.label, column[0]) if source.columns else ("ours", line.values[0])
+            if isinstance(x, (int, float)) and not isinstance(x, bool):
+                found.setdefault(label, {}).setdefault(x, cell)
+    return {label: dict(sorted(own.items())) for label, own in found.items()}
+
+
+def _published_curve(axes: Axes, source: Source, metric: str, paper: Mapping[str, Any]) -> str:
+    """Draws the paper's curve, where it prints one; what the caption says of it."""
+    entry = paper["tables"][source.table]
+    figures = {
+        x: printed_figures(source.table, label_of(source.rows[0], x, paper), paper).get(metric)
+        for x in entry.get("rows") or {}
+        if isinstance(x, (int, float))
+    }
+    known = {x: value for x, value in figures.items() if value is not None}
+    if not known:
+        return ""
+    home = paper["datasets"][entry["dataset"]]["name"]
+    axes.plot(list(known), list(known.values()), color=GREY, marker="^", linewidth=1, label=f"published, {home}")
+    if published_dataset(source.dataset, paper) == entry["dataset"]:
+        return ""
+    return f" The published curve is another data set ({home}): for its shape only."
+
+
+def _epochs(own: pa.Table, column: str, stage: str | None = None) -> dict[tuple[str, str], list[Row]]:
     """(stage, run) -> the rows of its epochs that have the column, in order."""
     series: dict[tuple[str, str], list[Row]] = {}
-    if column not in table.schema.names:
+    if column not in own.schema.names:
         return series
-    wanted = ["study", "stage", "run_id", "control", "split", "epoch", column]
-    for row in table.select(list(dict.fromkeys(wanted))).to_pylist():
-        fits = row["study"] == study and row["control"] == "none" and stage in (None, row["stage"])
+    for row in own.select(["stage", "run_id", "control", "split", "epoch", column]).to_pylist():
+        fits = row["control"] == "none" and stage in (None, row["stage"])
         if fits and row[column] is not None:
             runs = series.setdefault((row["stage"], row["run_id"]), [])
             if not runs or runs[-1]["epoch"] != row["epoch"]:
@@ -174,43 +217,44 @@ def _epochs(table: pa.Table, study: str, column: str, stage: str | None = None) 
     return series
 
 
-def objective_over_epochs(table: pa.Table, study: str) -> Figure | None:
-    """The objective of each trial as it was trained, the best one in colour, the controls as lines."""
-    selection = table.filter(pa.compute.equal(table["split"], "validation")) if len(table) else table
-    series = _epochs(selection, study, OBJECTIVE, "tune")
+def metric_over_epochs(own: pa.Table, study: str) -> Figure | None:
+    """The study's metric of each trial as it was trained, the best one in colour, the controls as lines."""
+    column = metric_of(own)
+    metric = named(column)
+    series = _epochs(own.filter(pc.equal(own["split"], "validation")), column, "tune")
     if all(len(rows) < 2 for rows in series.values()):
         return None  # points above one another are no curve
     from matplotlib.ticker import MaxNLocator
 
-    trials = trials_of(table, study)
-    winner = best_trial(trials)
+    winner = winner_of(own)
     figure, axes = _canvas()
     told = False
     for (_, run_id), rows in series.items():
         is_best = winner is not None and run_id == winner["run_id"]
-        xs, ys = [row["epoch"] for row in rows], [100 * row[OBJECTIVE] for row in rows]
+        xs, ys = [row["epoch"] for row in rows], [metric.scale * row[column] for row in rows]
         label = f"best: trial {winner['trial']}" if is_best and winner is not None else None if told else "other trials"
         told = told or not is_best
         style: dict[str, Any] = (
             {"color": BLUE, "linewidth": 2.2, "zorder": 3} if is_best else {"color": GREY, "alpha": 0.55}
         )
         axes.plot(xs, ys, marker="o", markersize=4 if is_best else 2.5, label=label, **style)
-    _controls(axes, control_objectives(table, study))
+    _controls(axes, control_values(own), metric.scale)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    caption = f"Objective over epochs, study {study}: {len(series)} trials on the selection split."
-    return _finish(f"objective-{study}", caption, study, figure, axes, "epoch", "objective (%)")
+    name = column.removeprefix("metric.")
+    caption = f"{name[:1].upper()}{name[1:]} over epochs, study {study}: {len(series)} trials on the selection split."
+    return _finish(f"objective-{study}", caption, figure, axes, "epoch", f"{name} (%)")
 
 
-def gaps_over_epochs(table: pa.Table, study: str) -> Figure | None:
+def gaps_over_epochs(own: pa.Table, study: str) -> Figure | None:
     """The learned gap penalties of each run, the best trial and the final trainings in full colour."""
     from matplotlib.ticker import MaxNLocator
 
-    winner = best_trial(trials_of(table, study))
+    winner = winner_of(own)
     figure, axes = _canvas()
     drawn = 0
     for column, colour, label in (("gap.open", BLUE, "open a gap"), ("gap.extend", ORANGE, "extend a gap")):
         told = False
-        for (stage, run_id), rows in _epochs(table, study, column).items():
+        for (stage, run_id), rows in _epochs(own, column).items():
             strong = stage == "train" or (winner is not None and run_id == winner["run_id"])
             xs, ys = [row["epoch"] for row in rows], [row[column] for row in rows]
             style: dict[str, Any] = {"linewidth": 2.0, "zorder": 3} if strong else {"linewidth": 0.8, "alpha": 0.4}
@@ -223,10 +267,10 @@ def gaps_over_epochs(table: pa.Table, study: str) -> Figure | None:
     caption = (
         f"Learned gap penalties over epochs, study {study}: bold the best trial and the final trainings, thin the rest."
     )
-    return _finish(f"gaps-{study}", caption, study, figure, axes, "epoch", "mean penalty")
+    return _finish(f"gaps-{study}", caption, figure, axes, "epoch", "mean penalty")
 
 
-def importance_bars(study: str, found: Mapping[str, float] | None) -> Figure | None:
+def importance_bars(study: str, found: Mapping[str, float]) -> Figure | None:
     """The importance of each searched setting."""
     if not found:
         return None
@@ -237,19 +281,22 @@ def importance_bars(study: str, found: Mapping[str, float] | None) -> Figure | N
     axes.set_xlim(0, max(1e-9, *found.values()) * 1.05)
     return _finish(
         f"importance-{study}",
-        f"Importance of each setting for the objective, study {study} (fANOVA).",
-        study,
+        f"Importance of each setting for what study {study} maximises (fANOVA).",
         figure,
         axes,
-        "share of the objective's variance",
+        "share of the variance",
         "",
     )
 
 
-def study_figures(table: pa.Table, study: str, found: Mapping[str, float] | None) -> list[Figure]:
-    """The figures of one study, those that have something to show."""
-    made = [objective_over_epochs(table, study), importance_bars(study, found), gaps_over_epochs(table, study)]
+def study_figures(own: pa.Table, study: str, found: Importance | None) -> list[Figure]:
+    """The figures of one study, those that have something to show.
+
+    Args:
+        own: the study's rows.
+        study: its name.
+        found: its importances; None: a grid's, which is read off its table.
+    """
+    shares = found.shares if found is not None else {}
+    made = [metric_over_epochs(own, study), importance_bars(study, shares), gaps_over_epochs(own, study)]
     return [figure for figure in made if figure is not None]
-
-
-__all__ = ["GRID_SPACES", "Figure", "gamma_curves", "study_figures"]

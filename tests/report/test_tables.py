@@ -1,0 +1,367 @@
+"""The tables from rows: numbers by hand, dashes, controls, published figures, paired tests."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import statistics
+
+import pytest
+from campaign import (
+    START,
+    base,
+    campaign,
+    entry,
+    line_of,
+    metrics,
+    reported,
+    table_of,
+    texts,
+    write_controls,
+    write_grid,
+    write_run,
+    write_study,
+)
+
+from analysis import paired
+from analysis.sources import published
+
+METHODS = {"lac": 0.92, "scl": 0.9, "tcc": 0.8}
+
+
+def methods(uri, dataset="simpouring", seeds=(0, 1, 2)):
+    points = [{"loss.name": name, "variant": name.upper()} for name in METHODS]
+    # LAC is 0.02 above SCL in every seed, but for what a seed adds to it alone.
+    level = lambda point, seed: METHODS[point["loss.name"]] + 0.01 * seed * (1 + (point["loss.name"] == "lac"))  # noqa: E731
+    write_grid(uri, "methods", "paper/methods.yaml", points, level, seeds, **{"data.root": dataset})
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_is_the_mean_and_the_sample_deviation_over_seeds_with_n(made):
+    table = table_of(made, "final-simpouring-full")
+    values = [100 * (0.9 + 0.01 * seed - 0.3 / 12) for seed in range(3)]
+    expected = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    assert entry(table, "lac", "Class@10").text == expected == "88.50 ± 1.00"
+    assert entry(table, "lac", "n").text == "3"
+    cropped = table_of(made, "final-simpouring-cropped")
+    assert entry(cropped, "lac", "τ").text == "66.50 ± 1.00"
+    assert entry(cropped, "lac", "Event error ↓").text == "12.30 ± 0.20"
+    assert entry(cropped, "lac", "Align. error ↓").text == "0.61 ± 0.01"
+
+
+def test_the_controls_stand_in_every_table_of_runs(made):
+    for table in made.all_tables():
+        if table.key.startswith("importance") or table.key.endswith(("gain", "tests")):
+            continue
+        kinds = [line.label for line in table.lines if line.kind == "control"]
+        assert kinds == ["untrained encoder", "positions only"], table.key
+    final = table_of(made, "final-simpouring-full")
+    assert entry(final, "untrained encoder", "Class@10").text == "55.20 ± 0.20"
+    assert entry(final, "untrained encoder", "n").text == "3"
+    assert entry(table_of(made, "table_4-simpouring-full"), "positions only", "Class@100").text == "58.20 ± 0.20"
+    # Of two seeds where the runs have two.
+    assert entry(table_of(made, "table_5-simpouring-full"), "positions only", "Class@100").text == "58.10 ± 0.14"
+
+
+def test_what_was_not_run_is_a_dash_and_never_zero(made):
+    formulation = table_of(made, "table_5-simpouring-full")
+    labels = [line.label for line in formulation.lines if line.kind == "method"]
+    assert labels == ["L_c", "L_c + L_l", "L_c + L_l + L_sw", "lacray", "L_c + L_sw", "released"]
+    for label in ("L_c + L_sw", "released"):
+        assert set(texts(line_of(formulation, label))) == {"–"}
+    assert set(texts(line_of(table_of(made, "table_4-simpouring-full"), "0.9"))) == {"–"}
+    for table in made.all_tables():
+        shown = [text for line in table.lines for text in texts(line)]
+        assert "0.00" not in shown
+        assert all("nan" not in text.lower() for text in shown)
+
+
+def test_tables_without_any_run_are_named_in_one_line_with_their_command(made):
+    shown = {section.key for section in made.sections}
+    assert {"final", "table_4", "table_5"} <= shown
+    assert not {"table_1", "table_3", "lead_in"} & shown
+    (line,) = [line for line in made.missing if "lacray.tune" in line]
+    assert line.startswith("Table 1 and Table 2, Table 3, local against global alignment, ")
+    assert "python -m lacray.tune paper/methods.yaml paper/encoders.yaml beyond/alignment.yaml" in line
+    assert "gamma.yaml" not in line
+
+
+def test_table_4_stands_beside_the_published_curve(made):
+    table = table_of(made, "table_4-simpouring-full")
+    published_lines = {line.label: texts(line) for line in table.lines if line.kind == "published"}
+    assert {label: row[1] for label, row in published_lines.items()} == {
+        "0.6, published (Pouring)": "93.44",
+        "0.7, published (Pouring)": "94.87",
+        "0.8, published (Pouring)": "95.16",
+        "0.9, published (Pouring)": "93.93",
+    }
+    assert {text for row in published_lines.values() for text in row[2:]} == {"–"}
+    # 0.91 + 0.01 x seed, class_100 0.02 below class_10
+    assert entry(table, "0.7", "Class@100").text == "90.00 ± 1.00"
+    assert entry(table, "0.8", "Class@100").rank == 1
+    assert entry(table, "0.7", "Class@100").rank == 2
+    assert entry(table, "0.6", "Class@100").rank is None
+    assert "difference" not in {line.kind for line in table.lines}
+    assert any("for reference only" in note for note in table.notes)
+    assert [line.label for line in table.lines[:4]] == ["0.6", "0.7", "0.8", "1"]
+
+
+def test_table_5_has_the_gain_of_the_local_alignment_loss_beside_the_published_one(made):
+    gain = table_of(made, "table_5-simpouring-gain")
+    assert texts(line_of(gain, "published (Pouring)")) == ["", "+1.72", "+2.12", "+2.57"]
+    assert texts(line_of(gain, "ours, cropped (SimPouring)")) == ["2", *3 * ["+3.00 ± 0.00"]]
+    table = table_of(made, "table_5-simpouring-full")
+    assert entry(table, "lacray", "Class@10").text == "91.00 ± 1.41"
+
+
+def test_the_best_of_a_column_is_marked_and_less_is_better_for_errors(made):
+    table = table_of(made, "final-simpouring-cropped")
+    assert entry(table, "lac", "Class@10").rank == 1
+    assert entry(table, "lac", "Event error ↓").rank == 1
+    assert entry(table, "positions only", "Event error ↓").rank == 2
+    assert entry(table, "untrained encoder", "Event error ↓").rank is None
+
+
+def test_a_control_that_wins_is_marked(tmp_path):
+    write_run(tmp_path, "s", "train-s0", [base(stage="train", split="val", **metrics(0.3))])
+    write_controls(tmp_path, "s", "train", ["val"])
+    table = table_of(reported(tmp_path), "final-simpouring-full")
+    assert entry(table, "positions only", "τ").rank == 1
+    assert entry(table, "s", "τ").rank is None
+    assert entry(table, "s", "τ").text == "23.00"  # one seed has no deviation
+
+
+def test_differences_are_taken_only_where_the_data_set_is_the_papers(tmp_path):
+    campaign(tmp_path, dataset="/data/Pouring", num_trials=1)
+    made = reported(tmp_path)
+    final = table_of(made, "final-Pouring-full")
+    own = [line.label for line in final.lines]
+    assert own[:3] == ["lac", "published (LAC, Table 1)", "ours − published"]
+    assert entry(final, "published (LAC, Table 1)", "Class@10").text == "95.87"
+    assert entry(final, "published (LAC, Table 1)", "τ").text == "97.50"
+    assert entry(final, "ours − published", "Class@10").text == "−7.37"  # 88.50 - 95.87
+    assert entry(final, "ours − published", "Event error ↓").text == "–"
+    gamma = table_of(made, "table_4-Pouring-full")
+    rows = {line.label: gamma.lines[at + 1 : at + 3] for at, line in enumerate(gamma.lines)}
+    assert [texts(line)[1] for line in rows["0.8"]] == ["95.16", "−3.16"]  # 92.00 - 95.16
+    assert {line.kind for line in table_of(made, "final-Pouring-cropped").lines} == {"method", "control"}
+
+
+def test_only_the_report_split_of_finished_runs_is_a_final_training(tmp_path):
+    rows = [
+        base(stage="train", split=split, epoch=e, status=s, **metrics(level))
+        for split, e, s, level in (
+            ("val", 6, "running", 0.1),
+            ("validation", 12, "running", 0.2),
+            ("val", 12, "done", 0.9),
+        )
+    ]
+    write_run(tmp_path, "s", "train-s0", rows)
+    write_run(tmp_path, "s", "train-s1", [base(stage="train", split="val", seed=1, status="running", **metrics(0.1))])
+    write_run(tmp_path, "s", "trial-0000", [base(split="val", trial=0, **metrics(0.1))])
+    # The same seed again, later: the later one counts, once.
+    later = START + datetime.timedelta(hours=1)
+    write_run(tmp_path, "s", "train-s2-old", [base(stage="train", split="val", seed=2, **metrics(0.1))])
+    write_run(tmp_path, "s", "train-s2-new", [base(stage="train", split="val", seed=2, time=later, **metrics(0.7))])
+    table = table_of(reported(tmp_path), "final-simpouring-full")
+    assert entry(table, "s", "Class@10").text == "80.00 ± 14.14"
+    assert entry(table, "s", "n").text == "2"
+    assert any("1 of 4 runs are not finished" in note for note in table.notes)
+
+
+def test_a_grid_that_scored_only_the_validation_videos_says_so(tmp_path):
+    write_study(tmp_path, "grid", "paper/gamma.yaml")
+    for seed in (0, 1):
+        row = base(trial=seed, seed=seed, **{"loss.gamma": 0.7}, **metrics(0.8))
+        write_run(tmp_path, "grid", f"trial-{seed:04d}", [row])
+    table = table_of(reported(tmp_path), "table_4-simpouring-validation-full")
+    assert entry(table, "0.7", "Class@100").text == "78.00 ± 0.00"
+    assert any("validation share of the training videos" in note for note in table.notes)
+
+
+def test_two_settings_of_one_study_are_two_lines_named_by_what_differs(tmp_path):
+    for gamma in (0.5, 0.8):
+        row = base(stage="train", split="val", **{"loss.gamma": gamma}, **metrics(gamma))
+        write_run(tmp_path, "s", f"train-{gamma}", [row])
+    table = table_of(reported(tmp_path), "final-simpouring-full")
+    assert [line.label for line in table.lines if line.kind == "method"] == ["s (loss.gamma 0.5)", "s (loss.gamma 0.8)"]
+    assert set(texts(line_of(table, "untrained encoder"))) == {"–"}
+
+
+def test_cells_of_two_keys_are_two_lines_of_a_table_and_what_differs_is_said(tmp_path):
+    points = [{"loss.gamma": 0.7, "fit.epochs": 20}, {"loss.gamma": 0.7, "fit.epochs": 40}]
+    write_grid(tmp_path, "gamma", "paper/gamma.yaml", points, lambda point, _: point["fit.epochs"] / 50, seeds=(0,))
+    table = table_of(reported(tmp_path), "table_4-simpouring-full")
+    assert entry(table, "0.7 (fit.epochs 20)", "Class@10").text == "40.00"
+    assert entry(table, "0.7 (fit.epochs 40)", "Class@10").text == "80.00"
+    assert any(
+        "lines differ in fit.epochs (20: 0.7 (fit.epochs 20); 40: 0.7 (fit.epochs 40))" in n for n in table.notes
+    )
+
+
+# --- methods, columns, actions ---------------------------------------------------------------------------------------
+
+
+def test_the_methods_of_a_grid_are_table_1_on_its_own_data_and_table_2_on_penn_action(tmp_path):
+    methods(tmp_path / "a", "/data/penn_action")
+    made = reported(tmp_path / "a")
+    assert [section.key for section in made.sections] == ["table_2", "study-methods"]
+    table = table_of(made, "table_2-penn_action-full")
+    own = [line.label for line in table.lines if line.kind == "method"]
+    assert own == ["TCC", "SCL", "LAC", "TCN", "LAV", "GTA", "LRProp"]
+    at = next(number for number, line in enumerate(table.lines) if line.label == "LAC")
+    assert texts(table.lines[at + 1])[1] == "95.57"
+    assert any("mean of 13 per-action figures" in note for note in table.notes)
+    methods(tmp_path / "b")
+    assert "table_1" in {section.key for section in reported(tmp_path / "b").sections}
+
+
+def test_a_tuned_study_of_one_method_stands_in_the_table_by_its_final_trainings(tmp_path):
+    methods(tmp_path)
+    write_study(tmp_path, "tuned", "tuned/tuned_lac.yaml")
+    for seed in range(2):
+        row = base(stage="train", split="val", seed=seed, **{"loss.gamma": 0.3, "fit.epochs": 30}, **metrics(0.95))
+        write_run(tmp_path, "tuned", f"train-{seed}", [row])
+        write_run(tmp_path, "tuned", f"trial-{seed:04d}", [base(trial=seed, **metrics(0.99))])
+    table = table_of(reported(tmp_path), "table_1-simpouring-full")
+    assert entry(table, "LAC (study methods)", "Class@10").text == "94.00 ± 2.00"
+    assert entry(table, "LAC (study tuned)", "Class@10").text == "95.00 ± 0.00"
+
+
+def test_settings_as_columns_are_a_table_a_metric_with_the_controls_of_each_column(tmp_path):
+    write_study(tmp_path, "lead_in", "beyond/lead_in.yaml")
+    points = itertools.product((0.0, 0.5), {"local": 0.9, "dtw": 0.8}.items(), (0, 1))
+    for number, (lead_in, (alignment, level), seed) in enumerate(points):
+        own = {"data.lead_in": lead_in, "loss.alignment": alignment, "seed": seed, "trial": number, "split": "val"}
+        value = metrics(level - lead_in * (0.1 if alignment == "local" else 0.4) + 0.01 * seed)
+        write_run(tmp_path, "lead_in", f"trial-{number:04d}", [base(**own, videos=f"v{lead_in}", **value)])
+    for lead_in in (0.0, 0.5):
+        own = {"data.lead_in": lead_in, "control": "untrained", "split": "val", "videos": f"v{lead_in}"}
+        row = base(**own, **metrics(0.3 + lead_in / 10))
+        write_run(tmp_path, "lead_in", f"control-{lead_in}-untrained", [row])
+    made = reported(tmp_path)
+    table = table_of(made, "lead_in-simpouring-full-class_10")
+    assert table.header == ["alignment / lead_in", "n", "0", "0.5"]
+    told = {line.label: texts(line) for line in table.lines}
+    assert told == {
+        "soft_sw": ["2", "90.50 ± 0.71", "85.50 ± 0.71"],
+        "soft_dtw": ["2", "80.50 ± 0.71", "60.50 ± 0.71"],
+        "soft_nw": ["–", "–", "–"],
+        "untrained encoder": ["1", "30.00", "35.00"],
+        "positions only": ["–", "–", "–"],
+    }
+    (section,) = [section for section in made.sections if section.key == "lead_in"]
+    assert [figure.name for figure in section.figures] == ["lead_in-simpouring-full", "lead_in-simpouring-cropped"]
+
+
+def test_actions_of_a_joint_training_have_a_table_and_trainings_on_one_each_are_averaged(tmp_path):
+    joint = {
+        **metrics(0.8),
+        "action.bowl.full.class_10": 0.9,
+        "action.squat.full.class_10": 0.7,
+        "num_actions.full.class_10": 2,
+    }
+    row = base(stage="train", split="val", **{"data.root": "/data/penn_action"}, **joint)
+    write_run(tmp_path, "joint", "train-s0", [row])
+    for action, level in (("bowl", 0.9), ("squat", 0.6)):
+        for seed in (0, 1):
+            own = {"data.root": "/data/penn_action", "data.action": action, "videos": action, "seed": seed}
+            row = base(stage="train", split="val", **own, **metrics(level + 0.1 * seed))
+            write_run(tmp_path, "alone", f"train-{action}-{seed}", [row])
+            control = base(stage="train", control="untrained", split="val", **own, **metrics(level / 2))
+            write_run(tmp_path, "alone", f"train-{action}-{seed}-untrained", [control])
+    made = reported(tmp_path)
+    table = table_of(made, "final-penn_action-full-actions-joint")
+    assert {line.label: texts(line)[1] for line in table.lines} == {"bowl": "90.00", "squat": "70.00"}
+    table = table_of(made, "final-penn_action-full-actions-alone, each trained alone")
+    assert {line.label: texts(line)[1] for line in table.lines} == {"bowl": "95.00 ± 7.07", "squat": "65.00 ± 7.07"}
+    final = table_of(made, "final-penn_action-full")
+    assert "mean of 2 actions, each trained alone" in final.title
+    assert entry(final, "alone", "Class@10").text == "80.00 ± 7.07"  # (0.9 + 0.6) / 2 and 0.1 above it
+    assert entry(final, "joint", "Class@10").text == "80.00"
+    # The joint training's were not scored; those of the actions are averaged as the trainings are.
+    controls = [texts(line)[1] for line in final.lines if line.label == "untrained encoder"]
+    assert controls == ["–", "37.50 ± 0.00"]
+
+
+def test_classification_over_the_shares_of_labels_has_both_classifiers(made):
+    table = table_of(made, "final-simpouring-cropped-fractions")
+    assert table.header[2:] == [
+        *(f"Class@{share}" for share in (10, 50, 100)),
+        *(f"Class@{share} logistic" for share in (10, 50, 100)),
+    ]
+    # 0.9 + 0.01 - 0.3 / 12 = 0.885, 0.15 and 0.02 below it
+    assert entry(table, "lac", "Class@50 logistic").text == "71.50 ± 1.00"
+
+
+# --- paired tests ----------------------------------------------------------------------------------------------------
+
+
+def brute_force(found):
+    """Share of all sign patterns whose sum is at least as far from 0."""
+    seen = abs(sum(found))
+    patterns = list(itertools.product((-1, 1), repeat=len(found)))
+    return sum(abs(sum(s * d for s, d in zip(p, found, strict=True))) >= seen - 1e-12 for p in patterns) / len(patterns)
+
+
+@pytest.mark.parametrize(
+    ("found", "by_hand"),
+    [
+        ([0.5, 0.25], 0.5),  # two of four patterns
+        ([1.0, 2.0, 3.0], 0.25),
+        ([1.0, 2.0, -3.0], 1.0),
+        ([1.0, 1.0, 1.0, -1.0], 0.625),  # |sum| >= 2 in 10 of 16
+        ([3.0, 1.0, 2.0, 4.0, 0.5, 2.5], 2 / 64),
+    ],
+)
+def test_the_sign_flip_test_counts_patterns(found, by_hand):
+    assert paired.sign_flip_p(found) == pytest.approx(by_hand) == pytest.approx(brute_force(found))
+    assert paired.sign_flip_p([-value for value in found]) == pytest.approx(by_hand)
+
+
+def test_one_pair_has_no_p_and_many_pairs_are_drawn():
+    assert paired.sign_flip_p([0.3]) is None
+    assert paired.sign_flip_p([]) is None
+    assert paired.sign_flip_p([0.01] * 30) == pytest.approx(2**-16, rel=1)
+    assert paired.sign_flip_p([0.01, -0.01] * 15) == 1.0
+    assert paired.smallest_p(3) == 0.25
+
+
+def test_methods_are_compared_with_scl_and_the_best_with_the_runner_up_seed_by_seed(tmp_path):
+    methods(tmp_path)
+    table = table_of(reported(tmp_path), "table_1-simpouring-full-tests")
+    assert [line.label for line in table.lines] == ["best − runner-up", "TCC − SCL", "LAC − SCL"]
+    # LAC less SCL is 0.02, 0.03, 0.04 over the seeds: all of one sign, p 2 / 2^3.
+    assert entry(table, "LAC − SCL", "Class@10").text == "+3.00 (0.25)"
+    assert entry(table, "TCC − SCL", "Class@10").text == "−10.00 (0.25)"
+    assert entry(table, "best − runner-up", "Class@10").text == "LAC − SCL: +3.00 (0.25)"
+    assert entry(table, "LAC − SCL", "n").text == "3"
+    assert any(
+        "With 3 pairs the smallest p that this test can give is 0.25: nothing here can" in n for n in table.notes
+    )
+
+
+def test_with_six_seeds_a_difference_can_be_significant(tmp_path):
+    methods(tmp_path, seeds=range(6))
+    table = table_of(reported(tmp_path), "table_1-simpouring-full-tests")
+    assert entry(table, "LAC − SCL", "Class@10").text == "+4.50 (0.031)"
+    assert not any("smallest p" in note for note in table.notes)
+
+
+# --- the paper -------------------------------------------------------------------------------------------------------
+
+
+def test_published_numbers_are_those_of_the_paper():
+    paper = published()["tables"]
+    # Checksums by hand from Tables 1 and 2: the sums of LAC's printed figures.
+    assert sum(paper["table_1"]["rows"]["LAC"]) == pytest.approx(753.75)
+    assert sum(paper["table_2"]["rows"]["LAC"]) == pytest.approx(751.00)
+    assert all(len(row) == 8 for name in ("table_1", "table_2") for row in paper[name]["rows"].values())
+    assert paper["table_4"]["rows"][0.8] == {"class_100": paper["table_1"]["rows"]["LAC"][2]}
+    assert paper["table_5"]["differences"] == [
+        {"of": "L_c + L_l", "over": "L_c", "values": {"class_100": 1.72, "progress": 2.12, "kendalls_tau": 2.57}}
+    ]
+    assert "rows" not in paper["table_3"]
+    assert "rows" not in paper["table_5"]
