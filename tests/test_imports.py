@@ -23,14 +23,15 @@ sys.meta_path.insert(0, Blocker())
 """
 
 # Of the package's own modules, which each may import besides itself. Not listed: the entry points, which may all.
-FOUNDATION = {"cache", "config", "metrics", "ops", "text"}
+FOUNDATION = {"cache", "config", "metrics", "native", "ops", "text"}
 DATA_SIDE = {"losses", "encoder", "data", "evaluation", "batch_norm", "distributed", "checkpoint", "embedding", "fit"}
 MAY_IMPORT: dict[str, set[str]] = {
     "cache": {"text"},
     "metrics": set(),
+    "native": set(),
     "text": set(),
     "config": {"text"},
-    "ops": {"cache", "config", "exits", "text"},
+    "ops": {"cache", "config", "exits", "native", "text"},
     "losses": FOUNDATION,
     "batch_norm": set(),
     "encoder": FOUNDATION | {"batch_norm"},

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.svm import SVC
 
 from lacray.evaluation.sequences import Array, Sequence, first_share, labelled, stacked
+from lacray.evaluation.svm import svm_predictions
 from lacray.metrics import CLASSIFIERS
 
 SVM_FRAMES = 50_000
@@ -49,9 +49,10 @@ def _predict_phases(train: list[Sequence], frames: Array, classifier: str) -> Ar
         embeddings, labels = embeddings[::step], labels[::step]
     if (labels == labels[0]).all():
         return np.full(len(frames), labels[0])
+    if classifier == "svm":
+        return svm_predictions(embeddings, labels, frames)
     # The iteration limit is out of reach on purpose, as in the releases: the optimum, not the time, is the metric.
-    model = SVC(C=1.0) if classifier == "svm" else LogisticRegression(max_iter=100_000)
-    predictions: Array = model.fit(embeddings, labels).predict(frames)
+    predictions: Array = LogisticRegression(max_iter=100_000).fit(embeddings, labels).predict(frames)
     return predictions
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
@@ -62,6 +63,34 @@ def _distances(queries: Array, pool: Array) -> Iterator[tuple[slice, Array]]:
         yield rows, cdist(queries[rows], pool, "sqeuclidean")
 
 
+def _closest(queries: Array, frames: Array, starts: Array) -> Array:
+    """The frame of each video that is closest to each query, the first of equals: (videos, queries) int64.
+
+    Args:
+        frames: of all videos, one after the other.
+        starts: (videos + 1,) where each begins in `frames`.
+    """
+    closest = np.empty((len(starts) - 1, len(queries)), np.int64)
+    squares = np.einsum("ij,ij->i", frames, frames)
+    # Far above what a product of matrices rounds off; what is closer together than this is compared exactly.
+    doubt = 1e-12 * (squares.max(initial=0.0) + np.einsum("ij,ij->i", queries, queries).max(initial=0.0))
+    step = max(1, DISTANCE_CELLS // max(1, len(frames)))
+    for start in range(0, len(queries), step):
+        rows = slice(start, min(start + step, len(queries)))
+        # Of the squared distance what differs between frames.
+        away = queries[rows] @ frames.T
+        away *= -2
+        away += squares
+        for video, (first, stop) in enumerate(itertools.pairwise(starts)):
+            own = away[:, first:stop]
+            closest[video, rows] = own.argmin(axis=1)
+            rivals = own <= own.min(axis=1, keepdims=True) + doubt
+            for row in start + np.flatnonzero(np.count_nonzero(rivals, axis=1) > 1):
+                exact = cdist(queries[row : row + 1], frames[first:stop], "sqeuclidean")
+                closest[video, row] = exact.argmin()
+    return closest
+
+
 def _nearest(distance: Array, k: int) -> Array:
     """Columns (n, k) of each row's k least entries, in order, ties to the earlier column: a stable sort's first k."""
     if k == distance.shape[1]:
@@ -99,11 +128,7 @@ def pairwise_taus(val: Iterable[Sequence], stride: int) -> Array:
     starts = np.cumsum([0] + [len(v) for v in videos])
     for query, video in enumerate(videos):
         others = np.flatnonzero(np.arange(len(videos)) != query)
-        nearest = np.empty((len(others), len(video)), np.int64)
-        for rows, distance in _distances(video, frames):
-            for row, c in enumerate(others):
-                nearest[row, rows] = distance[:, starts[c] : starts[c + 1]].argmin(axis=1)
-        taus[query, others] = _tau_b(nearest)
+        taus[query, others] = _tau_b(_closest(video, frames, starts)[others])
     return taus
 
 
@@ -194,11 +219,10 @@ def alignment_error(val: Iterable[Sequence]) -> float:
     starts = np.cumsum([0] + [len(s.embeddings) for s in videos])
     errors = []
     for a, query in enumerate(videos):
-        own = np.empty((len(videos), len(query.embeddings)))
-        for rows, distance in _distances(query.embeddings, frames):
-            for b, candidate in enumerate(videos):
-                if b != a:
-                    nearest = distance[:, starts[b] : starts[b + 1]].argmin(axis=1)
-                    own[b, rows] = np.abs(given(query.progress)[rows] - given(candidate.progress)[nearest])
-        errors += [error.mean() for b, error in enumerate(own) if b != a]
+        closest = _closest(query.embeddings, frames, starts)
+        errors += [
+            np.abs(given(query.progress) - given(candidate.progress)[closest[b]]).mean()
+            for b, candidate in enumerate(videos)
+            if b != a
+        ]
     return float(np.mean(errors))

@@ -1,0 +1,186 @@
+// The dual of a support vector machine of two classes, by sequential minimal optimisation.
+//
+// Two multipliers at a time, chosen by second-order information (Fan, Chen, Lin 2005, WSS 2); what libsvm does, in the same order
+// and with the same roundings (kernel values in float, all else in double, no fused multiply-add), but for its shrinking: it sets
+// multipliers at their bounds aside for a while, which changes the way and not the tolerance.
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <limits>
+
+namespace {
+
+typedef double Doubles __attribute__((vector_size(64)));
+typedef int64_t Longs __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(32)));
+constexpr int64_t kLanes = 8;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+// In place of a curvature that is not positive: that of two equal frames.
+constexpr double kLeastCurvature = 1e-12;
+
+#define LACRAY_INLINE inline __attribute__((always_inline))
+
+LACRAY_INLINE void load(Doubles& v, const double* p) { std::memcpy(&v, p, sizeof v); }
+LACRAY_INLINE void load(Doubles& v, const float* p) {
+  Floats f;
+  std::memcpy(&f, p, sizeof f);
+  v = __builtin_convertvector(f, Doubles);
+}
+LACRAY_INLINE void store(double* p, const Doubles& v) { std::memcpy(p, &v, sizeof v); }
+
+// A frame's kernel with all of the first class, then with all of the second.
+struct Row {
+  const float* parts[2];
+};
+
+}  // namespace
+
+#if defined(__x86_64__)
+#define LACRAY_EACH_ISA __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define LACRAY_EACH_ISA
+#endif
+
+// Classes of n[0] and n[1] frames, y = +1 and -1. Rows of kernels, and alpha, hold width[c] >= n[c] places for a class, a multiple
+// of 8; the places beyond are never read as frames, and must be finite.
+//
+//   kernels[2 a + b]  (n[a], width[b]) float, the kernel of class a with class b; 1 of a frame with itself
+//   alpha             (width[0] + width[1]) out: the multipliers, 0..C
+//   slope             (width[0] + width[1]) out: y - sum_k y_k alpha_k K
+//   scratch           2 (width[0] + width[1])
+//
+// Returns the number of iterations, -1 where `most` did not do.
+extern "C" __attribute__((visibility("default"))) LACRAY_EACH_ISA int64_t lacray_svm(const int64_t* n, const int64_t* width,
+                                                                                     const float* const* kernels, double C,
+                                                                                     double tolerance, int64_t most, double* alpha,
+                                                                                     double* slope, double* scratch) {
+  const int64_t first = width[0], all = width[0] + width[1];
+  // Added to a slope, they take it out of the race: of multipliers that cannot be raised along y, or lowered.
+  double* const raisable = scratch;
+  double* const lowerable = scratch + all;
+  for (int64_t t = 0; t < all; ++t) {
+    const bool is_first = t < first, is_real = is_first ? t < n[0] : t - first < n[1];
+    alpha[t] = 0;
+    slope[t] = is_first ? 1 : -1;
+    raisable[t] = is_real && is_first ? 0 : -kInfinity;
+    lowerable[t] = is_real && !is_first ? 0 : kInfinity;
+  }
+  // Of equals the last, here and below.
+  int64_t i = n[0] - 1;
+  double highest = 1, lowest = -1;
+  const Longs iota = {0, 1, 2, 3, 4, 5, 6, 7};
+  for (int64_t iteration = 0; iteration < most; ++iteration) {
+    if (!(highest - lowest >= tolerance)) return iteration;
+    const auto row_of = [&](int64_t t) {
+      const int64_t a = t < first ? 0 : 1, place = t - a * first;
+      return Row{{kernels[2 * a] + place * width[0], kernels[2 * a + 1] + place * width[1]}};
+    };
+    const Row row_i = row_of(i);
+    // With i, the one that promises most.
+    Doubles gains = Doubles{} - kInfinity;
+    Longs at = Longs{} - 1;
+    for (int part = 0; part < 2; ++part) {
+      const int64_t offset = part * first;
+      for (int64_t t = 0; t < width[part]; t += kLanes) {
+        Doubles own, bias, kernel;
+        load(own, slope + offset + t);
+        load(bias, lowerable + offset + t);
+        load(kernel, row_i.parts[part] + t);
+        const Doubles gap = highest - (own + bias);
+        Doubles curvature = 2.0 - 2.0 * kernel;
+        curvature = curvature > 0.0 ? curvature : Doubles{} + kLeastCurvature;
+        // Out of the race the gap is -inf.
+        const Doubles gain = gap * gap / curvature;
+        const Longs is_better = (gap > 0.0) & (gain >= gains);
+        gains = is_better ? gain : gains;
+        at = is_better ? iota + (offset + t) : at;
+      }
+    }
+    int64_t j = -1;
+    double best = -kInfinity;
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      if (at[lane] >= 0 && (gains[lane] > best || (gains[lane] == best && at[lane] > j))) best = gains[lane], j = at[lane];
+    if (j < 0) return iteration;
+    const Row row_j = row_of(j);
+
+    // The minimum along the line that keeps sum y alpha, within the bounds.
+    const bool same = (i < first) == (j < first);
+    const double y_i = i < first ? 1 : -1, y_j = j < first ? 1 : -1;
+    double curvature = 2.0 - 2.0 * double(j < first ? row_i.parts[0][j] : row_i.parts[1][j - first]);
+    if (curvature <= 0) curvature = kLeastCurvature;
+    const double old_i = alpha[i], old_j = alpha[j];
+    const double gradient_i = -y_i * slope[i], gradient_j = -y_j * slope[j];
+    double new_i = old_i, new_j = old_j;
+    if (same) {
+      const double step = (gradient_i - gradient_j) / curvature, sum = old_i + old_j;
+      new_i -= step, new_j += step;
+      if (sum > C) {
+        if (new_i > C) new_i = C, new_j = sum - C;
+      } else if (new_j < 0) {
+        new_j = 0, new_i = sum;
+      }
+      if (sum > C) {
+        if (new_j > C) new_j = C, new_i = sum - C;
+      } else if (new_i < 0) {
+        new_i = 0, new_j = sum;
+      }
+    } else {
+      const double step = (-gradient_i - gradient_j) / curvature, difference = old_i - old_j;
+      new_i += step, new_j += step;
+      if (difference > 0) {
+        if (new_j < 0) new_j = 0, new_i = difference;
+      } else if (new_i < 0) {
+        new_i = 0, new_j = -difference;
+      }
+      if (difference > 0) {
+        if (new_i > C) new_i = C, new_j = C - difference;
+      } else if (new_j > C) {
+        new_j = C, new_i = C + difference;
+      }
+    }
+    alpha[i] = new_i, alpha[j] = new_j;
+    for (const int64_t t : {i, j}) {
+      const bool below = alpha[t] < C, above = alpha[t] > 0;
+      raisable[t] = (t < first ? below : above) ? 0 : -kInfinity;
+      lowerable[t] = (t < first ? above : below) ? 0 : kInfinity;
+    }
+
+    const double change_i = y_i * (new_i - old_i), change_j = y_j * (new_j - old_j);
+    Doubles highs = Doubles{} - kInfinity, lows = Doubles{} + kInfinity;
+    at = Longs{} - 1;
+    for (int part = 0; part < 2; ++part) {
+      const int64_t offset = part * first;
+      for (int64_t t = 0; t < width[part]; t += kLanes) {
+        Doubles own, kernel_i, kernel_j, up, down;
+        load(own, slope + offset + t);
+        load(kernel_i, row_i.parts[part] + t);
+        load(kernel_j, row_j.parts[part] + t);
+        load(up, raisable + offset + t);
+        load(down, lowerable + offset + t);
+        own -= kernel_i * change_i + kernel_j * change_j;
+        store(slope + offset + t, own);
+        up += own, down += own;
+        const Longs is_higher = up >= highs;
+        highs = is_higher ? up : highs;
+        at = is_higher ? iota + (offset + t) : at;
+        lows = down < lows ? down : lows;
+      }
+    }
+    highest = -kInfinity, lowest = kInfinity, i = -1;
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      if (highs[lane] > highest || (highs[lane] == highest && at[lane] > i)) highest = highs[lane], i = at[lane];
+      if (lows[lane] < lowest) lowest = lows[lane];
+    }
+  }
+  return -1;
+}
+
+// The transpose (out_rows, out_width) of a table (rows, width), whose first out_rows columns are no padding.
+extern "C" __attribute__((visibility("default"))) void lacray_transpose(int64_t rows, int64_t width, const float* in,
+                                                                        int64_t out_rows, int64_t out_width, float* out) {
+  constexpr int64_t kTile = 32;
+  for (int64_t r = 0; r < rows; r += kTile)
+    for (int64_t c = 0; c < out_rows; c += kTile)
+      for (int64_t j = c; j < c + kTile && j < out_rows; ++j)
+        for (int64_t i = r; i < r + kTile && i < rows; ++i) out[j * out_width + i] = in[i * width + j];
+}
