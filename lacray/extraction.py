@@ -19,7 +19,7 @@ from lacray.config import UserError
 from lacray.data.arrays import load_array
 from lacray.data.files import whole, write_whole
 from lacray.data.listing import Entry
-from lacray.data.names import FOLDER
+from lacray.data.names import FOLDER, is_video
 from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError
 from lacray.data.videoset import DataError
@@ -178,7 +178,7 @@ def _claim(out: Path, record: dict[str, Any], backbone: Backbone) -> None:
 def feature_paths(names: Sequence[str], out: Path) -> dict[str, Path]:
     """Where the features of each video go: as it lies below `videos/`, with its suffix only where that is needed."""
     below = {name: name.removeprefix(f"{FOLDER}/") for name in names}
-    stems = {name: inside.rpartition(".")[0] or inside for name, inside in below.items()}
+    stems = {name: inside.rpartition(".")[0] if is_video(inside) else inside for name, inside in below.items()}
     # Compared as file systems may: without regard to capitals.
     times: dict[str, int] = {}
     for stem in stems.values():
@@ -197,18 +197,18 @@ def _jobs(
         except UnreadableVideoError as error:
             found.unreadable.append(f"{entry.name}: {error}")
             continue
-        if _is_done(target, entry.path, (num_frames, backbone.channels), dtype):
+        if _is_done(target, path, (num_frames, backbone.channels), dtype):
             found.kept.append(entry.name)
         else:
             yield _Job(entry.name, path, num_frames, target)
 
 
-def _is_done(target: Path, video: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> bool:
+def _is_done(target: Path, video: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> bool:
     """Whether a video's features are there, and not older than it."""
     try:
         there = load_array(target, mapped=True)
-        return there.shape == shape and there.dtype == dtype and target.stat().st_mtime >= video.stat().st_mtime
-    except (OSError, ValueError, EOFError, AttributeError):
+        return there.shape == shape and there.dtype == dtype and target.stat().st_mtime >= source_of(video).changed()
+    except (OSError, ValueError, EOFError, AttributeError, UnreadableVideoError):
         return False
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from datasets import opened, pattern, write_video
+from datasets import lav, opened, pattern, penn, tcc, write_video
 
 from lacray import backbone as backbones
 from lacray import extraction, features
+from lacray.backbone import FeatureNet
 from lacray.data.listing import Entry
+from lacray.data.sources import source_of
 from lacray.data.video import decode
 from lacray.exits import guarded
 
@@ -274,3 +276,29 @@ def test_timm_by_name(run, root):
     frame = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(model.get_classifier()(net.module(frame)), model.eval()(frame))
+
+
+@pytest.mark.parametrize("make", [penn, tcc, lav])
+def test_pictures_and_records_have_features_too_and_have_them_once(run, tmp_path, weights, make):
+    names = ("0001.v2", "0001") if make is lav else ("0001", "0002")
+    videos = [(name, "squat", "train", labels) for name, labels in zip(names, ([0, 1, 1] * 2, [0, 1] * 2), strict=True)]
+    videos.append(("0003", "squat", "val", [0] * 5))
+    root = make(tmp_path / "x", videos)
+    arguments = (root, "--backbone", weights, "--size", SIZE, "--precision", "float32", "--dtype", "float32")
+    code, said, errors = run(*arguments)
+    assert (code, errors) == (0, [])
+    assert "features: 3 videos written" in said
+    found = opened(root, input="features", validation_share=0)
+    own = {video.name: video for video in found.training + found.val}
+    seen = opened(root, validation_share=0)
+    assert {name: video.num_frames for name, video in own.items()} == {
+        video.name: video.num_frames for video in seen.training + seen.val
+    }
+    assert len({video.path for video in own.values()}) == len(own)
+    assert all(video.is_labelled for video in own.values())
+    net = FeatureNet(backbones.load(str(weights), size=SIZE), precision=torch.float32).eval()
+    assert "features: 0 videos written" in run(*arguments)[1]
+    for video in seen.training + seen.val:
+        frames = torch.from_numpy(source_of(video.path).read(np.arange(video.num_frames), size=SIZE))
+        with torch.no_grad():
+            np.testing.assert_allclose(np.load(own[video.name].path), net(frames).numpy(), rtol=1e-4, atol=1e-5)

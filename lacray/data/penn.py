@@ -25,6 +25,8 @@ from lacray.data.stills import PictureFolder
 
 ID_LETTERS = 4
 """Of a label file's name, those that are the video's."""
+NO_LABELS = frozenset({"frames", "features", "progress"})
+"""Folders that hold other arrays than labels."""
 MAT_BYTES, MAT_VALUES = 1 << 23, 1 << 10
 """Of a .mat file, and of a variable that is read from it: Penn Action's are far smaller."""
 
@@ -152,16 +154,16 @@ LAYOUT = Layout("Penn Action", _is_there, read, parts=frozenset({"frames", "labe
 def _label_files(root: Path, problems: list[str]) -> dict[str, _LabelFile]:
     """The files of labels by their video."""
     found: dict[str, _LabelFile] = {}
-    tops = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name.lower() != "frames"]
+    tops = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name.lower() not in NO_LABELS]
     for top in tops:
         for split in ("train", "val"):
             for path in sorted(child(top, split).glob("*/*.npy")):
                 if unwanted(path.name):
                     continue
                 file = _LabelFile(path, action_name(path.parent.name), split)
-                other = found.setdefault(path.name[:ID_LETTERS], file)
+                other = found.setdefault(path.stem[:ID_LETTERS], file)
                 if other is not file:
-                    problems.append(f"{path}: {path.name[:ID_LETTERS]} has labels in {other.path} too; remove one")
+                    problems.append(f"{path}: {path.stem[:ID_LETTERS]} has labels in {other.path} too; remove one")
     return found
 
 
