@@ -280,7 +280,7 @@ def test_timm_by_name(run, root):
 
 @pytest.mark.parametrize("make", [penn, tcc, lav])
 def test_pictures_and_records_have_features_too_and_have_them_once(run, tmp_path, weights, make):
-    names = ("0001.v2", "0001") if make is lav else ("0001", "0002")
+    names = ("0001.v2", "0002") if make is lav else ("0001", "0002")
     videos = [(name, "squat", "train", labels) for name, labels in zip(names, ([0, 1, 1] * 2, [0, 1] * 2), strict=True)]
     videos.append(("0003", "squat", "val", [0] * 5))
     root = make(tmp_path / "x", videos)
