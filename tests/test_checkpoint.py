@@ -87,7 +87,7 @@ def test_file_that_is_no_checkpoint_is_refused(tmp_path):
         ("other.pt", "must have format 3, got None"),
         ("list.pt", "must have format 3, got 'list'"),
         ("old.pt", "must have format 3, got 1"),
-        ("part.pt", "is not whole: it lacks config, cuda_random_states, encoder, loss"),
+        ("part.pt", "is not whole: it lacks calibration, config, cuda_random_states, encoder, loss"),
     ]:
         for read in (checkpoint.read_checkpoint, checkpoint.load_model, checkpoint.load_encoder):
             with pytest.raises(CheckpointError, match=f"{name} {said}"):

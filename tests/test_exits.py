@@ -15,7 +15,7 @@ from paths import ROOT
 COMMANDS = {
     "tune": (["-m", "lacray.tune"], "rich"),
     "train": (["-m", "lacray.train"], "rich"),
-    "show": (["-m", "lacray.show", "checkpoint.pt"], "matplotlib"),
+    "align": (["-m", "lacray.align", "checkpoint.pt"], "matplotlib"),
     "report": ([str(ROOT / "analysis" / "report.py")], "pyarrow"),
 }
 

@@ -81,7 +81,7 @@ def said(setting: str, line: str) -> bool:
 
 def later_commands() -> list[str]:
     lines = [line for line in COMMANDS if line not in INSTALL and not line.startswith(CLUSTER)]
-    return [line for line in lines if "my_videos" not in line and "lacray.show" not in line]
+    return [line for line in lines if "my_videos" not in line and "lacray.align" not in line]
 
 
 def test_later_commands_in_their_order(user):
@@ -103,7 +103,7 @@ def test_later_commands_in_their_order(user):
     assert "93.44" in page, "Table 4's published figure"
 
 
-def test_own_videos_and_the_picture_of_an_alignment(tmp_path):
+def test_own_videos_and_what_is_made_of_their_alignment(tmp_path):
     root = simpouring.ensure(tmp_path / "cache", num_train=5, num_val=2, size=64)
     shutil.copytree(root / "videos", tmp_path / "my_videos")
     check, line = [line for line in COMMANDS if "my_videos" in line]
@@ -111,9 +111,10 @@ def test_own_videos_and_the_picture_of_an_alignment(tmp_path):
     short = ("fit.epochs=1", "data.size=32", "data.num_frames=16", "encoder.hidden=32")
     said = run(line, tmp_path, *short)
     (checkpoint,) = re.findall(r"^checkpoint: (.+)$", said, re.MULTILINE)
-    (show,) = [line for line in COMMANDS if "lacray.show" in line]
-    run(f"{show.rpartition(' ')[0]} {checkpoint}", tmp_path)
-    assert (tmp_path / "alignment.png").stat().st_size > 10_000
+    (align,) = [line for line in COMMANDS if "lacray.align" in line]
+    run(f"{align.rpartition(' ')[0]} {checkpoint}", tmp_path)
+    for name in ("together.mp4", "train_001.png"):
+        assert (tmp_path / "alignment" / name).stat().st_size > 10_000
 
 
 def test_python_of_the_readme(tmp_path, monkeypatch):

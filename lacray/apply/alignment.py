@@ -147,7 +147,8 @@ def counterparts(
     A path matches every frame once at most, so that a slower video has frames to spare: of those between two matches
     (i, j) and (i', j'), each is compared with the frame of the other video that lies as far between j and j'. From
     both ends as many are carried along as add up to the most, and what is left in the middle, being less alike than by
-    chance, has no counterpart: a pause is carried, another action is not.
+    chance, has no counterpart: a pause is carried, another action is not. Before the first match and behind the last
+    one frames are compared with that match's, and carried in the same way.
 
     Args:
         path: (L, 2), of a table of log-odds (N, M).
@@ -161,7 +162,12 @@ def counterparts(
 
 
 def _carry(places: NDArray[np.float64], path: NDArray[np.int64], log_odds: NDArray[np.float32]) -> None:
-    """Fills in the rows between the matches of a path."""
+    """Fills in the rows between the matches of a path, and a pause at its ends."""
+    (first, opens), (last, closes) = path[0].tolist(), path[-1].tolist()
+    before = _best_length(log_odds[:first, opens][::-1].astype(np.float64))
+    places[first - before : first] = opens
+    behind = _best_length(log_odds[last + 1 :, closes].astype(np.float64))
+    places[last + 1 : last + 1 + behind] = closes
     for step in np.flatnonzero(np.diff(path[:, 0]) > 1):
         (i, j), (next_i, next_j) = path[step].tolist(), path[step + 1].tolist()
         skipped = np.arange(i + 1, next_i)

@@ -9,6 +9,7 @@ weigh (the M step), beginning with the warping path from end to end. c rises wit
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -99,7 +100,7 @@ def calibrate(
     Args:
         trained: its modules on `device`.
         videos: at least one; MOST_VIDEOS of them are used, and MOST_ENCODED frames, by a draw that is always the same.
-            One video is calibrated on its own even and odd frames, and its chances are flattered by that.
+            Where no two show one action, each is calibrated on its own even and odd frames, which flatters it.
         progress: called with (frames encoded, frames in all).
 
     Raises:
@@ -123,7 +124,13 @@ def calibrate(
     def embed(own: Tensor) -> NDArray[np.float32]:
         return trained.encoder.over_time(own[None])[0].float().cpu().numpy()
 
-    return calibrate_codes(codes, embed, measure_of(trained.config), lambda slope: penalties_of(trained.loss, slope))
+    return calibrate_codes(
+        codes,
+        embed,
+        measure_of(trained.config),
+        lambda slope: penalties_of(trained.loss, slope),
+        actions=[video.action for video in chosen],
+    )
 
 
 def calibrate_codes(
@@ -131,6 +138,8 @@ def calibrate_codes(
     embed: Embed,
     measure: Measure,
     penalties_by: Callable[[float], Penalties] = lambda slope: Penalties(),
+    *,
+    actions: Sequence[str] | None = None,
 ) -> Calibration:
     """Calibrate on the codes of videos, each (frames, channels).
 
@@ -138,12 +147,16 @@ def calibrate_codes(
         codes: what of a frame does not depend on its place; pieces of them in another order are another video.
         embed: the codes of a video in any order -> its embeddings.
         penalties_by: the penalties of later alignments, by `nats_per_similarity`.
+        actions: what is done in each video; only videos of one action are aligned. None: all show the same.
     """
     videos = [embed(own)[:: _stride(len(own))] for own in codes]
-    halves = len(videos) == 1
-    if halves:
-        videos = [videos[0][::2], videos[0][1::2] if len(videos[0]) > 1 else videos[0]]
-    tables = [measure(videos[one], videos[other]) for one, other in _pairs([len(video) for video in videos])]
+    actions = list(actions or [""] * len(codes))
+    pairs = _pairs([len(video) for video in videos], actions)
+    if pairs:
+        tables = [measure(videos[one], videos[other]) for one, other in pairs]
+    else:
+        # Nobody to be compared with: every other frame with those between.
+        tables = [measure(video[::2], video[1::2] if len(video) > 1 else video) for video in videos]
     similarities, log_odds, rounds = _log_odds(tables)
     slope = _slope(similarities, log_odds, tables)
     draft = Calibration(
@@ -156,7 +169,7 @@ def calibrate_codes(
         num_pairs=len(tables),
         rounds=rounds,
     )
-    chance = _chance(codes, embed, draft, penalties_by(slope))
+    chance = _chance(codes, actions, embed, draft, penalties_by(slope))
     return Calibration(**{**draft.__dict__, "chance": chance})
 
 
@@ -164,9 +177,9 @@ def _stride(num_frames: int) -> int:
     return -(-num_frames // MOST_FRAMES)
 
 
-def _pairs(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs of videos, at random: as many as MOST_PAIRS and MOST_CELLS leave room for, one at least."""
-    every = [(one, other) for one in range(len(lengths)) for other in range(one + 1, len(lengths))]
+def _pairs(lengths: Sequence[int], actions: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs of videos of one action, at random: as many as MOST_PAIRS and MOST_CELLS leave room for, one at least."""
+    every = [pair for pair in itertools.combinations(range(len(lengths)), 2) if actions[pair[0]] == actions[pair[1]]]
     drawn = [every[place] for place in np.random.default_rng(1).permutation(len(every))[:MOST_PAIRS]]
     cells = np.cumsum([lengths[one] * lengths[other] for one, other in drawn])
     return drawn[: max(1, int((cells <= MOST_CELLS).sum()))]
@@ -227,7 +240,9 @@ def _slope(
 ) -> float:
     """Of the straight line nearest to c, over similarities of matched frames and of frames at random, half and half."""
     edges = (similarities[1:] + similarities[:-1]) / 2
-    counts = sum(np.bincount(np.searchsorted(edges, table.ravel()), minlength=len(similarities)) for table in tables)
+    counts = np.zeros(len(similarities))
+    for table in tables:
+        counts += np.bincount(np.searchsorted(edges, table.ravel()), minlength=len(similarities))
     by_chance = counts / counts.sum()
     weights = by_chance * (1 + np.exp(log_odds))
     weights = weights / weights.sum()
@@ -236,16 +251,20 @@ def _slope(
     return float((weights * across * log_odds).sum() / variance) if variance > 0 else 0.0
 
 
-def _chance(codes: Sequence[Tensor], embed: Embed, calibration: Calibration, penalties: Penalties) -> Chance:
-    """What pairs of videos reach of which one is out of order; windows of all lengths, embedded as they are cut."""
+def _chance(
+    codes: Sequence[Tensor], actions: Sequence[str], embed: Embed, calibration: Calibration, penalties: Penalties
+) -> Chance:
+    """What pairs of videos reach of which one is out of order, and embedded in that order."""
     rng = np.random.default_rng(2)
     scores: list[float] = []
     sizes: list[tuple[int, int]] = []
     cells = 0
     while len(scores) < LEAST_CHANCE_PAIRS or (len(scores) < CHANCE_PAIRS and cells < MOST_CELLS):
         one = int(rng.integers(len(codes)))
-        other = (one + int(rng.integers(1, len(codes)))) % len(codes) if len(codes) > 1 else one
-        a, b = _window(codes[one], rng), _window(codes[other], rng)
+        others = [place for place, action in enumerate(actions) if place != one and action == actions[one]]
+        other = int(rng.choice(others)) if others else one
+        # Every other pair at twice the speed: how scores grow with length is seen, not taken on trust.
+        a, b = (codes[place][:: 1 + len(scores) % 2] for place in (one, other))
         b = b[torch.from_numpy(out_of_order(len(b), rng)).to(b.device)]
         embedded = [embed(own)[:: _stride(len(own))] for own in (a, b)]
         table = calibration(calibration.measure(*embedded))
@@ -253,10 +272,3 @@ def _chance(codes: Sequence[Tensor], embed: Embed, calibration: Calibration, pen
         sizes.append((len(embedded[0]), len(embedded[1])))
         cells += table.size
     return fit_chance(scores, sizes)
-
-
-def _window(codes: Tensor, rng: np.random.Generator) -> Tensor:
-    """A piece of a video, half of it at least."""
-    length = max(1, round(len(codes) * rng.uniform(0.5, 1.0)))
-    start = int(rng.integers(len(codes) - length + 1))
-    return codes[start : start + length]

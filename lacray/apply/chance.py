@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from scipy import optimize, stats
 
 PIECES = 8
 """A video out of order is cut into so many pieces at random, which are shuffled, each forwards or backwards."""
+MOST_GROWTH = 2.0
 LEAST_DEVIATION = 1e-6
 """Of scores, in nats: all alike (an encoder that tells nothing apart), they are spread by rounding alone."""
 
@@ -19,10 +20,11 @@ LEAST_DEVIATION = 1e-6
 class Chance:
     """The distribution of the best local score of two videos without a common order: Gumbel's, of extreme values.
 
-    P(score >= x) = 1 - exp(-exp(-rate (x - location - growth log(N M)))) for videos of N and M frames. Karlin and
-    Altschul's statistics have growth 1 / rate; here it is fitted, since neighbouring frames are no independent letters.
+    P(score >= x) = 1 - exp(-exp(-rate (x / L^growth - location))), with L the geometric mean of both videos' frames.
+    The best score of independent letters grows with the logarithm of their number (Karlin and Altschul); neighbouring
+    frames are no such letters, and what moments have in common by chance lasts longer in a slower video.
 
-    Source: Karlin and Altschul 1990; with fitted parameters: Pearson 1998.
+    Source: Gumbel 1958; with fitted parameters, for alignments with gaps: Pearson 1998.
     """
 
     rate: float
@@ -34,7 +36,7 @@ class Chance:
 
     def p_value(self, score: float, num_a: int, num_b: int) -> float:
         """The probability that two videos of these numbers of frames reach a score without a common order."""
-        height = self.rate * (score - self.location - self.growth * np.log(num_a * num_b))
+        height = self.rate * (score / (num_a * num_b) ** (self.growth / 2) - self.location)
         return float(-np.expm1(-np.exp(-np.clip(height, -700, 700))))
 
 
@@ -46,29 +48,24 @@ def fit_chance(scores: Sequence[float], sizes: Sequence[tuple[int, int]]) -> Cha
         sizes: the frames of both videos of each.
     """
     values = np.asarray(scores, dtype=np.float64)
-    lengths = np.log(np.prod(np.asarray(sizes, dtype=np.float64), axis=1))
+    lengths = np.log(np.asarray(sizes, dtype=np.float64)).mean(axis=1)
     middle = lengths.mean()
-    spread = max(float(values.std()), LEAST_DEVIATION)
-
-    # In units in which all three parameters are about 1.
-    heights = (values - values.mean()) / spread
     offsets = lengths - middle
+    spread = max(float(values.std()), LEAST_DEVIATION)
 
     def surprise(parameters: NDArray[np.float64]) -> float:
         log_rate, location, growth = parameters
-        z = np.exp(log_rate) * (heights - location - growth * offsets)
-        return float(-(log_rate - z - np.exp(-np.clip(z, -50, None))).mean())
+        z = np.exp(log_rate) * (values / spread * np.exp(-growth * offsets) - location)
+        return float(-(log_rate - growth * offsets - z - np.exp(-np.clip(z, -50, None))).mean())
 
-    begin = np.array([np.log(np.pi / np.sqrt(6)), -0.45, 0.0])
-    # Longer videos have more chances: their scores cannot be lower.
-    bounds = [(-5.0, 20.0), (None, None), (0.0, None if offsets.std() > 0.01 else 0.0)]
+    # Gumbel's of that mean and deviation; then the best nearby.
+    begin = np.array([np.log(np.pi / np.sqrt(6)), values.mean() / spread - 0.45, 1.0])
+    bounds = [(-5.0, 20.0), (None, None), (0.0, MOST_GROWTH)]
     log_rate, location, growth = optimize.minimize(surprise, begin, method="L-BFGS-B", bounds=bounds).x
-    rate = float(np.exp(log_rate) / spread)
-    growth = float(growth * spread)
-    location = float(values.mean() + location * spread - growth * middle)
-    found = Chance(rate, location, growth, len(values), 0.0)
+    unit = spread * np.exp(-growth * middle)
+    found = Chance(float(np.exp(log_rate) / unit), float(location * unit), float(growth), len(values), 0.0)
     levels = [found.p_value(score, *size) for score, size in zip(values, sizes, strict=True)]
-    return Chance(rate, location, growth, len(values), float(stats.kstest(levels, "uniform").statistic))
+    return replace(found, distance=float(stats.kstest(levels, "uniform").statistic))
 
 
 def out_of_order(num_frames: int, rng: np.random.Generator) -> NDArray[np.int64]:

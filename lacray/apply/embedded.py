@@ -26,7 +26,9 @@ class EmbeddedVideo:
     end: float | None = None
     """When its last frame is no longer shown, in seconds; None as `seconds`."""
     path: str | None = None
-    """Of the file; None where there is none."""
+    """Of the file that was embedded; None where there is none."""
+    film: str | None = None
+    """Of the file that holds its pictures and its sound; None where there is none."""
 
     def __len__(self) -> int:
         return len(self.embeddings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from lacray.apply.scoring import Penalties, penalties_of
 from lacray.checkpoint import CheckpointError, Trained
 from lacray.config import Config
 from lacray.data import DataError, FrameStore, Video
-from lacray.data.sources import source_of
+from lacray.data.sources import VideoFile, source_of
 from lacray.data.video import UnreadableVideoError
 from lacray.embedding import Progress, embed_file
 from lacray.results import open_checkpoint
@@ -39,6 +40,8 @@ class Model:
     calibration: Calibration | None
     """None for a checkpoint of a training that was not over: `calibrated` makes one."""
     device: torch.device
+    digest: str
+    """Of the checkpoint's file: what was made with it belongs to it alone."""
 
     @property
     def config(self) -> Config:
@@ -78,18 +81,22 @@ class Model:
         if isinstance(video, np.ndarray):
             return self._given(video)
         path, name = (video.path, video.name) if isinstance(video, Video) else (os.fspath(video), Path(video).name)
-        self._check_input(path)
+        self.check(path)
         embeddings = embed_file(self.config, self.trained.encoder, path, device=self.device, progress=progress)
         seconds, end = None, None
-        if self.config.data.input == "videos":
+        source = source_of(path)
+        # Of what else is read frame by frame (pictures, features) nothing says when they are shown.
+        if isinstance(source, VideoFile):
             try:
-                clock = source_of(path).clock()
+                clock = source.clock()
             except UnreadableVideoError as error:
                 raise DataError(f"{path}: {error}") from error
             # A container may show two frames at one time, or tell times that fall: a map of time must not.
             seconds = np.maximum.accumulate(clock.times)
             end = float(seconds[-1]) + clock.frame
-        return EmbeddedVideo(name, embeddings.numpy(), seconds, end, os.path.abspath(path))
+        whole = os.path.abspath(path)
+        film = whole if self.config.data.input == "videos" else None
+        return EmbeddedVideo(name, embeddings.numpy(), seconds, end, whole, film)
 
     def align(
         self, a: Source, b: Source, *, stride: int | None = None, penalties: Penalties | None = None
@@ -130,7 +137,7 @@ class Model:
         return replace(self, calibration=found)
 
     def _opened(self, path: str, store: FrameStore) -> Video:
-        self._check_input(path)
+        self.check(path)
         return store.video(path)
 
     def _calibration(self) -> Calibration:
@@ -149,7 +156,12 @@ class Model:
             raise DataError("embeddings: must be finite numbers, got NaN or infinity")
         return EmbeddedVideo("embeddings", np.asarray(embeddings, dtype=np.float32))
 
-    def _check_input(self, path: str) -> None:
+    def check(self, path: str) -> None:
+        """Whether a file is what the model takes, without reading its frames.
+
+        Raises:
+            DataError: it is not, or it cannot be read.
+        """
         is_array = path.endswith(".npy")
         if self.config.data.input == "videos" and is_array:
             raise DataError(f"{path}: must be a video file, since the model was trained on videos, got an array")
@@ -158,16 +170,15 @@ class Model:
                 f"{path}: must be the features of a video (NAME.npy, of the backbone whose features the model was "
                 "trained on), got another file; make them as those of the training were made"
             )
-        if is_array:
-            try:
-                _, channels = source_of(path).probe()
-            except UnreadableVideoError as error:
-                raise DataError(f"{path}: {error}") from error
-            if channels != self.trained.num_features:
-                raise DataError(
-                    f"{path}: must have {self.trained.num_features} channels, as the features that the model was "
-                    f"trained on, got {channels}"
-                )
+        try:
+            _, channels = source_of(path).probe()
+        except UnreadableVideoError as error:
+            raise DataError(f"{path}: {error}") from error
+        if is_array and channels != self.trained.num_features:
+            raise DataError(
+                f"{path}: must have {self.trained.num_features} channels, as the features that the model was "
+                f"trained on, got {channels}"
+            )
 
 
 def load(path: str | os.PathLike[str], *, device: torch.device | str | None = None) -> Model:
@@ -183,7 +194,10 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str | None = No
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with tempfile.TemporaryDirectory(prefix="lacray-") as scratch:
-        trained = checkpoint.load_model(open_checkpoint(os.fspath(path), Path(scratch)))
+        file = open_checkpoint(os.fspath(path), Path(scratch))
+        trained = checkpoint.load_model(file)
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
     trained.encoder.to(place)
     calibration = None if trained.calibration is None else Calibration.from_dict(trained.calibration)
-    return Model(trained, calibration, place)
+    return Model(trained, calibration, place, digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,9 @@ from lacray.config import Config, LacConfig
 from lacray.losses import Loss
 from lacray.losses.lac import LacLoss
 from lacray.losses.parts import similarity
+
+LEAST_EXTEND = 0.01
+"""Nats; gaps of any length for nothing would leave no probability to matches."""
 
 Array = NDArray[np.floating[Any]]
 
@@ -29,7 +33,7 @@ class Measure:
 
     def __call__(self, one: Array, other: Array) -> NDArray[np.float32]:
         """Embeddings (N, E) and (M, E) -> similarity (N, M)."""
-        codes = [torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))[None] for part in (one, other)]
+        codes = [torch.from_numpy(np.array(part, dtype=np.float32))[None] for part in (one, other)]
         if self.normalize:
             codes = [F.normalize(code, dim=-1) for code in codes]
         return similarity(*codes, kind=self.kind, eps=self.eps)[0].numpy()
@@ -45,6 +49,18 @@ class Penalties:
     """For each further frame of it."""
     gamma: float = 1.0
     """1: the probability of a match is that of a pair hidden Markov model whose emissions are the calibration's."""
+
+    @property
+    def going_on(self) -> float:
+        """What every match costs, so that the ways to the next one, past a gap of any length on either side, sum to 1.
+
+        Without it an alignment of frames that have nothing in common would go on for the number of ways alone, however
+        little each of them is worth: that is how a pair hidden Markov model differs from bare penalties.
+
+        Source: Durbin et al. 1998, Biological sequence analysis, section 4.1.
+        """
+        opened, extended = (math.exp(-gap / self.gamma) for gap in (self.gap_open, max(self.gap_extend, LEAST_EXTEND)))
+        return 2 * self.gamma * math.log1p(opened / (1 - extended))
 
 
 def measure_of(config: Config) -> Measure:

@@ -47,13 +47,13 @@ class _Wanted:
         self.pictures[place] = to_rgb(picture, height, width, self._reformatter)
 
 
-def decode(path: str, frames: NDArray[np.int64], *, size: int | None = None) -> NDArray[np.uint8]:
+def decode(path: str, frames: NDArray[np.int64], *, size: int | tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Decode some frames of a video: the same pictures, whichever are asked for together.
 
     Args:
         path: the file.
         frames: (n,) indices, in any order, repeats allowed.
-        size: height and width to resize to; None keeps those of the video's first frame.
+        size: height and width to resize to, or one number for both; None keeps those of the video's first frame.
 
     Returns:
         (n, 3, H, W) uint8, RGB, upright.
@@ -64,7 +64,8 @@ def decode(path: str, frames: NDArray[np.int64], *, size: int | None = None) -> 
     index = frame_index(path)
     rising, places = np.unique(np.asarray(frames, dtype=np.int64), return_inverse=True)
     _refuse_others(index, rising)
-    wanted = _Wanted(rising, size or index.height, size or index.width)
+    height, width = (size, size) if isinstance(size, int) else size or (index.height, index.width)
+    wanted = _Wanted(rising, height, width)
     # Loader processes, which are daemons, are themselves as many as there are processors to spare.
     threads = 1 if multiprocessing.current_process().daemon else min(MOST_THREADS, cpus())
     for _ in range(RETRIES):

@@ -1,0 +1,110 @@
+"""`python -m lacray.align CHECKPOINT A B [C...]`: videos in step with A, as tables, pictures and a film."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    from lacray.exits import leave_at_once
+
+    leave_at_once()
+
+import numpy as np
+
+from lacray.apply import Alignment, Model
+from lacray.apply.films import write_film
+from lacray.apply.folders import Item, open_folder, read_item
+from lacray.apply.pictures import draw_alignment, save
+from lacray.apply.reports import write_alignments
+from lacray.cli import positive, tell, warn
+from lacray.config import UserError
+from lacray.exits import guarded
+from lacray.text import printable
+from lacray.work import Told, add_checkpoint, find_videos, open_model, out_folder, working, written
+
+LIKELY_BY_CHANCE = 0.05
+"""p above which an alignment is said to be no better than chance."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parser().parse_intermixed_args(argv)
+    if len(arguments.videos) == 1:
+        raise UserError(
+            f"videos: must be two at least, got {arguments.videos[0]}; none at all takes two of the data set"
+        )
+    out = out_folder(arguments.out)
+    with working() as told:
+        model = open_model(arguments.checkpoint, told)
+        if arguments.videos:
+            items = find_videos(model, arguments.videos, arguments.root, told)
+        else:
+            items = first_two(model, arguments.root, told)
+        reference, *others = (read_item(model, item, told=told) for item in items)
+        alignments = [model.align(reference, other) for other in others]
+        paths = [out / "matches.csv", out / "gaps.csv"]
+        write_alignments(out, alignments)
+        for alignment, name in zip(alignments, picture_names(alignments), strict=True):
+            save(draw_alignment(alignment), out / name)
+            paths.append(out / name)
+        if not arguments.no_film:
+            write_film(
+                out / "together.mp4",
+                reference,
+                alignments,
+                height=arguments.height,
+                told=lambda done, total: told("writing the film", done, total),
+            )
+            paths.append(out / "together.mp4")
+    for alignment in alignments:
+        say(alignment)
+    written(paths)
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(prog="python -m lacray.align", description="Videos in step with a reference.")
+    add_checkpoint(result)
+    result.add_argument(
+        "videos", nargs="*", help="the reference, then the others: files, or names in the data set; default: two of it"
+    )
+    result.add_argument("--root", metavar="DIR", help="data set; default: the one that it was trained on")
+    result.add_argument("--out", default="alignment", metavar="DIR", help="folder to write to")
+    result.add_argument("--height", type=positive, default=240, help="of each picture of the film, in pixels")
+    result.add_argument("--no-film", action="store_true", help="tables and pictures alone")
+    return result
+
+
+def first_two(model: Model, root: str | None, told: Told) -> list[Item]:
+    """The first two videos that were not trained on, else the first two."""
+    folder = open_folder(model, root or model.config.data.root, told=told)
+    unseen = [item for item in folder.items if folder.videos[item.name].split == "val"]
+    chosen = unseen if len(unseen) > 1 else folder.items
+    if len(chosen) < 2:
+        raise UserError(
+            f"{folder.root}: must hold two videos to be aligned, got {len(chosen)}; name them on the command line"
+        )
+    return chosen[:2]
+
+
+def picture_names(alignments: Sequence[Alignment]) -> list[str]:
+    """A file for each, by the name of the video; numbered where that would be one for two."""
+    stems = [printable(Path(alignment.b.name).stem).replace("/", "_") or "video" for alignment in alignments]
+    return [
+        f"{stem}.png" if stems.count(stem) == 1 else f"{stem}-{number + 1}.png" for number, stem in enumerate(stems)
+    ]
+
+
+def say(alignment: Alignment) -> None:
+    """The outcome in a line."""
+    shares = [100 * (1 - np.isnan(places).mean()) for places in (alignment.a_to_b, alignment.b_to_a)]
+    tell(
+        f"{alignment.b.name}: {shares[0]:.0f} % of {alignment.a.name} has a counterpart in {shares[1]:.0f} % of it; "
+        f"score {alignment.score:.1f} nats, p {alignment.p_value:.2g}"
+    )
+    if alignment.p_value > LIKELY_BY_CHANCE:
+        warn(f"{alignment.b.name}: videos without a common order reach this score as well; do not rely on it")
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,59 @@
+"""What is written: whole or not at all; where it cannot be, the user is told what to do."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from lacray.config import UserError
+from lacray.data.files import whole
+
+CANNOT_WRITE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` when the block ends well; else nothing is left of it.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
+    with refused(path), whole(path) as file:
+        yield file
+
+
+@contextmanager
+def refused(path: Path) -> Iterator[None]:
+    """What a system says of a place that cannot be written, as the user's to mend.
+
+    Raises:
+        UserError: with the path and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise UserError(f"{path}: cannot be written ({error.strerror}); give another --out") from error
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table; numbers that are not whole with three decimals, None as an empty cell.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+    with writing(path) as file:
+        file.write(text.getvalue().encode("utf-8", "surrogateescape"))

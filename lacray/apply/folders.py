@@ -1,0 +1,173 @@
+"""The videos that a command is given: files, and folders of them in any layout of data sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from lacray.apply import kept
+from lacray.apply.embedded import EmbeddedVideo
+from lacray.apply.model import Model
+from lacray.config import DataConfig, UserError
+from lacray.data import DataError, Video
+from lacray.data.layouts import find_root, list_videos, survey
+from lacray.data.names import Names
+from lacray.data.sources import source_of
+from lacray.data.video import UnreadableVideoError
+from lacray.text import home_expanded
+
+Told = Callable[[str, int, int], None]
+"""Called with what is done, in words, how much of it, and of how much."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A video on disk that a model is to embed."""
+
+    name: str
+    path: str
+    """Of what the model reads: the video, or its features."""
+    film: str | None
+    """Of the video itself, for its pictures and times; None where it is not there."""
+
+    @classmethod
+    def of_file(cls, path: str) -> Item:
+        """A file that was named by itself."""
+        return cls(Path(path).name, os.path.abspath(path), None if path.endswith(".npy") else os.path.abspath(path))
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A data set as it is used, not trained on: splits do not matter, and nothing is kept apart."""
+
+    root: str
+    items: list[Item]
+    videos: dict[str, Video]
+    """By name; with labels, where there are some."""
+    phases: dict[str, list[str]]
+    """The names of each action's phases; of the action "" where nothing says what is done."""
+    notes: list[str]
+    left_out: list[str]
+    """`name: why`, for each video that cannot be read."""
+
+    def item(self, text: str, option: str) -> Item:
+        """The video that a text names: below the folder, or a file of it.
+
+        Raises:
+            DataError: it is none, or may be several.
+        """
+        known = {item.name: item for item in self.items}
+        by_path = {item.path: item for item in self.items} | {item.film: item for item in self.items if item.film}
+        if (item := by_path.get(os.path.abspath(home_expanded(text)))) is not None:
+            return item
+        names = Names(list(known))
+        found = names.find(text)
+        if len(found) == 1:
+            return known[found[0]]
+        if found:
+            raise DataError(f"{option}: {text!r} may be {' or '.join(found[:3])}; write its folder and its suffix")
+        near = names.closest(text) or sorted(known)[:1]
+        raise DataError(f"{option}: no video {text!r} in {self.root}; did you mean {' or '.join(near)}?")
+
+
+def open_folder(model: Model, root: str, *, told: Told | None = None) -> Folder:
+    """The videos of a folder, each looked at, with their labels.
+
+    Raises:
+        DataError: there is no such folder, it holds no videos that can be read, or its labels are wrong.
+    """
+    own = model.config.data
+    # An action is one of the data set that was trained on.
+    action = own.action if root == own.root else None
+    config = DataConfig(root=root, input=own.input, action=action, max_unreadable=1.0)
+    folder = find_root(config, told)
+    listing = list_videos(folder, config)
+    if listing.problems:
+        raise DataError(listing.problems)
+    found = survey(folder, listing, config, told)
+    if found.problems:
+        raise DataError(found.problems)
+    if not found.videos:
+        raise DataError([f"{root}: no video of it can be read", *(f"{root}/{line}" for line in found.unreadable)])
+    films = {entry.name: os.path.abspath(entry.path) for entry in listing.entries if entry.path.exists()}
+    if own.input == "videos":
+        films = {video.name: video.path for video in found.videos}
+    items = [Item(video.name, video.path, films.get(video.name)) for video in found.videos]
+    videos = {video.name: video for video in found.videos}
+    return Folder(root, items, videos, listing.phases, listing.notes, found.unreadable)
+
+
+def find_items(model: Model, words: Sequence[str], *, told: Told | None = None) -> tuple[list[Item], list[str]]:
+    """The videos of files and folders, in order, each once; and `name: why` of those in folders that cannot be read.
+
+    Raises:
+        UserError: every word that is neither, every file that cannot be read, together.
+    """
+    items: dict[str, Item] = {}
+    left_out: list[str] = []
+    problems: list[str] = []
+    for word in words:
+        try:
+            if word == "simpouring" or home_expanded(word).is_dir():
+                folder = open_folder(model, word, told=told)
+                left_out += folder.left_out
+                for item in folder.items:
+                    items.setdefault(item.path, item)
+            else:
+                item = Item.of_file(str(home_expanded(word)))
+                model.check(item.path)
+                items.setdefault(item.path, item)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    names = [item.name for item in items.values()]
+    # Files of one name in several folders keep their paths.
+    return [replace(item, name=item.path) if names.count(item.name) > 1 else item for item in items.values()], left_out
+
+
+def read_item(model: Model, item: Item, *, told: Told | None = None) -> EmbeddedVideo:
+    """An item's embeddings, from the cache where they are there; features get the times of their video.
+
+    Raises:
+        DataError: it can no longer be read.
+    """
+    progress = None if told is None else lambda done, total: told(f"embedding {item.name}", done, total)
+    video = kept.read(model, item.path, item.name, progress=progress)
+    if video.seconds is not None or item.film is None:
+        return replace(video, film=item.film)
+    try:
+        clock = source_of(item.film).clock()
+    except UnreadableVideoError:
+        return video
+    if len(clock.times) != len(video):
+        return video
+    seconds = np.maximum.accumulate(clock.times)
+    return replace(video, seconds=seconds, end=float(seconds[-1]) + clock.frame, film=item.film)
+
+
+def read_items(
+    model: Model, items: Sequence[Item], left_out: list[str], *, told: Told | None = None
+) -> dict[str, EmbeddedVideo]:
+    """The embeddings of many videos, by name; what cannot be read is left out, and named in `left_out`.
+
+    Raises:
+        DataError: none can be read.
+    """
+    found: dict[str, EmbeddedVideo] = {}
+    problems: list[str] = []
+    for number, item in enumerate(items):
+        if told is not None:
+            told("embedding videos", number, len(items))
+        try:
+            found[item.name] = read_item(model, item)
+        except DataError as error:
+            problems += error.problems
+    if items and not found:
+        raise DataError(problems)
+    left_out += problems
+    return found

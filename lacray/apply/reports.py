@@ -1,0 +1,161 @@
+"""Alignments, labels and deviations as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lacray.apply.alignment import Alignment
+from lacray.apply.comparison import Deviation
+from lacray.apply.embedded import EmbeddedVideo
+from lacray.apply.files import refused, write_csv
+from lacray.apply.retrieval import Moment
+from lacray.apply.transfer import Carried
+from lacray.data import boris, elan
+from lacray.data.annotated import Labelled
+from lacray.data.labels import Segment
+
+MATCHES = ("video", "reference_frame", "reference_seconds", "frame", "seconds", "probability")
+GAPS = ("video", "kind", "of", "first_frame", "end_frame", "start_seconds", "end_seconds")
+SEGMENTS = ("video", "start_frame", "end_frame", "start_seconds", "end_seconds", "phase", "confidence")
+MOMENTS = ("rank", "video", "frame", "seconds", "distance")
+DEVIATIONS = (
+    "rank",
+    "video",
+    "phase",
+    "deviation_seconds",
+    "longer_seconds",
+    "skipped_seconds",
+    "repeated_seconds",
+    "inserted_seconds",
+    "reference_seconds",
+    "seconds",
+)
+
+
+def write_alignments(folder: Path, alignments: Sequence[Alignment]) -> None:
+    """matches.csv: where each frame of the reference is in each video; gaps.csv: what either has alone.
+
+    `frame` has decimals between two frames, `probability` is empty where a frame is carried between two matches.
+    """
+    write_csv(folder / "matches.csv", MATCHES, _matches(alignments))
+    write_csv(folder / "gaps.csv", GAPS, _gaps(alignments))
+
+
+def _matches(alignments: Iterable[Alignment]) -> Iterator[tuple[object, ...]]:
+    for found in alignments:
+        probability = dict(zip(found.path[:, 0].tolist(), found.probability.tolist(), strict=True))
+        for frame in np.flatnonzero(~np.isnan(found.a_to_b)).tolist():
+            there = float(found.a_to_b[frame])
+            number: object = int(there) if there.is_integer() else there
+            times = found.a.time_of(frame), found.b.time_of(there)
+            yield found.b.name, frame, times[0], number, times[1], probability.get(frame)
+
+
+def _gaps(alignments: Iterable[Alignment]) -> Iterator[tuple[object, ...]]:
+    for found in alignments:
+        for gap in found.gaps:
+            owner = "reference" if gap.video == "a" else "video"
+            yield found.b.name, gap.kind, owner, gap.first, gap.stop, gap.start_seconds, gap.end_seconds
+
+
+def write_segments(
+    path: Path,
+    videos: Mapping[str, EmbeddedVideo],
+    segments: Mapping[str, Sequence[Carried]],
+    phases: Mapping[str, Sequence[str]],
+) -> None:
+    """segments.csv, as data sets have it, with a confidence for each segment.
+
+    Args:
+        phases: the names of the phases, by video.
+    """
+    rows = [
+        (
+            name,
+            own.first,
+            own.stop,
+            videos[name].time_of(own.first),
+            videos[name].time_of(own.stop),
+            phases[name][own.phase],
+            own.confidence,
+        )
+        for name, found in segments.items()
+        for own in found
+    ]
+    write_csv(path, SEGMENTS, rows)
+
+
+def write_annotations(
+    folder: Path,
+    videos: Mapping[str, EmbeddedVideo],
+    segments: Mapping[str, Sequence[Carried]],
+    phases: Mapping[str, Sequence[str]],
+) -> list[Path]:
+    """The same for people's annotation programs: labels.boris, and NAME.eaf for ELAN; of videos whose files are there.
+
+    Args:
+        phases: the names of the phases, by video.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    found = []
+    for name, own in segments.items():
+        video = videos[name]
+        if not own or video.film is None or video.seconds is None or video.end is None:
+            continue
+        lasting = float(np.median(np.diff(video.seconds))) if len(video) > 1 else video.end - float(video.seconds[0])
+        parts = [
+            Segment(
+                video.time_of(part.first) or 0.0, video.time_of(part.stop) or 0.0, phases[name][part.phase], True, ""
+            )
+            for part in own
+        ]
+        found.append(Labelled(name, Path(video.film), video.end, 1 / max(lasting, 1e-3), parts))
+    if not found:
+        return []
+    paths = [folder / "labels.boris"]
+    with refused(paths[0]):
+        boris.write(paths[0], found)
+    for labelled in found:
+        paths.append(folder / "elan" / Path(labelled.name).with_suffix(".eaf"))
+        with refused(paths[-1]):
+            elan.write(paths[-1], labelled)
+    return paths
+
+
+def write_moments(path: Path, found: Sequence[Moment]) -> None:
+    """moments.csv: the nearest first."""
+    rows = [(place + 1, own.video, own.frame, own.seconds, own.distance) for place, own in enumerate(found)]
+    write_csv(path, MOMENTS, rows)
+
+
+def ranked(found: Iterable[Deviation]) -> list[Deviation]:
+    """The greatest deviations first."""
+    return sorted(found, key=lambda own: (-own.total, own.video, own.phase))
+
+
+def write_deviations(path: Path, found: Sequence[Deviation]) -> None:
+    """deviations.csv: a row a video and phase, the greatest deviation first."""
+    rows = [
+        (
+            place + 1,
+            own.video,
+            own.phase,
+            own.total,
+            own.longer,
+            own.skipped,
+            own.repeated,
+            own.inserted,
+            own.reference,
+            own.own,
+        )
+        for place, own in enumerate(ranked(found))
+    ]
+    write_csv(path, DEVIATIONS, rows)

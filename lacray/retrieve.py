@@ -1,0 +1,115 @@
+"""`python -m lacray.retrieve CHECKPOINT VIDEO@SECONDS DIR`: the moments of other videos that are most like one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+if __name__ == "__main__":
+    from lacray.exits import leave_at_once
+
+    leave_at_once()
+
+import numpy as np
+
+from lacray.apply import load
+from lacray.apply.folders import open_folder, read_item, read_items
+from lacray.apply.library import moments_of
+from lacray.apply.pictures import draw_moments, save
+from lacray.apply.reports import write_moments
+from lacray.apply.scoring import measure_of
+from lacray.cli import not_negative, positive, tell
+from lacray.config import UserError
+from lacray.exits import guarded
+from lacray.work import add_checkpoint, find_videos, out_folder, show_left_out, working, written
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parser().parse_intermixed_args(argv)
+    name, seconds = moment(arguments.moment)
+    out = out_folder(arguments.out)
+    with working() as told:
+        model = load(arguments.checkpoint)
+        folder = open_folder(model, arguments.root, told=told)
+        try:
+            asked = folder.item(name, "moment")
+        except UserError:
+            (asked,) = find_videos(model, [name], None, told)
+        query = read_item(model, asked, told=told)
+        frame = at(query.seconds, len(query), seconds, arguments.moment)
+        left_out = list(folder.left_out)
+        videos = read_items(model, folder.items, left_out, told=told)
+        measure = measure_of(model.config)
+        searched = moments_of(model, folder.items, videos, measure, told=told)
+        found = searched.most_like(
+            query.embeddings[frame],
+            arguments.k,
+            per_video=arguments.per_video or None,
+            apart=arguments.apart,
+            without=query.name,
+        )
+    show_left_out(left_out)
+    if not found:
+        raise UserError(f"{arguments.root}: must hold other videos than {query.name}, got none")
+    write_moments(out / "moments.csv", found)
+    films = {item.name: item.film for item in folder.items if item.film is not None}
+    save(draw_moments((query, frame), found, films), out / "moments.png")
+    for own in found:
+        when = f"{own.seconds:.2f} s" if own.seconds is not None else f"frame {own.frame}"
+        tell(f"{own.video} at {when}: distance {own.distance:.3f}")
+    written([out / "moments.csv", out / "moments.png"])
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="python -m lacray.retrieve", description="The moments of other videos that are most like one."
+    )
+    add_checkpoint(result)
+    result.add_argument("moment", metavar="VIDEO@SECONDS", help="of the folder, or a file; VIDEO@#FRAME counts frames")
+    result.add_argument("root", metavar="DIR", help="the videos that are searched")
+    result.add_argument("-k", type=positive, default=10, help="moments, at most")
+    result.add_argument("--per-video", type=int, default=1, help="of one video at most; 0: any number")
+    result.add_argument(
+        "--apart", type=not_negative, default=1.0, help="seconds between two moments of one video, at least"
+    )
+    result.add_argument("--out", default="moments", metavar="DIR", help="folder to write to")
+    return result
+
+
+def moment(text: str) -> tuple[str, float | int]:
+    """VIDEO@SECONDS or VIDEO@#FRAME -> the video, and seconds (a float) or the frame (an int).
+
+    Raises:
+        UserError: it is neither.
+    """
+    name, at_sign, when = text.rpartition("@")
+    try:
+        number: float | int = int(when[1:]) if when.startswith("#") else float(when)
+    except ValueError:
+        number = -1
+    if not at_sign or not name or not 0 <= number < float("inf"):
+        raise UserError(f"moment: must be VIDEO@SECONDS, as clip.mp4@12.5, or VIDEO@#FRAME, got {text!r}")
+    return name, number
+
+
+def at(times: object, num_frames: int, when: float | int, text: str) -> int:
+    """The frame that is shown then.
+
+    Raises:
+        UserError: the video is not as long, or has no times.
+    """
+    if isinstance(when, int):
+        if when >= num_frames:
+            raise UserError(f"moment: {text} must be one of the video's {num_frames} frames, #0 to #{num_frames - 1}")
+        return when
+    if not isinstance(times, np.ndarray):
+        raise UserError(f"moment: {text} is in seconds, and the video has no frame times; write VIDEO@#FRAME")
+    frame = max(int(np.searchsorted(times, when, side="right")) - 1, 0)
+    lasts = float(np.median(np.diff(times))) if num_frames > 1 else 0.0
+    if when > float(times[-1]) + lasts:
+        raise UserError(f"moment: {text} must be within the video, which ends at {times[-1] + lasts:.2f} s")
+    return frame
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,270 @@
+"""The commands of a trained encoder: what they write, what they refuse, all problems at once."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from apply_videos import rewritten
+
+from lacray import align, compare, embed, label, retrieve
+from lacray.checkpoint import read_checkpoint, save
+from lacray.config import UserError
+from lacray.data import boris
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, own_cache) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_embed_writes_a_row_a_frame_and_goes_on_from_what_is_kept(
+    place, videos_checkpoint, videos_root, videos_model, monkeypatch, capsys
+):
+    single = rewritten(videos_root / "videos" / "take0.mp4", place / "single.mp4", "one frame")
+    embed.main([str(videos_checkpoint), str(videos_root), str(single), "--out", "all.parquet"])
+    table = pq.read_table("all.parquet")
+    assert table.column_names == ["video", "frame", "seconds", "embedding"]
+    names = [f"videos/take{n}.mp4" for n in range(8)]
+    assert table["video"].unique().to_pylist() == [*names, "single.mp4"]
+    own = table.filter(np.array(table["video"]) == "videos/take4.mp4")
+    expected = videos_model.embed(videos_root / "videos" / "take4.mp4")
+    np.testing.assert_allclose(np.stack(own["embedding"].to_numpy()), expected, atol=1e-6)
+    assert own["frame"].to_pylist() == list(range(len(expected)))
+    np.testing.assert_allclose(own["seconds"].to_numpy(), np.arange(len(expected)) / 25, atol=1e-6)
+    assert f"{len(table)} frames, 16 numbers each: all.parquet" in capsys.readouterr().out
+
+    def never(*_, **__):
+        raise AssertionError("embedded twice")
+
+    monkeypatch.setattr(type(videos_model), "read", never)
+    embed.main([str(videos_checkpoint), str(videos_root), "--out", "all.npz"])
+    with np.load("all.npz") as arrays:
+        assert arrays["names"].tolist() == names
+        start, stop = arrays["starts"][4:6]
+        np.testing.assert_allclose(arrays["embeddings"][start:stop], expected, atol=1e-6)
+        assert arrays["seconds"].shape == (arrays["starts"][-1],)
+    assert sorted(path.name for path in place.iterdir()) == ["all.npz", "all.parquet", "cache", "single.mp4"]
+
+
+def test_embed_names_every_file_that_it_cannot_read_before_it_begins(place, videos_checkpoint):
+    (place / "text.mp4").write_text("no video")
+    with pytest.raises(UserError) as caught:
+        embed.main([str(videos_checkpoint), "text.mp4", "gone.mp4", "--out", "x.parquet"])
+    assert [problem.rpartition("/")[2].split(":")[0] for problem in caught.value.problems] == ["text.mp4", "gone.mp4"]
+    with pytest.raises(UserError, match=r"--out: must end with .parquet or .npz, got x.csv"):
+        embed.main([str(videos_checkpoint), "text.mp4", "--out", "x.csv"])
+    assert not (place / "x.parquet").exists()
+
+
+def test_embed_leaves_out_what_is_damaged_in_a_folder_and_says_so(place, videos_checkpoint, videos_root, capsys):
+    shutil.copytree(videos_root / "videos", place / "own")
+    (place / "own" / "bad.mp4").write_text("no video")
+    embed.main([str(videos_checkpoint), "own", "--out", "x.parquet"])
+    assert "left out, bad.mp4: is no video that can be decoded" in capsys.readouterr().out
+    assert len(pq.read_table("x.parquet")["video"].unique()) == 8
+
+
+def test_align_writes_times_gaps_a_picture_and_a_film_in_step(
+    place, videos_checkpoint, videos_root, videos_model, capsys
+):
+    videos = videos_root / "videos"
+    reference = rewritten(videos / "take2.mp4", place / "ref.mp4", "with sound")
+    rewritten(videos / "take4.mp4", place / "turned.mp4", "larger")
+    align.main([str(videos_checkpoint), "ref.mp4", str(videos / "take3.mp4"), "turned.mp4"])
+    out = place / "alignment"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "gaps.csv",
+        "matches.csv",
+        "take3.png",
+        "together.mp4",
+        "turned.png",
+    ]
+    expected = videos_model.align(reference, videos / "take3.mp4")
+    rows = [row for row in rows_of(out / "matches.csv") if row["video"] == "take3.mp4"]
+    known = np.flatnonzero(~np.isnan(expected.a_to_b))
+    assert [int(row["reference_frame"]) for row in rows] == known.tolist()
+    np.testing.assert_allclose([float(row["frame"]) for row in rows], expected.a_to_b[known], atol=6e-4)
+    np.testing.assert_allclose(
+        [float(row["seconds"]) for row in rows], [expected.b.time_of(x) for x in expected.a_to_b[known]], atol=6e-4
+    )
+    gaps = [row for row in rows_of(out / "gaps.csv") if row["video"] == "take3.mp4"]
+    assert [(row["kind"], int(row["first_frame"])) for row in gaps] == [(gap.kind, gap.first) for gap in expected.gaps]
+    with av.open(str(out / "together.mp4")) as film, av.open(str(reference)) as source:
+        assert [stream.type for stream in film.streams] == ["video", "audio"]
+        times = [frame.time for frame in film.decode(video=0)]
+        assert times == pytest.approx([frame.time for frame in source.decode(video=0)], abs=2e-3)
+        film.seek(0)
+        seconds = sum(frame.samples / frame.sample_rate for frame in film.decode(audio=0))
+        assert seconds == pytest.approx(len(times) / 25, abs=0.3)
+    said = capsys.readouterr().out
+    assert "take3.mp4: " in said
+    assert "written: " in said
+
+
+def test_film_shows_the_counterpart_of_every_frame(place, videos_checkpoint, videos_root, videos_model):
+    """The square's place in the right half of the film is that of the video's frame that the alignment names."""
+    paths = [videos_root / "videos" / f"take{n}.mp4" for n in (5, 6)]
+    align.main([str(videos_checkpoint), *map(str, paths), "--height", "48"])
+    expected = videos_model.align(*paths)
+    with av.open(str(paths[1])) as container:
+        originals = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    with av.open(str(place / "alignment" / "together.mp4")) as film:
+        shown = [frame.to_ndarray(format="rgb24")[20:68, 48:96] for frame in film.decode(video=0)]
+    assert len(shown) == len(expected.a)
+    for picture, there in zip(shown, expected.a_to_b, strict=True):
+        if not np.isnan(there):
+            assert np.hypot(*(bright(picture) - bright(originals[round(there)]))) < 1.5
+        else:
+            assert picture.max() < 110
+
+
+def bright(picture: np.ndarray) -> np.ndarray:
+    """The middle of what is bright."""
+    return np.argwhere(picture[..., 0] > 130).mean(axis=0)
+
+
+def test_align_takes_names_of_the_data_set_and_refuses_all_that_are_none(place, videos_checkpoint, videos_root):
+    align.main([str(videos_checkpoint), "--no-film"])
+    assert (place / "alignment" / "take7.png").is_file(), "two videos that were not trained on, by default"
+    with pytest.raises(UserError) as caught:
+        align.main([str(videos_checkpoint), "take1", "takeX", "nonsense.mp4"])
+    assert ["'takeX'" in caught.value.problems[0], "'nonsense.mp4'" in caught.value.problems[1]] == [True, True]
+    with pytest.raises(UserError, match="must be two at least, got take1"):
+        align.main([str(videos_checkpoint), "take1"])
+
+
+def test_align_of_features_draws_the_table_and_says_what_a_film_needs(place, features_checkpoint, features_root):
+    align.main([str(features_checkpoint), "--no-film"])
+    assert (place / "alignment" / "clip11.png").stat().st_size > 3000
+    assert rows_of(place / "alignment" / "matches.csv")[0]["seconds"] == ""
+    with pytest.raises(UserError, match=r"must be there as a video to be shown.*--no-film leaves the film out"):
+        align.main([str(features_checkpoint)])
+    assert not (place / "alignment" / "together.mp4").exists()
+
+
+def test_retrieve_lists_and_shows_the_nearest_moments_of_other_videos(
+    place, videos_checkpoint, videos_root, videos_model
+):
+    retrieve.main([str(videos_checkpoint), "take1.mp4@0.4", str(videos_root), "-k", "5"])
+    rows = rows_of(place / "moments" / "moments.csv")
+    query = videos_model.embed(videos_root / "videos" / "take1.mp4")[10]
+    nearest = []
+    for number in (0, *range(2, 8)):
+        own = videos_model.embed(videos_root / "videos" / f"take{number}.mp4")
+        cosine = own @ query / np.linalg.norm(own, axis=1)
+        nearest.append((-float(cosine.max()), f"videos/take{number}.mp4", int(cosine.argmax())))
+    assert [(row["video"], int(row["frame"])) for row in rows] == [cell[1:] for cell in sorted(nearest)[:5]]
+    assert (place / "moments" / "moments.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("take1.mp4", "must be VIDEO@SECONDS"),
+        ("take1.mp4@soon", "must be VIDEO@SECONDS"),
+        ("take1.mp4@-1", "must be VIDEO@SECONDS"),
+        ("take1.mp4@99", "must be within the video"),
+        ("take1.mp4@#99", "must be one of the video's"),
+        ("take99.mp4@1", "no video 'take99.mp4'"),
+    ],
+)
+def test_moments_that_are_none_are_refused(place, videos_checkpoint, videos_root, text, rule):
+    with pytest.raises(UserError, match=rule):
+        retrieve.main([str(videos_checkpoint), text, str(videos_root)])
+
+
+def test_retrieve_by_an_index_gives_what_comparing_gives(place, videos_checkpoint, videos_root, monkeypatch):
+    pytest.importorskip("faiss", reason="needs faiss: pip install 'lacray[index]'")
+    import lacray.apply.library as library
+
+    command = [str(videos_checkpoint), "take1.mp4@0.4", str(videos_root)]
+    retrieve.main(command)
+    expected = rows_of(place / "moments" / "moments.csv")
+    monkeypatch.setattr(library, "EXACT", 10)
+    for _ in range(2):
+        retrieve.main([*command, "--out", "again"])
+        found = rows_of(place / "again" / "moments.csv")
+        assert [row["video"] for row in found] == [row["video"] for row in expected]
+        assert [row["frame"] for row in found] == [row["frame"] for row in expected]
+
+
+def test_label_carries_the_phases_of_two_videos_to_the_others(place, videos_checkpoint, videos_root, capsys):
+    label.main([str(videos_checkpoint), str(videos_root)])
+    rows = rows_of(place / "labels" / "segments.csv")
+    rng = np.random.default_rng(3)
+    lengths = [rng.integers(7, 14, size=3) for _ in range(8)]
+    assert {row["video"] for row in rows} == {f"videos/take{n}.mp4" for n in range(2, 8)}
+    right = total = 0
+    for number in range(2, 8):
+        truth = np.repeat(["across", "down", "back"], lengths[number])
+        carried = np.full(len(truth), "", dtype=object)
+        for row in rows:
+            if row["video"] == f"videos/take{number}.mp4":
+                carried[int(row["start_frame"]) : int(row["end_frame"])] = row["phase"]
+                assert 0.3 < float(row["confidence"]) <= 1
+                assert float(row["start_seconds"]) == pytest.approx(int(row["start_frame"]) / 25, abs=1e-3)
+        right, total = right + (carried == truth).sum(), total + len(truth)
+    assert right / total > 0.75
+    assert "a classifier of single frames agrees in" in capsys.readouterr().out
+    # Read back by who reads such files.
+    (track, *_) = boris.read(place / "labels" / "labels.boris").tracks
+    assert [part.phase for part in track.segments] == [
+        row["phase"] for row in rows if Path(row["video"]).name == Path(track.media[0]).name
+    ]
+    assert len(list((place / "labels" / "elan").rglob("*.eaf"))) == 6
+    shutil.copytree(videos_root / "videos", place / "own")
+    with pytest.raises(UserError, match="of which none is labelled"):
+        label.main([str(videos_checkpoint), "own"])
+
+
+def test_what_label_writes_is_read_as_a_data_set(place, videos_checkpoint, videos_root):
+    from datasets import opened
+
+    shutil.copytree(videos_root / "videos", place / "own" / "videos")
+    label.main([str(videos_checkpoint), str(videos_root), "--out", "own"])
+    videos = opened(place / "own", validation_share=0.0)
+    assert videos.phases == {"": ["across", "down", "back"]}
+    assert sum(video.is_labelled for video in videos.training + videos.val) == 6
+
+
+def test_compare_ranks_the_deviations(place, videos_checkpoint, videos_root, capsys):
+    compare.main([str(videos_checkpoint), "take0.mp4", str(videos_root)])
+    rows = rows_of(place / "deviations" / "deviations.csv")
+    assert len(rows) == 7 * 3
+    totals = [float(row["deviation_seconds"]) for row in rows]
+    assert totals == sorted(totals, reverse=True)
+    assert {row["phase"] for row in rows} == {"across", "down", "back"}
+    assert (place / "deviations" / "deviations.png").stat().st_size > 5000
+    assert "s" in capsys.readouterr().out
+
+
+def test_checkpoint_of_an_unfinished_training_is_calibrated_on_its_data(place, videos_checkpoint, videos_root, capsys):
+    state = read_checkpoint(videos_checkpoint)
+    save({**state, "calibration": None}, place / "half.pt")
+    align.main(["half.pt", "take1", "take2", "--no-film"])
+    assert "its training was not over, so it is calibrated now" in capsys.readouterr().out
+    config = {**state["config"], "data.root": "gone"}
+    save({**state, "calibration": None, "config": config}, place / "lost.pt")
+    with pytest.raises(UserError, match=r"checkpoint: is not calibrated, and cannot be: data.root"):
+        align.main(["lost.pt", "take1", "take2", "--no-film"])
+
+
+@pytest.mark.parametrize("command", [embed, align, retrieve, label, compare])
+def test_what_is_no_checkpoint_is_refused(command, place, videos_root):
+    (place / "text.pt").write_text("no checkpoint")
+    words = {embed: ["v.mp4", "--out", "x.npz"], align: [], retrieve: ["v@1", "d"], label: ["d"], compare: ["r", "d"]}
+    for name, rule in (("text.pt", "is no checkpoint of lacray"), ("gone.pt", "does not exist")):
+        with pytest.raises(UserError, match=rule):
+            command.main([name, *words[command]])
