@@ -5,10 +5,10 @@
     python benchmarks/step.py lac --space paper.yaml data.root=simpouring encoder.weights=none --repetitions 2
     python benchmarks/step.py --device cuda
 
-The step is lacray.fit's own, watched from outside: what leaves the encoder, the loss and the backward pass at the
-embeddings are its marks. The losses take turns, so that what else the machine does meets all of them. A share is a part
-of the step with all frames in memory, as they are from the second epoch on; `decode` is what the first epoch pays on
-top. Claim: no loss takes more than 5 % of it. The last line of stdout is one JSON document.
+The step is lacray.fit's own, watched from outside: marks are set where clips enter the encoder, where embeddings
+leave it, and where their gradient comes back. The losses take turns, so that what else the machine does meets all of
+them. A share is a part of the step with all frames in memory, as they are from the second epoch on; `decode` is what
+the first epoch pays on top. Claim: no loss takes more than 5 % of it. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from measuring import now, quartiles
 from torch import Tensor, nn
@@ -32,7 +33,6 @@ from lacray.data import FrameStore, PairLoader, VideoSet, open_videos
 from lacray.encoder import build_encoder
 from lacray.losses import build_loss
 from lacray.ops import backend_name
-from lacray.study.space import find_space, load_space
 
 PARTS = ("load", "augment", "encoder forward", "loss forward", "loss backward", "encoder backward", "optimiser")
 LOSS_PARTS = ("loss forward", "loss backward")
@@ -136,12 +136,11 @@ def measure(configs: dict[str, Config], device: torch.device, repetitions: int) 
     some = next(iter(configs.values()))
     videos = open_videos(some.data)
     store = FrameStore(some.data)
-    for config in configs.values():
-        check(config, videos, device, store)
+    for video in videos.train:
+        store.read(video, np.arange(min(video.num_frames, some.data.num_frames)))  # decodes all of it, and keeps it
+    check(some, videos, device, store)
     steps = {name: Step(config, videos, device, store) for name, config in configs.items()}
     for step in steps.values():
-        for _ in range(2 + len(videos.train) // some.data.batch_size):
-            next(step.batches)  # every video has been decoded, and none is any more
         step()
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for _ in range(repetitions):
@@ -180,7 +179,11 @@ def main() -> int:
     given = parse_assignments(word for word in arguments.words if "=" in word)
     losses = [word for word in arguments.words if "=" not in word] or list(LOSS_CONFIGS)
     try:
-        fixed = load_space(find_space(arguments.space), given).fixed if arguments.space else given
+        fixed = given
+        if arguments.space:
+            from lacray.study.space import find_space, load_space
+
+            fixed = load_space(find_space(arguments.space), given).fixed
         configs = {name: build({**fixed, "loss.name": name}) for name in losses}
         found = measure(configs, torch.device(arguments.device), arguments.repetitions)
     except UserError as error:
