@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from datasets import opened, problems_of, write_csv
 
 from lacray.config import build, read_setting
+from lacray.data import Video, VideoSet
 from lacray.data.oddities import oddities
 from lacray.data.published import PENN_ACTION, PENN_ACTIONS, action_name
 from lacray.data.videoset import by_action, why_not_selectable
@@ -111,6 +113,22 @@ def test_phases_of_different_actions_do_not_add_up_to_what_a_study_selects_by(tm
     assert "labelled frames of 1 phase in the" in first
     assert "validation videos" in second
     assert why_not_selectable(features(several(tmp_path / "two", counts))) == []
+
+
+def test_no_action_is_selected_by_where_none_has_two_phases_on_both_sides():
+    one, two = np.zeros(6, np.int64), np.array([0, 0, 0, 1, 1, 1])
+    labels = {"squat": (two, one), "serve": (one, two)}  # trained on, selected on
+    videos = [
+        Video(f"{action}{n}", "", 6, "train", own[n > 1], None, action)
+        for action, own in labels.items()
+        for n in range(4)
+    ]
+    held = frozenset(video.name for video in videos if video.name[-1] in "23")
+    phases = {"serve": ["a", "b"], "squat": ["a", "b"]}
+    (problem,) = why_not_selectable(VideoSet("x", videos, held, [], phases, None, []))
+    assert "got 12 labelled frames of 1 phase in the 2 training videos of serve" in problem
+    right = [replace(video, labels=two) if video.action == "squat" else video for video in videos]
+    assert why_not_selectable(VideoSet("x", right, held, [], phases, None, [])) == []
 
 
 def test_a_phase_that_one_split_lacks_is_told_with_its_action(tmp_path):

@@ -18,6 +18,7 @@ from datasets import (
     penn,
     picture,
     problems_of,
+    tcc,
     write_csv,
     write_mat,
     write_pictures,
@@ -230,6 +231,16 @@ def test_videos_of_a_labelled_data_set_are_not_read_without_their_labels(tmp_pat
     write_csv(tmp_path / "mine" / "segments.csv", "video,start_frame,end_frame,phase", ["a,0,5,pour"])
     for root in (tmp_path / "mine" / "videos", tmp_path):
         assert f"give data.root={tmp_path / 'mine'}" in problems_of(root).replace("ROOT", str(root))
+
+
+@pytest.mark.parametrize("make", [penn, tcc, lav])
+def test_a_table_says_what_the_videos_are_whatever_lies_beside_it(tmp_path, make):
+    root = make(tmp_path)
+    for name in ("a", "b"):
+        write_video(root / "videos" / f"{name}.mp4", frames_of(0, 12))
+    write_csv(root / "splits.csv", "video,split", ["a,train", "b,val"])
+    videos = opened(root, validation_share=0)
+    assert [video.name for video in videos.training + videos.val] == ["videos/a.mp4", "videos/b.mp4"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

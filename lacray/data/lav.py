@@ -19,12 +19,11 @@ from lacray.config import DataConfig
 from lacray.data.containers import UnreadableVideoError
 from lacray.data.discovery import VIDEO_SUFFIXES, child, find_files, shown, unwanted
 from lacray.data.labels import MOST_MISSING, as_integers
-from lacray.data.listing import Entry, Layout, Listing, numbered_phases, some
-from lacray.data.names import FOLDER, is_video
+from lacray.data.listing import Entry, Layout, Listing, is_plain, numbered_phases, some
+from lacray.data.names import is_video
 from lacray.data.pickles import read_restricted_npy
 from lacray.data.published import PENN_ACTIONS, POURING, action_name
 from lacray.data.stills import PictureFolder
-from lacray.data.tables import has_table
 
 SPLITS = ("train", "val")
 RECORDS = "npyrecords"
@@ -65,8 +64,7 @@ def read(root: Path, config: DataConfig) -> Listing:
 
 
 def _is_there(root: Path) -> bool:
-    is_plain = (root / FOLDER).is_dir() or has_table(root, ("segments", "splits"))
-    return not is_plain and all(child(root, split).is_dir() for split in SPLITS)
+    return not is_plain(root) and all(child(root, split).is_dir() for split in SPLITS)
 
 
 LAYOUT = Layout("train and val folders", _is_there, read, parts=frozenset({*SPLITS, RECORDS}))

@@ -13,6 +13,7 @@ from lacray.config import DataConfig
 from lacray.data.discovery import Found, PassedOver, find_files
 from lacray.data.labels import Segment
 from lacray.data.names import FOLDER, Names, is_video
+from lacray.data.tables import has_table
 from lacray.data.videoset import DataError
 
 
@@ -58,6 +59,11 @@ def numbered_phases(entries: Iterable[Entry]) -> dict[str, list[str]]:
         own = 0 if entry.frame_labels is None else int(entry.frame_labels.max(initial=-1)) + 1
         most[entry.action] = max(most.get(entry.action, 0), own)
     return {action: [f"phase_{number}" for number in range(most[action])] for action in sorted(most)}
+
+
+def is_plain(root: Path) -> bool:
+    """Whether a folder says by a table, or by a folder `videos`, what its videos are: nothing else counts then."""
+    return (root / FOLDER).is_dir() or has_table(root, ("segments", "splits"))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lacray.config import DataConfig
 from lacray.data.containers import UnreadableVideoError
 from lacray.data.discovery import child, shown, unwanted
 from lacray.data.labels import integers_of, spread
-from lacray.data.listing import Entry, Layout, Listing, numbered_phases, some
+from lacray.data.listing import Entry, Layout, Listing, is_plain, numbered_phases, some
 from lacray.data.published import WITHOUT_PHASES, action_name
 from lacray.data.stills import PictureFolder
 
@@ -145,7 +145,7 @@ def read(root: Path, config: DataConfig) -> Listing:
 
 
 def _is_there(root: Path) -> bool:
-    return child(root, "frames").is_dir() and child(root, "labels").is_dir()
+    return not is_plain(root) and child(root, "frames").is_dir() and child(root, "labels").is_dir()
 
 
 LAYOUT = Layout("Penn Action", _is_there, read, parts=frozenset({"frames", "labels"}))

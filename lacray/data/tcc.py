@@ -14,7 +14,7 @@ from pathlib import Path
 from lacray.config import DataConfig
 from lacray.data.containers import UnreadableVideoError
 from lacray.data.discovery import find_files
-from lacray.data.listing import Entry, Layout, Listing, numbered_phases
+from lacray.data.listing import Entry, Layout, Listing, is_plain, numbered_phases
 from lacray.data.published import PENN_ACTIONS, WITHOUT_PHASES, action_name
 from lacray.data.tfrecords import SUFFIXES, Record, path_of, records_in
 
@@ -65,6 +65,8 @@ def read(root: Path, config: DataConfig) -> Listing:
 
 def _is_there(root: Path) -> bool:
     """TFRecords in the folder, or in folders of it, one for each action."""
+    if is_plain(root):
+        return False
     inside = [path for path in root.iterdir() if not path.name.startswith(".")]
     for folder in [path for path in inside if path.is_dir()]:
         with suppress(PermissionError):

@@ -31,7 +31,8 @@ IN_RECORD = re.compile(rf"(.*(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))}))@(
 HEADER = struct.Struct("<QI")
 CHECKSUM = struct.Struct("<I")
 GZIP = b"\x1f\x8b"
-CHUNK = 1 << 20
+MAX_NAME = 255
+"""Letters of a video's name: as many as file systems take."""
 
 _on_disk = KeptArrays("tfrecords", "1")
 
@@ -173,7 +174,7 @@ def _record(content: bytes, number: int, offset: int, begin: int, damage: str) -
     try:
         context = _features(content, _messages(content, (0, len(content)), 1))
         if _are_spans(names := context.get("name", [])):
-            name = shown(content[slice(*names[0])].decode(errors="backslashreplace"))
+            name = shown(content[slice(*names[0])].decode(errors="backslashreplace"))[:MAX_NAME]
         lists = _lists(content, _messages(content, (0, len(content)), 2))
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         damage = damage or f"record {number}, at byte {offset}, is no SequenceExample ({error})"

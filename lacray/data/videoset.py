@@ -139,30 +139,35 @@ def by_action(videos: Iterable[Video]) -> dict[str, list[Video]]:
 def why_not_selectable(videos: VideoSet, metric: str = "objective") -> list[str]:
     """Why a study could not select on these videos by a metric: known now, not after its trials."""
     remedy = f"or train without a study: {shlex.join(['python', '-m', 'lacray.train', f'data.root={videos.root}'])}"
-    maximised = metrics.named(metric)
     if not videos.held:
         return [
             f"{videos.root}: a study selects on a validation share of the training videos, got data.validation_share "
             f"0; raise it, {remedy}"
         ]
+    # One action that can be scored is enough: an evaluation says which ones could not.
+    return min((_why_not(videos, action, metric, remedy) for action in videos.actions or [""]), key=len)
+
+
+def _why_not(videos: VideoSet, action: str, metric: str, remedy: str) -> list[str]:
+    """As `why_not_selectable`, by the videos of one action alone."""
+    maximised, of_action = metrics.named(metric), f" of {action}" if action else ""
+    training, validation = ([v for v in own if v.action == action] for own in (videos.train, videos.validation))
     problems = []
-    for share, chosen in (("training", videos.train), ("validation", videos.validation)):
-        # One action that can be scored is enough: an evaluation says which ones could not.
-        phases = max((phases_in(own) for own in by_action(chosen).values()), key=len, default=set())
+    for share, chosen in (("training", training), ("validation", validation)):
+        phases = phases_in(chosen)
         if len(phases) < 2 and maximised.needs_labels:
             num_labels = sum(int((video.labels >= 0).sum()) for video in chosen if video.labels is not None)
             got = f"{num_labels} labelled frames of {len(phases)} phase{'s' * (len(phases) != 1)}"
             problems.append(
                 f"{videos.root}: a study selects by labels of two phases at least in the training and in the "
-                f"validation share, got {got} in the {len(chosen)} {share} videos; label more of them in "
+                f"validation share, got {got} in the {len(chosen)} {share} videos{of_action}; label more of them in "
                 f"segments.csv, {remedy}"
             )
-    usable = by_action(video for video in videos.validation if video.is_labelled or not maximised.needs_labels)
-    able = max(usable.values(), key=len, default=[])
+    able = [video for video in validation if video.is_labelled or not maximised.needs_labels]
     if len(able) < maximised.num_videos and not problems:
         problems.append(
-            f"{videos.root}: a study that maximises {metric} compares two validation videos at least, got {len(able)}; "
-            f"label more training videos, raise data.validation_share, {remedy}"
+            f"{videos.root}: a study that maximises {metric} compares two validation videos at least, got "
+            f"{len(able)}{of_action}; label more training videos, raise data.validation_share, {remedy}"
         )
     return problems
 
