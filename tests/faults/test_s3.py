@@ -86,8 +86,9 @@ def test_a_bucket_that_vanishes_ends_a_study_in_lines(s3: Bucket, data: Path, tm
         said = study.wait(code=2, timeout=90)
     found = errors(said)
     assert f"s3://{bucket.name}/runs" in found[0]
-    # By whichever is first: the trial, which writes, or the driver, which looks.
-    assert "bucket does not exist" in found[0] or "its study.json is gone" in found[0]
+    # By whichever is first: the trial, which writes, or the driver, which looks. The server may take a write for the
+    # wish to make the bucket anew, which this writer may not.
+    assert any(why in found[0] for why in ("bucket does not exist", "its study.json is gone", "AccessDenied"))
     assert len(found) <= 3, said
     assert_no_page(said)
     for secret in (WRITER_KEY, WRITER_SECRET):
