@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"config", "data", "results", "text", "watch"},
     "backbone": {"config"},
     "extraction": FOUNDATION | {"backbone", "data"},
+    "page": FOUNDATION | {"apply", "data"},
     "work": {"apply", "cli", "config", "data", "exits", "text"},
     "cluster": {"cache", "cli", "config", "exits"},
     "progress": {"cli", "worker"},

@@ -1,0 +1,435 @@
+"""What the page's server gives, and to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import http.client
+import json
+import shutil
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from takes import TAKES, number_of
+
+from lacray.apply import load
+from lacray.apply.folders import open_folder
+from lacray.config import DataConfig, UserError
+from lacray.data import open_videos
+from lacray.page.board import Board, open_board, pooled
+from lacray.page.server import Server
+from lacray.view import newest_checkpoint
+
+
+@dataclass
+class Page:
+    """A running server, and how to ask it."""
+
+    server: Server
+    root: Path
+
+    @property
+    def board(self) -> Board:
+        return self.server.board
+
+    def ask(
+        self, path: str, *, method: str = "GET", body: object = None, token: str | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        """A request with no help by a browser or library: the path goes out as it stands."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        address = f"127.0.0.1:{self.server.port}"
+        given = {"Host": address}
+        if method == "POST":
+            given |= {"Origin": f"http://{address}", "Content-Type": "application/json"}
+        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        whole = f"/{self.server.token if token is None else token}{path}"
+        connection.putrequest(method, whole, skip_host=True)
+        for name, value in given.items():
+            if value:
+                connection.putheader(name, value)
+        if content is not None:
+            connection.putheader("Content-Length", str(len(content)))
+        connection.endheaders(content)
+        response = connection.getresponse()
+        return response.status, dict(response.getheaders()), response.read()
+
+    def json(self, path: str, **rest: object) -> object:
+        status, _, content = self.ask(path, **rest)
+        assert status == 200, content
+        return json.loads(content)
+
+
+@pytest.fixture(scope="module")
+def page(trained, tmp_path_factory) -> Iterator[Page]:
+    root = tmp_path_factory.mktemp("server") / "set"
+    shutil.copytree(trained[0], root)
+    (root / "secret.txt").write_text("not to be served")
+    model_root, results = trained
+    model = load(newest_checkpoint(str(results), str(model_root), model_root))
+    board = open_board(open_folder(model, str(root)), model, "takes.pt", root)
+    for page in _running(board, root):
+        assert board.wait_for(0, 120)
+        while len(board.progress()["films"]) < len(TAKES):
+            time.sleep(0.02)
+        yield page
+
+
+def _running(board: Board, root: Path) -> Iterator[Page]:
+    server = Server(board)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(server.start(), loop).result(30)
+    board.start()
+    yield Page(server, root)
+    asyncio.run_coroutine_threadsafe(server.stop(), loop).result(30)
+    board.close()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Who may ask, and for what.
+
+
+@pytest.mark.parametrize("path", ["/", "/static/app.js", "/api/state", "/film/0.mp4", "/picture/0/0/320.jpg"])
+def test_nothing_is_given_without_the_token(page, path):
+    assert page.ask(path)[0] == 200
+    for token in ("", "x" * 32, page.server.token[:-1], page.server.token.swapcase(), "%00"):
+        assert page.ask(path, token=token)[0] in (403, 404)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "", "[::1]:{port}", "LOCALHOST.evil:{port}"]
+)
+def test_a_page_elsewhere_that_leads_its_own_name_here_gets_nothing(page, host):
+    status, _, content = page.ask("/api/state", Host=host.format(port=page.server.port))
+    assert status in (400, 403)
+    assert b"take0" not in content
+    assert page.ask("/api/state", Host=f"localhost:{page.server.port}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../../../secret.txt",
+        "/static/..%2f..%2fsecret.txt",
+        "/static/%2e%2e/board.py",
+        "/static//etc/passwd",
+        "/static/board.py",
+        "/static/",
+        "/film/0.mp4/../../secret.txt",
+        "/film/99.mp4",
+        "/film/-1.mp4",
+        "/film/%D9%A3.mp4",
+        "/film/0x0.mp4",
+        "/picture/0/9999/320.jpg",
+        "/picture/0/-1/320.jpg",
+        "/picture/0/0/99999.jpg",
+        "/picture/0/0/1.jpg",
+        "/secret.txt",
+        "/../secret.txt",
+        "/api/map/0/0",
+        "/api/table/0/1/weights",
+        "/api/times/1e0",
+    ],
+)
+def test_no_path_leads_anywhere_but_to_the_page(page, path):
+    status, _, content = page.ask(path)
+    assert status in (400, 403, 404)
+    assert b"not to be served" not in content
+
+
+def test_only_the_page_itself_may_change_anything(page):
+    before = (page.root / "segments.csv").read_bytes()
+    body = {"marks": {}, "formats": []}
+    for headers in (
+        {"Origin": ""},
+        {"Origin": "http://evil.example"},
+        {"Origin": f"https://127.0.0.1:{page.server.port}"},
+        {"Content_Type": "text/plain"},
+    ):
+        assert page.ask("/api/save", method="POST", body=body, **headers)[0] == 403
+    assert page.ask("/api/save", method="PUT", body=body)[0] == 405
+    assert (page.root / "segments.csv").read_bytes() == before
+
+
+def test_the_page_may_load_nothing_from_elsewhere(page):
+    status, headers, _ = page.ask("/")
+    policy = headers["Content-Security-Policy"]
+    assert status == 200
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    assert headers["Referrer-Policy"] == "no-referrer"
+    for name, (text, _) in page.server.files.items():
+        for line in text.decode().splitlines():
+            assert "http://" not in line or "www.w3.org/2000/svg" in line, (name, line)
+            assert "https://" not in line, (name, line)
+            assert "<style" not in line, (name, line)
+            assert " style=" not in line, (name, line)
+            assert "onclick=" not in line, (name, line)
+    for path in ("/film/0.mp4", "/api/state", "/picture/0/0/64.jpg", "/nothing"):
+        assert "Content-Security-Policy" in page.ask(path)[1]
+
+
+def test_links_that_lead_out_of_the_folder_are_not_shown_unless_asked_for(trained, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(trained[0], root)
+    outside = tmp_path / "outside.mp4"
+    shutil.copy(root / "videos" / "take1.mp4", outside)
+    (root / "videos" / "link.mp4").symlink_to(outside)
+    (root / "videos" / "take2.mp4").unlink()
+    (root / "videos" / "take2.mp4").symlink_to("take0.mp4")
+    model = load(newest_checkpoint(str(trained[1]), str(trained[0]), trained[0]))
+    folder = open_folder(model, str(root))
+    board = open_board(folder, model, "c", root)
+    assert "videos/link.mp4" not in [shown.item.name for shown in board.shown]
+    assert "left out, videos/link.mp4: leads out of the folder; --follow-links shows it all the same" in board.notes
+    board = open_board(folder, model, "c", root, follow_links=True)
+    assert "videos/link.mp4" in [shown.item.name for shown in board.shown]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is shown.
+
+
+def test_a_film_has_every_frame_of_its_video_at_its_time(page):
+    for number, shown in enumerate(page.board.shown):
+        status, headers, content = page.ask(f"/film/{number}.mp4")
+        assert (status, headers["Content-Type"]) == (200, "video/mp4")
+        path = page.root.parent / "film.mp4"
+        path.write_bytes(content)
+        with av.open(str(path)) as container:
+            frames = list(container.decode(video=0))
+        assert [number_of(frame.to_ndarray(format="rgb24")) for frame in frames] == list(range(len(shown)))
+        times = np.frombuffer(page.ask(f"/api/times/{number}")[2], "<f8").reshape(2, -1)
+        np.testing.assert_allclose(times[1], [float(frame.time) for frame in frames], atol=1e-6)
+        np.testing.assert_allclose(times[0], np.arange(len(shown)) / 25, atol=1e-6)
+
+
+def test_a_player_gets_the_range_of_a_film_that_it_asks_for(page):
+    whole = page.ask("/film/1.mp4")[2]
+    status, headers, content = page.ask("/film/1.mp4", Range="bytes=100-199")
+    assert (status, content) == (206, whole[100:200])
+    assert headers["Content-Range"] == f"bytes 100-199/{len(whole)}"
+    assert page.ask("/film/1.mp4", Range=f"bytes={len(whole)}-")[0] == 416
+
+
+def test_a_picture_is_the_frame_that_was_asked_for(page):
+    for size in (64, 480, 1280):
+        _, headers, content = page.ask(f"/picture/2/23/{size}.jpg")
+        assert headers["Content-Type"] == "image/jpeg"
+        path = page.root.parent / "picture.jpg"
+        path.write_bytes(content)
+        with av.open(str(path)) as container:
+            picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
+        assert number_of(picture) == 23
+        assert max(picture.shape[:2]) == min(size, 96)
+
+
+def test_maps_are_the_models_alignments_both_ways(page):
+    board = page.board
+    model = board.model
+    for a, b in ((0, 1), (1, 0), (0, 3)):
+        assert board.wait_for(a, 120)
+        values = np.frombuffer(page.ask(f"/api/map/{a}/{b}")[2], "<f4")
+        n, m, length = values[2:5].astype(int)
+        first, second = (model.read(board.shown[number].path) for number in sorted((a, b)))
+        expected = model.align(first, second, stride=1)
+        there, back = (expected.a_to_b, expected.b_to_a)[:: 1 if a < b else -1]
+        assert (n, m) == (len(there), len(back))
+        np.testing.assert_allclose(values[5 : 5 + n], there, atol=1e-3)
+        np.testing.assert_allclose(values[5 + n : 5 + n + m], back, atol=1e-3)
+        path = values[5 + n + m :].reshape(length, 2).astype(int)
+        np.testing.assert_array_equal(path, expected.path if a < b else expected.path[:, ::-1])
+        assert values[0] == pytest.approx(expected.score, rel=1e-4)
+        content = page.ask(f"/api/table/{a}/{b}/match")[2]
+        assert struct.unpack("<HH", content[:4]) == (n, m)
+        table = np.frombuffer(content[4:], np.uint8).reshape(n, m)
+        np.testing.assert_allclose((table / 255) ** 2, expected.match if a < b else expected.match.T, atol=0.01)
+
+
+def test_a_large_table_keeps_its_largest_cells():
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 100, (701, 533)).astype(np.float32)
+    table[600, 17] = 255
+    small = pooled(table, 100)
+    assert small.shape == (100, 100)
+    assert small.max() == 255
+    rows, columns = ((np.arange(100) * length) // 100 for length in table.shape)
+    row, column = (
+        int(np.searchsorted(starts, place, side="right")) - 1 for starts, place in ((rows, 600), (columns, 17))
+    )
+    assert small[row, column] == 255
+
+
+def test_the_nearest_moments_are_those_of_the_smallest_distance(page):
+    board = page.board
+    assert board.wait_for(0, 120)
+    found = page.json("/api/nearest/1/20")
+    embeddings = [np.asarray(shown.embedded.embeddings, dtype=np.float64) for shown in board.shown]
+    normed = [values / np.linalg.norm(values, axis=1, keepdims=True) for values in embeddings]
+    expected = []
+    for number, values in enumerate(normed):
+        if number != 1:
+            distances = np.linalg.norm(values - normed[1][20], axis=1)
+            expected.append((float(distances.min()), number, int(distances.argmin())))
+    assert [(moment["video"], moment["frame"]) for moment in found] == [(n, f) for _, n, f in sorted(expected)]
+
+
+def test_a_segment_is_carried_to_the_frames_that_come_from_it(page):
+    board = page.board
+    answer = page.json("/api/carry", method="POST", body={"video": 0, "start": 12, "stop": 22})
+    assert answer["whole"] is True
+    assert {one["video"] for one in answer["carried"]} == {1, 2, 3}
+    for one in answer["carried"]:
+        alignment = board.model.align(*(board.model.read(board.shown[n].path) for n in (0, one["video"])), stride=1)
+        inside = [frame for frame, place in enumerate(alignment.b_to_a) if 12 <= place < 22]
+        assert one["share"] == pytest.approx(np.mean([not np.isnan(p) for p in alignment.a_to_b[12:22]]))
+        if "start" in one:
+            assert (one["start"], one["stop"]) == (min(inside), max(inside) + 1)
+        else:
+            assert one["share"] < 0.3 or not inside
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"video": 9, "start": 0, "stop": 3},
+        {"video": 0, "start": 3, "stop": 3},
+        {"video": 0, "start": 0, "stop": 999},
+        [],
+    ],
+)
+def test_what_cannot_be_carried_is_told(page, body):
+    status, _, content = page.ask("/api/carry", method="POST", body=body)
+    assert status == 400
+    assert json.loads(content)["problems"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Labels.
+
+
+@pytest.fixture
+def copy(trained, tmp_path) -> Iterator[Page]:
+    """A page whose data set may be written to."""
+    root = tmp_path / "set"
+    shutil.copytree(trained[0], root)
+    model = load(newest_checkpoint(str(trained[1]), str(trained[0]), trained[0]))
+    yield from _running(open_board(open_folder(model, str(root)), model, "c", root), root)
+
+
+def rows_of(root: Path) -> list[tuple[str, ...]]:
+    with (root / "segments.csv").open(newline="") as file:
+        return [tuple(row) for row in csv.reader(file)]
+
+
+def test_labels_are_saved_beside_those_that_were_there_and_read_again(copy):
+    root = copy.root
+    before = (root / "segments.csv").read_bytes()
+    videos = copy.json("/api/state")["videos"]
+    marks = {video["name"]: video["marks"] for video in videos}
+    assert marks["videos/take0.mp4"] == [[0, 12, "across"], [12, 22, "down"]]
+    marks["videos/day 2/take3.mp4"] = [[5, 9, 'grüß, "you"'], [0, 5, "across"]]
+    answer = copy.json("/api/save", method="POST", body={"marks": marks, "formats": ["boris", "elan"]})
+    names = ["segments.csv", "labels/lacray.boris", "labels/day 2/take3.mp4.eaf", "labels/take0.mp4.eaf"]
+    assert answer["written"] == names
+    assert rows_of(root) == [
+        ("video", "start_frame", "end_frame", "phase"),
+        ("videos/day 2/take3.mp4", "0", "5", "across"),
+        ("videos/day 2/take3.mp4", "5", "9", 'grüß, "you"'),
+        ("videos/take0.mp4", "0", "12", "across"),
+        ("videos/take0.mp4", "12", "22", "down"),
+    ]
+    (backup,) = root.glob("segments.csv.*.bak")
+    assert backup.read_bytes() == before
+    # The same from all three, each alone.
+    found = []
+    for kept in ("*.csv", "*.boris", "*.eaf"):
+        alone = root.parent / kept.strip("*.")
+        shutil.copytree(root / "videos", alone / "videos")
+        for path in root.rglob(kept):
+            target = alone / path.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+        videos = open_videos(DataConfig(root=str(alone), validation_share=0))
+        labels = {v.name: v.labels.tolist() for v in videos.training + videos.val if v.labels is not None}
+        found.append((labels, videos.phases))
+    assert found[0] == found[1] == found[2]
+    assert found[0][0].keys() == {"videos/take0.mp4", "videos/day 2/take3.mp4"}
+
+
+def test_labels_that_somebody_else_has_changed_are_not_overwritten_without_asking(copy):
+    table = copy.root / "segments.csv"
+    changed = table.read_text() + "videos/take1.mp4,0,3,across\n"
+    table.write_text(changed)
+    body = {"marks": {"videos/take0.mp4": [[0, 3, "new"]]}, "formats": []}
+    status, _, content = copy.ask("/api/save", method="POST", body=body)
+    assert status == 409
+    assert "was changed by something else" in json.loads(content)["problems"][0]
+    assert table.read_text() == changed
+    assert copy.ask("/api/save", method="POST", body={**body, "anyway": True})[0] == 200
+    assert rows_of(copy.root)[1:] == [("videos/take0.mp4", "0", "3", "new")]
+    assert copy.ask("/api/save", method="POST", body=body)[0] == 200
+    assert [path.read_text() for path in copy.root.glob("*.bak")] == [changed]
+
+
+@pytest.mark.parametrize(
+    ("marks", "said"),
+    [
+        ({"videos/take0.mp4": [[0, 5, "a"], [4, 9, "b"]]}, "segments overlap at frames 4..4"),
+        ({"videos/take0.mp4": [[0, 99, "a"]]}, "must be 0 <= start < stop <= 36, got 0 and 99"),
+        ({"videos/take0.mp4": [[0.5, 3, "a"]]}, "must begin and end at whole frames"),
+        ({"videos/take0.mp4": [[0, 3, " "]]}, "a phase must have a name in one line"),
+        ({"videos/take0.mp4": [[0, 3, "a\nb"]]}, "a phase must have a name in one line"),
+        ({"../secret.txt": [[0, 3, "a"]]}, "no such video, '../secret.txt'"),
+        ({"videos/take0.mp4": [[0, 3]]}, "must be [start, stop, phase]"),
+        ([], "must be a list of segments for each video"),
+    ],
+)
+def test_labels_that_make_no_sense_are_refused_and_nothing_is_written(page, marks, said):
+    before = sorted(page.root.rglob("*"))
+    status, _, content = page.ask("/api/save", method="POST", body={"marks": marks, "formats": []})
+    assert status == 400
+    assert said in json.loads(content)["problems"][0]
+    assert sorted(page.root.rglob("*")) == before
+
+
+def test_labels_of_videos_that_are_not_shown_stay(trained, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(trained[0], root)
+    outside = tmp_path / "outside.mp4"
+    shutil.move(root / "videos" / "take0.mp4", outside)
+    (root / "videos" / "take0.mp4").symlink_to(outside)
+    model = load(newest_checkpoint(str(trained[1]), str(trained[0]), trained[0]))
+    for page in _running(open_board(open_folder(model, str(root)), model, "c", root), root):
+        body = {"marks": {"videos/take1.mp4": [[0, 3, "new"]]}, "formats": ["boris"]}
+        assert page.ask("/api/save", method="POST", body=body)[0] == 200
+        assert ("videos/take0.mp4", "12", "22", "down") in rows_of(root)
+
+
+def test_a_request_that_is_no_json_is_told(page):
+    for body in (b"{", b"[" * 100_000, b"\xff"):
+        assert page.ask("/api/save", method="POST", body=body)[0] == 400
+
+
+def test_the_newest_checkpoint_of_the_data_set_is_taken(trained, tmp_path):
+    root, results = trained
+    path = newest_checkpoint(str(results), str(root), root)
+    assert Path(path).name == "takes.pt"
+    with pytest.raises(
+        UserError, match=r"needs a checkpoint, and of the 1 in .* none was trained on it; train one: python"
+    ):
+        newest_checkpoint(str(results), str(tmp_path), tmp_path)
+    with pytest.raises(UserError, match="holds none"):
+        newest_checkpoint(str(tmp_path), str(root), root)
