@@ -81,9 +81,9 @@ def open_folder(model: Model, root: str, *, told: Told | None = None) -> Folder:
         DataError: there is no such folder, it holds no videos that can be read, or its labels are wrong.
     """
     own = model.config.data
-    # An action is one of the data set that was trained on.
-    action = own.action if root == own.root else None
-    config = DataConfig(root=root, input=own.input, action=action, max_unreadable=1.0)
+    # What chooses among the videos and labels of the data set that was trained on.
+    chosen = {"action": own.action, "tier": own.tier, "lead_in": own.lead_in} if root == own.root else {}
+    config = DataConfig(root=root, input=own.input, max_unreadable=1.0, **chosen)
     folder = find_root(config, told)
     listing = list_videos(folder, config)
     if listing.problems:
