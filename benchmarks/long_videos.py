@@ -84,12 +84,12 @@ def measured(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def embed(path: Path, config: Config) -> dict[str, Any]:
     torch.manual_seed(0)
     encoder = build_encoder(config.encoder, config.data)
-    few = torch.randint(0, 256, (1, 1024, 1, 3, SIZE, SIZE), dtype=torch.uint8)
+    few = torch.randint(0, 256, (1024, 3, SIZE, SIZE), dtype=torch.uint8)
     with torch.no_grad():
-        encoder.eval()(few)
+        encoder.eval()(few[None])
         start = time.perf_counter()
-        encoder.per_frame(few)
-    each = (time.perf_counter() - start) / few.shape[1]
+        encoder.codes(encoder.maps(few))
+    each = (time.perf_counter() - start) / len(few)
 
     def run() -> dict[str, Any]:
         embeddings = embed_file(config, encoder, str(path))

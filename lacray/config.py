@@ -74,13 +74,20 @@ class DataConfig(Section):
     batch_size: Count = 4
     """Pairs of clips of an optimiser step, over all workers and `fit.accumulate`."""
     pairing: Literal["views", "videos"] = "views"
-    """Two crops of one video, or of two different videos."""
-    sampling: Literal["time_augment", "uniform"] = "time_augment"
+    """Two crops of one video, or of two different videos of one action."""
+    sampling: Literal["time_augment", "uniform", "offset_uniform", "segment_uniform"] = "time_augment"
+    """Random frames of a block (CARL, LAC); one from each of T equal parts; random frames of the whole video (TCC); one
+    from each of T segments, the last ones of which may start over (LAV)."""
     sampling_region: float = Field(3.0, ge=1)
     """A clip's block is at most this many times its number of frames; CARL and LAC: 1.5."""
     consistent_offset: Share = 1.0
     """The second view's block starts at most this share of the first block away from it; CARL and LAC: 0.2, where the
     place in the clip alone nearly aligns the views and is learned first."""
+    random_offset: int = Field(1, ge=0)
+    """offset_uniform: frames at a video's start that are never drawn; TCC and LAV: 1, CARL: 0."""
+    positive_window: int = Field(0, ge=0)
+    """A clip is T / 2 anchors, each followed by a positive at most this many frames before it: for loss.name=tcn with
+    n-pairs; TCC and CARL: 5. 0: clips as they are sampled, for everything else."""
     augment: bool = True
     """Spatial and colour augmentation, one draw per clip (videos only)."""
     validation_share: float = Field(0.2, ge=0, lt=1)
@@ -93,6 +100,16 @@ class DataConfig(Section):
     cache_gib: NonNegative = 1.0
     """Decoded frames kept in memory per process; videos beyond it are decoded anew, only the frames needed."""
 
+    @property
+    def num_seen(self) -> int:
+        """K, frames that the encoder sees for one embedding: features have seen theirs."""
+        return self.num_contexts if self.input == "videos" else 1
+
+    @property
+    def reach(self) -> int:
+        """Frames from the first that is seen for one embedding to its own."""
+        return (self.num_seen - 1) * self.context_stride
+
     @model_validator(mode="after")
     def _lead_in_is_rendered(self) -> DataConfig:
         if self.lead_in is not None and self.root != "simpouring":
@@ -100,6 +117,12 @@ class DataConfig(Section):
                 f"lead_in must be null with other data than simpouring, got lead_in {self.lead_in:g} and root "
                 f"{self.root!r}; leave lead_in out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _anchors_have_positives(self) -> DataConfig:
+        if self.positive_window and self.num_frames % 2:
+            raise ValueError(f"num_frames must be even with positive_window > 0, got {self.num_frames}")
         return self
 
 
@@ -110,8 +133,8 @@ class EncoderConfig(Section):
     """`small`, or a torchvision backbone by name (`resnet50` is the paper's, cut after layer3[2])."""
     weights: str = Field("default", min_length=1)
     """Of the backbone: `default` (torchvision's), `none`, or a local file. `small` has none to load."""
-    train_backbone: Literal["all", "last", "none"] = "all"
-    """What of the backbone is trained: everything, its last stage, or nothing."""
+    train_backbone: Literal["all", "last", "norms", "none"] = "all"
+    """What of the backbone is trained: everything, its last stage, its norms (TCC, GTA), or nothing."""
     center: bool = True
     """Each channel of the frames' codes centred and scaled over the clip before the transformer; the paper does not."""
     hidden: Count = 128
@@ -170,7 +193,16 @@ LAC_PRESETS: dict[str, dict[str, Scalar]] = {
 }
 
 
-class LacConfig(Section):
+class LossSection(Section):
+    """What every loss's section has, beside its `name`."""
+
+    @property
+    def reads_positives(self) -> bool:
+        """Whether it takes the clips of `data.positive_window`, and no others."""
+        return False
+
+
+class LacConfig(LossSection):
     """The LAC objective, L_c + alpha (L_l + beta (L_sw12 + L_sw21)); V: where the release departs from the paper."""
 
     name: Literal["lac"] = "lac"
@@ -245,7 +277,7 @@ class LacConfig(Section):
         return self
 
 
-class TcnConfig(Section):
+class TcnConfig(LossSection):
     """Time-contrastive networks, one video at a time, as TCC and CARL train them."""
 
     name: Literal["tcn"] = "tcn"
@@ -263,8 +295,12 @@ class TcnConfig(Section):
     normalize: bool = False
     """L2-normalised embeddings."""
 
+    @property
+    def reads_positives(self) -> bool:
+        return self.objective == "npairs"
 
-class TccConfig(Section):
+
+class TccConfig(LossSection):
     """Temporal cycle-consistency: a frame's soft nearest neighbour in another clip leads back to it."""
 
     name: Literal["tcc"] = "tcc"
@@ -287,7 +323,7 @@ class TccConfig(Section):
     """L2-normalised embeddings."""
 
 
-class LavConfig(Section):
+class LavConfig(LossSection):
     """LAV: soft-DTW between two videos, and C-IDM within each, which keeps the embeddings from collapsing."""
 
     name: Literal["lav"] = "lav"
@@ -305,7 +341,7 @@ class LavConfig(Section):
     """L2-normalised embeddings."""
 
 
-class GtaConfig(Section):
+class GtaConfig(LossSection):
     """GTA: smooth DTW on softmax costs, and the consistency of the way there and back."""
 
     name: Literal["gta"] = "gta"
@@ -323,7 +359,7 @@ class GtaConfig(Section):
     """L2-normalised embeddings."""
 
 
-class SclConfig(Section):
+class SclConfig(LossSection):
     """SCL, the sequence contrastive loss of CARL: L_c of LAC, behind a projection head."""
 
     name: Literal["scl"] = "scl"
@@ -342,7 +378,7 @@ class SclConfig(Section):
     """L2-normalised behind the head."""
 
 
-class LrpropConfig(Section):
+class LrpropConfig(LossSection):
     """LRProp, which has no public code: position labels propagated along the DTW path between two videos of one action,
     and C-IDM-regularised soft-DTW. Reconstructed from its paper, with CARL's settings."""
 
@@ -401,7 +437,7 @@ class EvaluationConfig(Section):
 LossConfig = Annotated[
     LacConfig | TcnConfig | TccConfig | LavConfig | GtaConfig | SclConfig | LrpropConfig, Field(discriminator="name")
 ]
-LOSS_CONFIGS: dict[str, type[Section]] = {
+LOSS_CONFIGS: dict[str, type[LossSection]] = {
     kind.model_fields["name"].default: kind for kind in get_args(get_args(LossConfig)[0])
 }
 """loss.name -> its section."""
@@ -417,6 +453,21 @@ class Config(Section):
     loss: LossConfig = LacConfig()
     fit: FitConfig = FitConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _loss_reads_these_clips(self) -> Config:
+        window = self.data.positive_window
+        if self.loss.reads_positives and not window:
+            raise ValueError(
+                f"data.positive_window: must be > 0 with loss.name={self.loss.name} and this objective, which reads "
+                f"anchors with their positives, got {window}; 5 is the published one"
+            )
+        if window and not self.loss.reads_positives:
+            raise ValueError(
+                f"data.positive_window: must be 0 with loss.name={self.loss.name} and this objective, which reads "
+                f"clips in the order of time, got {window}; leave it out"
+            )
+        return self
 
     def flat(self) -> dict[str, Scalar]:
         """Every field by its dotted key."""
@@ -436,7 +487,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def known_keys(loss: str = DEFAULT_LOSS) -> list[str]:
     """Every dotted key of a setting with this loss, in order."""
-    return list(Config(loss=LOSS_CONFIGS[loss]()).flat())
+    return list(Config().model_copy(update={"loss": LOSS_CONFIGS[loss]()}).flat())
 
 
 def parse_assignments(arguments: Iterable[str]) -> dict[str, Any]:
@@ -548,9 +599,12 @@ def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -
             key = ".".join(map(str, place))
             said = _sentence(item)
             # A rule between several settings is their section's: it lies where those that it names were written.
-            named = [name for name in values if name.startswith(f"{key}.") and name.split(".")[-1] in said]
+            if key:
+                named = [name for name in values if name.startswith(f"{key}.") and name.split(".")[-1] in said]
+            else:  # between sections, and names them in full
+                named = [name for name in values if name in said]
             origin = origins.get(key) or ", ".join(origins[name] for name in named if name in origins)
-            problems.append(_with_origin(f"{key}: {said}", origin))
+            problems.append(_with_origin(f"{key}: {said}" if key else said, origin))
     if problems:
         raise ConfigError(problems)
     return config

@@ -14,6 +14,7 @@ from torch import Tensor
 from lacray import distributed, evaluation
 from lacray.config import Config
 from lacray.data import FrameStore, Video, VideoSet
+from lacray.data.sampling import context_steps
 from lacray.encoder import Encoder, build_encoder, position_code
 from lacray.metrics import PROTOCOLS, num_actions, of_action
 
@@ -147,10 +148,9 @@ def _embed(
     encoder.eval()
     hidden = frame_codes(encoder, store, video, *whole, device, tell)
     crop_hidden = hidden[start:stop]
-    reach = (config.data.num_contexts - 1) * config.data.context_stride if config.data.input == "videos" else 0
-    if reach and start:
+    if config.data.reach and start:
         # The cut video has no frames before its first one to be its context: only the first frames' codes are others.
-        again = min(reach, stop - start)
+        again = min(config.data.reach, stop - start)
         crop_hidden = torch.cat([frame_codes(encoder, store, video, start, start + again, device), crop_hidden[again:]])
     full, cut = (encoder.over_time(codes[None])[0].float().cpu() for codes in (hidden, crop_hidden))
     return full.numpy(), cut.numpy()
@@ -165,7 +165,9 @@ def frame_codes(
     device: torch.device,
     tell: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """The backbone's codes (stop - first, hidden) of a video's frames, some frames at a time.
+    """The backbone's codes (stop - first, hidden) of a video's frames, some frames at a time, each looked at once.
+
+    Frames before `first` are no contexts: it stands for them.
 
     Args:
         encoder: in eval mode, on `device`; `encoder.over_time` makes embeddings of the codes.
@@ -175,10 +177,19 @@ def frame_codes(
         DataError: the video can no longer be read.
     """
     codes = torch.empty(stop - first, encoder.hidden, device=device, dtype=encoder.project.weight.dtype)
-    done = 0
+    config, done = store.config, 0
+    known: Tensor | None = None
     for frames in store.stream(video, first, stop):
-        codes[done : done + len(frames)] = encoder.per_frame(torch.from_numpy(frames).to(device)[None])[0]
-        done += len(frames)
+        end = done + len(frames)
+        maps = encoder.maps(torch.from_numpy(frames).to(device))
+        if config.reach:
+            # Of the frames before only those that the next ones still look back to.
+            known = maps if known is None else torch.cat([known[-config.reach :], maps])
+            steps = context_steps(np.arange(done, end), num_contexts=config.num_seen, stride=config.context_stride)
+            codes[done:end] = encoder.codes(known, torch.from_numpy(steps - (end - len(known))).to(device))
+        else:
+            codes[done:end] = encoder.codes(maps)
+        done = end
         if tell is not None:
             tell(len(frames))
     return codes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -23,17 +24,33 @@ ATTENTION_CELLS = 1 << 27
 """Query-key cells of one attention call at most outside training, over clips and heads: 512 MiB in float32."""
 SMALL_STAGES = ((32, 7, 4), (64, 3, 1), (128, 3, 2), (128, 3, 1))
 """Width, kernel and stride of the small network's convolutions."""
+NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+
+
+class Backbone(nn.Module, ABC):
+    """What is seen of each frame by itself, and the code of what is seen for one embedding: a frame with its contexts.
+
+    A frame that several embeddings want is looked at once.
+    """
+
+    @abstractmethod
+    def maps(self, frames: Tensor) -> Tensor:
+        """Frames (N, ...) -> what is seen of each, (N, ...)."""
+
+    @abstractmethod
+    def codes(self, maps: Tensor) -> Tensor:
+        """What is seen of frames and their contexts, (R, K, ...), the frame itself last -> (R, hidden)."""
 
 
 class Encoder(nn.Module):
-    """Clips (S, T, ...) -> embeddings (S, T, E), attending over time.
+    """Clips -> embeddings (S, T, E), attending over time.
 
-    Input is one of
-        frames: (S, T, K, 3, H, W) uint8, or float in 0..1; K context frames, the last is the frame itself;
-        features: (S, T, C) float, of a frozen backbone (`data.input: features`).
+    A frame is one of
+        a picture (3, H, W) uint8, or float in 0..1;
+        features (C,) float, of a frozen backbone (`data.input: features`).
     """
 
-    def __init__(self, backbone: nn.Module, config: EncoderConfig) -> None:
+    def __init__(self, backbone: Backbone, config: EncoderConfig) -> None:
         super().__init__()
         self.backbone = backbone
         self.hidden = config.hidden
@@ -52,23 +69,53 @@ class Encoder(nn.Module):
         self.final_norm = nn.LayerNorm(config.hidden) if config.pre_norm else nn.Identity()
         self.project = nn.Linear(config.hidden, config.embedding)
 
-    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Embed clips; the embeddings of frames beyond `lengths` (S,) are meaningless, and no other depends on them."""
-        return self.over_time(self.per_frame(frames, lengths), lengths)
+    def forward(self, frames: Tensor, lengths: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+        """Embed clips.
 
-    def per_frame(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """The backbone's code of each frame, (S, T, hidden); zeros in the padding, which no batch statistic sees."""
-        if lengths is not None:
-            is_real = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-            codes = self._in_pieces(frames[is_real])
-            hidden = codes.new_zeros(*frames.shape[:2], codes.shape[-1])
-            return hidden.masked_scatter(is_real[..., None], codes)
-        return self._in_pieces(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        Args:
+            frames: (S, T, ...), the frames of each clip, seen without contexts; with `places`, (N, ...), every frame
+                that any of the clips needs.
+            lengths: (S,) int64, real frames of each clip; None: all T. The embeddings of frames beyond are
+                meaningless, and no other depends on them.
+            places: (S, T, K) int64, which of `frames` are seen for each embedding, its own last; -1 in the padding.
 
-    def _in_pieces(self, frames: Tensor) -> Tensor:
+        Returns:
+            (S, T, E).
+        """
+        if places is None:
+            frames, places = _seen_alone(frames, lengths)
+        return self.over_time(self.per_frame(frames, places), lengths)
+
+    def per_frame(self, frames: Tensor, places: Tensor) -> Tensor:
+        """The backbone's code of each step, (S, T, hidden), of frames (N, ...); zeros in the padding.
+
+        The padding is no frame: no batch statistic sees it.
+        """
+        is_real = places[..., -1] >= 0
+        if places.shape[-1] == 1:
+            pieces = [self.codes(self.maps(piece)) for piece in self._pieces(frames)]
+            codes, which = torch.cat(pieces), places[..., 0]
+        else:
+            codes = self.codes(self.maps(frames), places[is_real])
+            which = is_real.flatten().cumsum(0).view_as(is_real) - 1
+        return codes[which.clamp_min(0)].masked_fill(~is_real[..., None], 0)
+
+    def maps(self, frames: Tensor) -> Tensor:
+        """What the backbone sees of each frame by itself, (N, ...) -> (N, ...)."""
+        pieces = [self.backbone.maps(piece) for piece in self._pieces(frames)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def codes(self, maps: Tensor, places: Tensor | None = None) -> Tensor:
+        """The backbone's codes (R, hidden) of the maps (N, ...) at `places` (R, K); None: of each by itself."""
+        if places is None:
+            pieces = [self.backbone.codes(piece[:, None]) for piece in self._pieces(maps)]
+        else:
+            pieces = [self.backbone.codes(maps[piece]) for piece in self._pieces(places)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _pieces(self, rows: Tensor) -> tuple[Tensor, ...]:
         # In one piece for training; a whole video at evaluation would hold every layer's maps of every frame.
-        pieces = [frames] if self.training else frames.split(EVALUATION_FRAMES)
-        return torch.cat([self.backbone(piece) for piece in pieces])
+        return (rows,) if self.training else rows.split(EVALUATION_FRAMES)
 
     def over_time(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Codes of frames (S, T, hidden) -> embeddings (S, T, E)."""
@@ -163,8 +210,19 @@ def centred_over_time(hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
     return deviation * torch.rsqrt(deviation.square().sum(dim=1, keepdim=True) / count + 1e-5)
 
 
-class FeatureInput(nn.Module):
-    """Features (P, C) of a frozen backbone -> (P, hidden)."""
+def _seen_alone(clips: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Clips (S, T, ...) whose frames are seen without contexts -> their real frames (N, ...), places (S, T, 1)."""
+    num_clips, num_frames = clips.shape[:2]
+    if lengths is None:
+        places = torch.arange(num_clips * num_frames, device=clips.device).view(num_clips, num_frames, 1)
+        return clips.flatten(0, 1), places
+    is_real = torch.arange(num_frames, device=clips.device) < lengths[:, None]
+    places = is_real.flatten().cumsum(0).view_as(is_real) - 1
+    return clips[is_real], places.masked_fill(~is_real, -1)[..., None]
+
+
+class FeatureInput(Backbone):
+    """Features (N, C) of a frozen backbone -> (N, hidden); they have seen what they have seen: K is 1."""
 
     def __init__(self, channels: int, config: EncoderConfig) -> None:
         super().__init__()
@@ -177,12 +235,15 @@ class FeatureInput(nn.Module):
             nn.Linear(config.hidden, config.hidden),
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.net(features.to(next(self.net.parameters()).dtype))
+    def maps(self, frames: Tensor) -> Tensor:
+        return frames
+
+    def codes(self, maps: Tensor) -> Tensor:
+        return self.net(maps.squeeze(1).to(next(self.net.parameters()).dtype))
 
 
 class Pictures(nn.Module):
-    """uint8 or 0..1 frames (P, K, 3, H, W) -> normalised (P * K, 3, H, W), channels last for the convolutions."""
+    """uint8 or 0..1 frames (N, 3, H, W) -> normalised, channels last for the convolutions."""
 
     mean: Tensor
     std: Tensor
@@ -195,11 +256,11 @@ class Pictures(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         if frames.dtype == torch.uint8:
             frames = frames.to(self.mean.dtype) / 255
-        return ((frames.flatten(0, 1) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return ((frames - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
-class SmallBackbone(nn.Module):
-    """A compact network for CPUs: frames (P, K, 3, H, W) -> (P, hidden)."""
+class SmallBackbone(Backbone):
+    """A compact network for CPUs: pictures (N, 3, H, W) -> what is where, (N, 640); K of them -> (R, hidden)."""
 
     def __init__(self, config: EncoderConfig, *, num_contexts: int) -> None:
         super().__init__()
@@ -215,20 +276,21 @@ class SmallBackbone(nn.Module):
         # A coarse grid beside the maximum keeps where things are: hands and levels move, colours do not.
         self.reduce = nn.Conv2d(channels, 32, 1)
         self.merge = nn.Linear(num_contexts * (channels + 32 * 16), config.hidden)
-        self.num_contexts = num_contexts
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def maps(self, frames: Tensor) -> Tensor:
         hidden = self.convolutions(self.pictures(frames))
         grid = F.adaptive_avg_pool2d(self.reduce(hidden), 4).flatten(1)
-        pooled = torch.cat([hidden.amax(dim=(2, 3)), grid], dim=1)
-        return self.merge(pooled.unflatten(0, (-1, self.num_contexts)).flatten(1))
+        return torch.cat([hidden.amax(dim=(2, 3)), grid], dim=1)
+
+    def codes(self, maps: Tensor) -> Tensor:
+        return self.merge(maps.flatten(1))
 
 
-class PaperBackbone(nn.Module):
-    """The paper's picture encoder around a torchvision backbone: frames (P, K, 3, H, W) -> (P, hidden).
+class PaperBackbone(Backbone):
+    """The paper's picture encoder around a torchvision backbone: pictures (N, 3, H, W); K of them -> (R, hidden).
 
-    Backbone to its last map of stride 16 (ResNet-50: layer3[2]); 2 x [Conv3d 3x3x3 without spatial padding, 512,
-    batch norm, ReLU]; adaptive max pooling; 2 x [dropout, FC 512, ReLU]; FC to the transformer's width.
+    Backbone to its last map of stride 16 (ResNet-50: layer3[2]), of each picture; 2 x [Conv3d 3x3x3 without spatial
+    padding, 512, batch norm, ReLU]; adaptive max pooling; 2 x [dropout, FC 512, ReLU]; FC to the transformer's width.
     """
 
     def __init__(self, config: EncoderConfig, *, size: int) -> None:
@@ -265,10 +327,11 @@ class PaperBackbone(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, frames: Tensor) -> Tensor:
-        num_contexts = frames.shape[1]
-        maps = self.trunk(self.pictures(frames)).unflatten(0, (-1, num_contexts)).transpose(1, 2)
-        return self.head(F.adaptive_max_pool3d(self.convolutions(maps), 1).flatten(1))
+    def maps(self, frames: Tensor) -> Tensor:
+        return self.trunk(self.pictures(frames))
+
+    def codes(self, maps: Tensor) -> Tensor:
+        return self.head(F.adaptive_max_pool3d(self.convolutions(maps.transpose(1, 2)), 1).flatten(1))
 
 
 def torchvision_trunk(config: EncoderConfig) -> tuple[nn.Module, int]:
@@ -368,8 +431,14 @@ def load_weights(model: nn.Module, config: EncoderConfig) -> None:
 
 
 def freeze(trunk: nn.Module, what: str) -> None:
-    """Stop gradients in all (`none` trained) or all but the last stage (`last`) of a backbone."""
+    """Stop gradients in all (`none` trained), all but the last stage (`last`) or all but the norms of a backbone."""
     if what == "all":
+        return
+    if what == "norms":
+        trunk.requires_grad_(False)
+        for module in trunk.modules():
+            if isinstance(module, NORMS):
+                module.requires_grad_(True)
         return
     stages = [stage for stage in trunk.children() if any(True for _ in stage.parameters())]
     for stage in stages if what == "none" else stages[:-1]:

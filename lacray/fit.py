@@ -23,7 +23,7 @@ from lacray.data import Batch, FrameStore, PairLoader, VideoSet
 from lacray.data.augment import apply_to_clips
 from lacray.embedding import Evaluation, Progress, evaluate
 from lacray.encoder import Encoder, build_encoder
-from lacray.losses import Clips, Loss, build_loss, paired
+from lacray.losses import Clips, Loss, build_loss
 
 
 class NonFiniteError(UserError):
@@ -38,20 +38,24 @@ class TrainStep(nn.Module):
         self.encoder, self.loss = encoder, loss
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        clips = batch.frames.flatten(0, 1)
+        frames = batch.frames
         if batch.augmentations:
-            clips = apply_to_clips(clips, batch.augmentations)
-        embeddings = self.encoder(clips, batch.lengths.flatten() if batch.is_padded else None)
-        embedded = paired(
-            embeddings.unflatten(0, (-1, 2)), batch.steps, lengths=batch.lengths, video_lengths=batch.video_lengths
+            frames = apply_to_clips(frames, batch.counts, batch.augmentations)
+        clips = Clips(
+            embeddings=self.encoder(frames, batch.lengths if batch.is_padded else None, batch.places),
+            steps=batch.steps,
+            lengths=batch.lengths,
+            video_lengths=batch.video_lengths,
+            video=batch.video,
+            action=batch.action,
+            pairs=batch.pairs,
         )
-        return self.loss(_joined(embedded) if self.loss.couples_pairs else embedded)
+        return self.loss(_joined(clips) if self.loss.couples_pairs else clips)
 
 
 def _joined(clips: Clips) -> Clips:
     """The clips of all ranks as one batch: each computes the loss of all, DDP's mean makes one gradient of theirs."""
-    offset = distributed.rank() * len(clips.lengths)
-    own = replace(clips, video=clips.video + offset, pairs=clips.pairs + offset)
+    own = replace(clips, pairs=clips.pairs + distributed.rank() * len(clips.lengths))
     return Clips(**{field.name: distributed.join(getattr(own, field.name)) for field in fields(own)})
 
 

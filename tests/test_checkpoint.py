@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pairs import paired
 from settings import features_config
 from tiny import make_features
 
@@ -14,7 +15,6 @@ from lacray import checkpoint, embedding, fit
 from lacray.checkpoint import CheckpointError
 from lacray.config import Config, build
 from lacray.data import open_videos
-from lacray.losses import paired
 
 
 @pytest.fixture(scope="module")

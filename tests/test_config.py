@@ -9,6 +9,7 @@ import pytest
 
 from lacray.config import (
     LAC_PRESETS,
+    LOSS_CONFIGS,
     Config,
     ConfigError,
     LacConfig,
@@ -268,3 +269,26 @@ def test_a_key_of_another_loss_says_whose_it_is():
 def test_a_loss_that_there_is_not_is_named_with_those_that_there_are():
     with pytest.raises(ConfigError, match=r"loss.name: must be one of gta, lac, .* got 'slc' \(here\)"):
         build({"loss.name": "slc", "loss.tau": 1.0}, {"loss.name": "here"})
+
+
+def test_anchors_with_positives_are_for_n_pairs_and_n_pairs_for_them():
+    (said,) = problems_of({"loss.name": "tcn"}, {"loss.name": "tcn.yaml:3"})
+    assert said == (
+        "data.positive_window: must be > 0 with loss.name=tcn and this objective, which reads anchors with their "
+        "positives, got 0; 5 is the published one (tcn.yaml:3)"
+    )
+    for loss in LOSS_CONFIGS:
+        values = {"loss.name": loss, "data.positive_window": 5}
+        if loss == "tcn":
+            assert build(values).data.positive_window == 5
+            values["loss.objective"] = "triplet"
+        (said,) = problems_of(values, {"data.positive_window": "command line"})
+        assert said.startswith(f"data.positive_window: must be 0 with loss.name={loss} and this objective, which reads")
+        assert said.endswith("got 5; leave it out (command line)")
+    (said,) = problems_of({"loss.name": "tcn", "data.positive_window": 5, "data.num_frames": 7})
+    assert said == "data: num_frames must be even with positive_window > 0, got 7"
+
+
+def test_the_keys_of_a_loss_are_known_whatever_clips_it_needs():
+    assert "loss.regularization" in known_keys("tcn")
+    assert "loss.gamma" not in known_keys("tcn")

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from datasets import broken_videos, pattern, plain, write_video
+from datasets import broken_videos, pattern, plain, write_csv, write_video
 
 from lacray.config import DataConfig
 from lacray.data import DataError, PairLoader, open_videos
@@ -142,13 +142,18 @@ def test_all_frames_of_a_clip_share_one_draw():
 
 def test_augmented_clips_keep_their_shape_stay_in_0_to_1_and_differ_from_each_other():
     rng = np.random.default_rng(0)
-    frames = torch.stack([clip()] * 12)
-    out = augmentation.apply_to_clips(frames, [augmentation.draw(rng) for _ in range(12)])
+    counts = [1 + number % 3 for number in range(12)]
+    frames = torch.cat([clip(count, 1)[:, 0] for count in counts])
+    draws = [augmentation.draw(rng) for _ in counts]
+    out = augmentation.apply_to_clips(frames, counts, draws)
     assert out.shape == frames.shape
     assert out.dtype == torch.float32
     assert out.min() >= 0
     assert out.max() <= 1
-    assert len({tuple(clip[0, 0].flatten().tolist()) for clip in out}) == 12
+    clips = out.split(counts)
+    assert len({tuple(clip[0].flatten().tolist()) for clip in clips}) == 12
+    for part, draw in zip(clips, draws, strict=True):
+        torch.testing.assert_close(part, augmentation.apply(frames[: len(part)], draw), rtol=0, atol=0)
 
 
 def test_the_same_draw_gives_the_same_pixels():
@@ -257,30 +262,49 @@ def loader_of(config: DataConfig, **fields) -> PairLoader:
     return PairLoader(open_videos(config).train, config, **{"seed": 3, **fields})
 
 
+TENSORS = ("frames", "places", "steps", "lengths", "video_lengths", "video", "action", "pairs")
+
+
 def same_batch(one, other) -> bool:
-    return (
-        one.names == other.names
-        and one.augmentations == other.augmentations
-        and one.is_padded == other.is_padded
-        and all(
-            torch.equal(getattr(one, f), getattr(other, f)) for f in ("frames", "steps", "lengths", "video_lengths")
-        )
+    return all(getattr(one, f) == getattr(other, f) for f in ("names", "augmentations", "is_padded", "counts")) and all(
+        torch.equal(getattr(one, f), getattr(other, f)) for f in TENSORS
     )
+
+
+def as_one(shares) -> dict:
+    """The batches of all ranks as one."""
+    found = {field: torch.cat([getattr(share, field) for share in shares]) for field in TENSORS}
+    for field, counted in (("places", "frames"), ("pairs", "lengths")):
+        offsets = np.cumsum([0, *(len(getattr(share, counted)) for share in shares)])[:-1].tolist()
+        parts = [getattr(share, field) for share in shares]
+        found[field] = torch.cat([torch.where(p < 0, -1, p + o) for p, o in zip(parts, offsets, strict=True)])
+    return found
 
 
 def test_batch_holds_the_frames_at_its_steps_of_the_videos_it_names(plain_root):
     config = config_of(plain_root, num_contexts=2, context_stride=3, augment=False)
     loader = loader_of(config)
-    whole = {video.name: decode_everything(Path(video.path))[0] for video in loader.dataset.videos}
+    videos = loader.dataset.videos
+    whole = {video.name: decode_everything(Path(video.path))[0] for video in videos}
     for batch in loader.epoch(0):
-        assert batch.frames.shape == (2, 2, 8, 2, 3, 16, 16)
+        assert batch.frames.shape[1:] == (3, 16, 16)
+        assert batch.places.shape == (4, 8, 2)
         assert batch.augmentations == []
+        assert batch.pairs.tolist() == [[0, 1], [2, 3]]
+        # Each frame of a clip is there once, whether it is seen as itself or as a context.
+        ends = np.cumsum(batch.counts)
+        assert len(batch.frames) == ends[-1]
+        assert ends[-1] < 4 * 8 * 2
         for number, name in enumerate(batch.names):
-            steps = batch.steps.flatten(0, 1)[number].numpy()
-            assert batch.video_lengths.flatten()[number] == len(whole[name])
-            shown = batch.frames.flatten(0, 1)[number].numpy()[..., 3:5, 11:14].mean(axis=(2, 3, 4))
+            steps, places = batch.steps[number].numpy(), batch.places[number]
+            assert batch.video_lengths[number] == len(whole[name])
+            assert videos[batch.video[number]].name == name
+            assert set(places.flatten().tolist()) == set(range(ends[number] - batch.counts[number], ends[number]))
+            shown = batch.frames[places].numpy()[..., 3:5, 11:14].mean(axis=(2, 3, 4))
             before = np.maximum(steps - 3, 0)
             np.testing.assert_allclose(shown, 20 + 3 * np.stack([before, steps], axis=1), atol=3.5)
+            frames = np.unique([before, steps])
+            assert batch.counts[number] == len(frames)
 
 
 def test_order_of_an_epoch_depends_on_seed_and_epoch_alone(features_root):
@@ -315,8 +339,9 @@ def test_ranks_together_train_on_the_batches_of_one_process(features_root, plain
     for whole, *shares in zip(joined.epoch(1), *(loader.epoch(1) for loader in ranks), strict=True):
         assert [name for share in shares for name in share.names] == whole.names
         assert [draw for share in shares for draw in share.augmentations] == whole.augmentations
-        for field in ("frames", "steps", "lengths", "video_lengths"):
-            assert torch.equal(torch.cat([getattr(share, field) for share in shares]), getattr(whole, field))
+        assert [count for share in shares for count in share.counts] == whole.counts
+        for field, tensor in as_one(shares).items():
+            assert torch.equal(tensor, getattr(whole, field)), field
     assert bool(whole.augmentations) == (kind == "videos")
 
 
@@ -330,7 +355,7 @@ def test_step_that_is_cut_to_save_memory_holds_the_same_pairs_on_any_number_of_r
     assert torch.equal(*steps)
     # Each part of a step is one batch of all ranks: their batch norms see what one rank's would.
     for part, *shares in zip(cut.epoch(0), *(loader.epoch(0) for loader in ranks), strict=True):
-        assert [len(share.steps) for share in shares] == [1, 1]
+        assert [len(share.pairs) for share in shares] == [1, 1]
         assert torch.equal(torch.cat([share.steps for share in shares]), part.steps)
 
 
@@ -380,32 +405,81 @@ def test_clip_of_a_short_video_is_padded_and_says_so(tmp_path):
     config = config_of(root, input="features", num_frames=21, batch_size=2)
     (batch,) = loader_of(config).epoch(0)
     assert batch.is_padded
-    for pair, name in enumerate(batch.names[::2]):
+    for clip, name in enumerate(batch.names):
         real = 20 if name == "videos/train0.mp4" else 21
-        assert batch.lengths[pair].tolist() == [real, real]
-        assert batch.steps[pair, 0, :real].tolist() == list(range(real))
-        assert batch.steps[pair, :, real:].abs().sum() == 0
-        assert batch.frames[pair, :, real:].abs().sum() == 0
-        assert batch.frames[pair, :, :real].abs().sum(-1).min() > 0
+        assert batch.lengths[clip] == batch.counts[clip] == real
+        assert batch.steps[clip, :real].tolist() == list(range(real))
+        assert batch.steps[clip, real:].abs().sum() == 0
+        assert (batch.places[clip, real:] == -1).all()
+        assert torch.equal(batch.places[clip, :real, 0], torch.arange(real) + sum(batch.counts[:clip]))
+    # Nothing is held for the padding.
+    assert len(batch.frames) == 20 + 20 + 21 + 21
     (full,) = loader_of(config_of(root, input="features", num_frames=20)).epoch(0)
     assert not full.is_padded
-    assert full.lengths.tolist() == [[20, 20], [20, 20]]
+    assert full.lengths.tolist() == [20, 20, 20, 20]
 
 
-@pytest.mark.parametrize("sampling", ["time_augment", "uniform"])
+SAMPLINGS = ["time_augment", "uniform", "offset_uniform", "segment_uniform"]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_pairing_of_views_takes_one_video_and_of_videos_two(features_root, sampling):
     views = loader_of(config_of(features_root, input="features", sampling=sampling))
     for batch in views.epoch(0):
         assert batch.names[::2] == batch.names[1::2]
-        assert not torch.equal(batch.steps[:, 0], batch.steps[:, 1])
+        assert torch.equal(batch.video[::2], batch.video[1::2])
+        assert not torch.equal(batch.steps[::2], batch.steps[1::2])
     videos = loader_of(config_of(features_root, input="features", pairing="videos", sampling=sampling))
     partners: dict[str, set[str]] = {}
     for epoch in range(30):
         for batch in videos.epoch(epoch):
-            for one, other in zip(batch.names[::2], batch.names[1::2], strict=True):
-                partners.setdefault(one, set()).add(other)
-            assert (batch.steps < batch.video_lengths[..., None]).all()
+            for one, other in batch.pairs.tolist():
+                assert batch.video[one] != batch.video[other]
+                partners.setdefault(batch.names[one], set()).add(batch.names[other])
+            assert (batch.steps < batch.video_lengths[:, None]).all()
     assert all(name not in others and len(others) >= 7 for name, others in partners.items())
+
+
+def test_two_videos_of_a_pair_are_always_of_one_action(tmp_path):
+    root = plain(tmp_path, 9, 1, features=True)
+    actions = ["squat", "serve", "bowl"]
+    rows = [f"videos/train{n}.mp4,train,{actions[n % 3]}" for n in range(9)] + ["videos/val0.mp4,val,squat"]
+    write_csv(root / "splits.csv", "video,split,action", rows)
+    phases = [f"videos/train{n}.mp4,0,6,{actions[n % 3]} begins" for n in range(9)]
+    write_csv(root / "segments.csv", "video,start_frame,end_frame,phase", phases)
+    loader = loader_of(config_of(root, input="features", pairing="videos"))
+    actions = {video.name: video.action for video in loader.dataset.videos}
+    seen: dict[str, set[tuple[str, ...]]] = {}
+    for epoch in range(20):
+        for batch in loader.epoch(epoch):
+            for one, other in batch.pairs.tolist():
+                names = batch.names[one], batch.names[other]
+                assert actions[names[0]] == actions[names[1]]
+                assert (
+                    batch.action[one] == batch.action[other] == sorted(set(actions.values())).index(actions[names[0]])
+                )
+                seen.setdefault(actions[names[0]], set()).add(names)
+    # Each with each other one of its three.
+    assert {action: len(pairs) for action, pairs in seen.items()} == dict.fromkeys(actions.values(), 6)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("pairing", ["views", "videos"])
+def test_with_a_positive_window_every_second_frame_is_the_positive_of_the_one_before(features_root, sampling, pairing):
+    config = config_of(features_root, input="features", sampling=sampling, pairing=pairing, positive_window=4)
+    loader, apart = loader_of(config), set()
+    for epoch in range(12):
+        for batch in loader.epoch(epoch):
+            assert batch.lengths.tolist() == [8] * 4
+            anchors, positives = batch.steps[:, ::2], batch.steps[:, 1::2]
+            assert (anchors.diff(dim=1) >= 0).all()
+            assert (positives >= 0).all()
+            assert ((anchors > positives) | (anchors == 0)).all()
+            apart |= set((anchors - positives)[anchors >= 4].tolist())
+            for clip in range(4):
+                features = np.load(loader.dataset.videos[batch.video[clip]].path)
+                np.testing.assert_array_equal(batch.frames[batch.places[clip, :, 0]], features[batch.steps[clip]])
+    assert apart == {1, 2, 3, 4}
 
 
 def test_pictures_of_a_pair_are_augmented_apart(plain_root):
@@ -417,5 +491,5 @@ def test_pictures_of_a_pair_are_augmented_apart(plain_root):
 def test_batch_moves_as_a_whole(features_root):
     batch = next(iter(loader_of(config_of(features_root, input="features")).epoch(0)))
     moved = batch.to(torch.device("meta"))
-    assert {getattr(moved, f).device.type for f in ("frames", "steps", "lengths", "video_lengths")} == {"meta"}
+    assert {getattr(moved, f).device.type for f in TENSORS} == {"meta"}
     assert moved.names == batch.names

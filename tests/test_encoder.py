@@ -46,9 +46,16 @@ def features_of(clips: int = 3, frames: int = 7, channels: int = 10) -> torch.Te
     return torch.randn(clips, frames, channels, generator=torch.Generator().manual_seed(1))
 
 
-def pictures_of(clips: int, frames: int, contexts: int, size: int) -> torch.Tensor:
-    shape = (clips, frames, contexts, 3, size, size)
+def pictures_of(clips: int, frames: int, size: int) -> torch.Tensor:
+    shape = (clips, frames, 3, size, size)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def with_contexts(clips: int, frames: int, contexts: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (N, 3, H, W), no two alike, and places (S, T, K): each is seen once, as itself or as a context."""
+    shape = (clips * frames * contexts, 3, size, size)
+    pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return pictures, torch.arange(len(pictures)).view(clips, frames, contexts)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -68,7 +75,8 @@ def pictures_of(clips: int, frames: int, contexts: int, size: int) -> torch.Tens
 )
 def test_clips_of_frames_become_an_embedding_for_each_frame(fields, size, contexts):
     encoder = encoder_of(size=size, num_contexts=contexts, **fields)
-    embeddings = encoder(pictures_of(2, 3, contexts, size))
+    pictures, places = with_contexts(2, 3, contexts, size)
+    embeddings = encoder(pictures, places=places)
     assert embeddings.shape == (2, 3, 24)
     assert embeddings.dtype == torch.float32
     embeddings.square().sum().backward()
@@ -85,20 +93,55 @@ def test_features_become_an_embedding_for_each_frame():
 
 def test_bytes_and_fractions_of_one_picture_are_embedded_alike():
     encoder = encoder_of().eval()
-    frames = pictures_of(2, 4, 1, 32)
+    frames = pictures_of(2, 4, 32)
     torch.testing.assert_close(encoder(frames), encoder(frames.float() / 255))
 
 
-def test_every_context_frame_is_seen():
-    encoder = encoder_of(num_contexts=3, positions="none").eval()
-    frames = pictures_of(1, 5, 3, 32)
-    whole = encoder.per_frame(frames)
+@pytest.mark.parametrize("name", ["small", "resnet18"])
+def test_every_context_frame_is_seen(name):
+    size = 32 if name == "small" else 80
+    encoder = encoder_of(name=name, size=size, num_contexts=3, positions="none").eval()
+    frames, places = with_contexts(1, 5, 3, size)
+    whole = encoder.per_frame(frames, places)
     for context in range(3):
         changed = frames.clone()
-        changed[0, 2, context] = 255 - changed[0, 2, context]
-        moved = (encoder.per_frame(changed) - whole).abs().amax(dim=(0, 2))
-        assert moved[2] > 1e-3
+        changed[places[0, 2, context]] = 255 - changed[places[0, 2, context]]
+        moved = (encoder.per_frame(changed, places) - whole).abs().amax(dim=(0, 2))
+        assert moved[2] > 1e-4
         assert moved[[0, 1, 3, 4]].max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["small", "resnet18"])
+@pytest.mark.parametrize("contexts", [1, 2])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_frame_that_several_steps_see_is_looked_at_once_and_seen_by_each(name, contexts, training):
+    size = 32 if name == "small" else 80
+    encoder = encoder_of(name=name, size=size, num_contexts=contexts, positions="none", dropout=0).double()
+    encoder.train(training)
+    for module in encoder.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()  # their statistics would count a frame as often as it is there
+    frames, _ = with_contexts(1, 5, 1, size)
+    # The second clip is shorter, and a frame may be there twice in a clip.
+    places = torch.tensor([[[0, 1], [1, 2], [0, 2]], [[3, 4], [4, 4], [-1, -1]]])[..., -contexts:]
+    lengths = torch.tensor([3, 2])
+    looked: list[int] = []
+    first = encoder.backbone.convolutions if name == "small" else encoder.backbone.trunk
+    first.register_forward_hook(lambda _, inputs, output: looked.append(len(output)))
+    shared = encoder(frames, lengths, places)
+    assert looked == [5]
+    real = places >= 0
+    copies = frames[places[real]]
+    apart = torch.full_like(places, -1).masked_scatter(real, torch.arange(len(copies)))
+    alone = encoder(copies, lengths, apart)
+    is_real = torch.arange(3) < lengths[:, None]
+    torch.testing.assert_close(shared[is_real], alone[is_real], rtol=1e-9, atol=1e-11)
+    direction = torch.randn(shared[is_real].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    parameters = [p for p in encoder.parameters() if p.requires_grad]
+    for one, other in zip(
+        *(torch.autograd.grad((e[is_real] * direction).sum(), parameters) for e in (shared, alone)), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
 
 
 def test_resnet50_at_224_px_is_the_papers_cut_and_its_head_gives_10_x_10_x_512():
@@ -110,7 +153,7 @@ def test_resnet50_at_224_px_is_the_papers_cut_and_its_head_gives_10_x_10_x_512()
     backbone.trunk.register_forward_hook(lambda module, inputs, output: seen.update(trunk=tuple(output.shape)))
     backbone.convolutions.register_forward_hook(lambda module, inputs, output: seen.update(head=tuple(output.shape)))
     with torch.no_grad():
-        assert encoder(pictures_of(1, 1, 1, 224)).shape == (1, 1, 128)
+        assert encoder(pictures_of(1, 1, 224)).shape == (1, 1, 128)
     assert seen == {"trunk": (1, 1024, 14, 14), "head": (1, 512, 1, 10, 10)}
     # Conv4c: of layer3's six blocks the first three.
     trunk = {name.split(".", 1)[1] for name, _ in backbone.trunk[-1].named_parameters()}
@@ -200,7 +243,7 @@ def test_order_of_the_frames_counts_unless_there_are_no_positions(positions):
 @pytest.mark.parametrize("grad", [False, True])  # torch takes another path through a transformer without gradients
 def test_a_frame_is_seen_by_its_own_clip_and_by_no_other(kind, with_lengths, grad):
     encoder = (encoder_of(10) if kind == "features" else encoder_of()).eval()
-    clips = features_of() if kind == "features" else pictures_of(3, 7, 1, 32)
+    clips = features_of() if kind == "features" else pictures_of(3, 7, 32)
     lengths = torch.tensor([7, 6, 5]) if with_lengths else None
     changed = clips.clone()
     changed[1, 4] = 255 - changed[1, 4] if kind == "small" else -3 * changed[1, 4]
@@ -241,7 +284,7 @@ def test_padded_clip_is_embedded_as_it_is_alone(fields):
 
 def test_batch_statistics_do_not_see_the_padding():
     lengths = torch.tensor([5, 2])
-    frames = pictures_of(2, 5, 1, 32)
+    frames = pictures_of(2, 5, 32)
     states = []
     for fill in (0, 255):
         encoder = encoder_of()
@@ -254,11 +297,12 @@ def test_batch_statistics_do_not_see_the_padding():
 
 def test_evaluating_a_long_video_in_pieces_changes_nothing():
     encoder = encoder_of().eval()
-    frames = pictures_of(1, 150, 1, 32)
+    frames = pictures_of(1, 150, 32)[0]
     with torch.no_grad():
-        whole = encoder.per_frame(frames)
+        whole = encoder.per_frame(frames, torch.arange(150).view(1, 150, 1))
         for frame in (0, 63, 64, 149):
-            torch.testing.assert_close(whole[:, frame], encoder.per_frame(frames[:, frame : frame + 1])[:, 0])
+            alone = encoder.per_frame(frames[frame : frame + 1], torch.zeros(1, 1, 1, dtype=torch.int64))
+            torch.testing.assert_close(whole[:, frame], alone[:, 0])
 
 
 @pytest.mark.parametrize("with_lengths", [False, True])
@@ -287,12 +331,24 @@ def test_what_all_frames_share_is_gone_after_centring_and_not_without_it():
 # Freezing and weights.
 
 
+def test_norms_alone_are_trained_with_their_statistics_where_a_setting_says_so():
+    encoder = encoder_of(size=80, train_backbone="norms", **{**RESNET, "dropout": 0}).train()
+    trunk = encoder.backbone.trunk
+    norms = {name for name, module in trunk.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    trained = {name.rpartition(".")[0] for name, p in trunk.named_parameters() if p.requires_grad}
+    assert trained == norms
+    before = trunk[1].running_mean.clone()
+    encoder(pictures_of(1, 2, 80)).square().sum().backward()
+    assert not torch.equal(before, trunk[1].running_mean)
+    assert all((p.grad is not None) == p.requires_grad for p in trunk.parameters())
+
+
 @pytest.mark.parametrize(("what", "frozen"), [("none", ("0", "1", "4", "5", "6")), ("last", ("0", "1", "4", "5"))])
 def test_frozen_stages_keep_their_weights_and_their_batch_statistics(what, frozen):
     encoder = encoder_of(size=80, train_backbone=what, **{**RESNET, "dropout": 0}).train()
     trunk = encoder.backbone.trunk
     before = {name: value.clone() for name, value in trunk.state_dict().items()}
-    encoder(pictures_of(1, 2, 1, 80)).square().sum().backward()
+    encoder(pictures_of(1, 2, 80)).square().sum().backward()
     with torch.no_grad():
         for p in encoder.parameters():
             if p.grad is not None:

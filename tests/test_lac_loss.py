@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pairs import paired
 from paths import shared
 
 from lacray.config import ConfigError, LacConfig, build
-from lacray.losses import build_loss, paired
+from lacray.losses import build_loss
 from lacray.losses.lac import ALIGNMENTS, LacLoss
 from lacray.losses.parts import gaussian_log_targets, similarity
 from lacray.ops import needleman_wunsch

@@ -276,7 +276,7 @@ def test_real_clips_are_read_as_their_tables_say():
     real = FrameStore(DataConfig(root=str(root), size=32))
     path = str(root / video.name)
     frames = real.read(Video(video.name, path, len(frame_index(path)), "train"), np.array([0, 30, 10]))
-    assert frames.shape == (3, 1, 3, 32, 32)
+    assert frames.shape == (3, 3, 32, 32)
     assert frames.std() > 10
 
 

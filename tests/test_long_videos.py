@@ -21,7 +21,7 @@ from lacray import encoder as encoder_module
 from lacray import evaluation
 from lacray.config import DataConfig, EncoderConfig, build
 from lacray.data import DataError, FrameStore, Video, loader, open_videos
-from lacray.embedding import embed_file, evaluate
+from lacray.embedding import embed_file, evaluate, frame_codes
 from lacray.encoder import Encoder, build_encoder
 from lacray.evaluation import Sequence, classification, cropping, neighbours
 
@@ -130,18 +130,39 @@ def small_pieces(monkeypatch):
 
 @pytest.mark.parametrize("cache_gib", [0.0, 1.0], ids=["decoded", "kept"])
 @pytest.mark.parametrize(("first", "stop"), [(0, FRAMES), (13, 147)])
-@pytest.mark.parametrize(("contexts", "stride"), [(1, 1), (3, 4), (2, 90)])
-def test_a_streamed_video_is_the_whole_one_frame_by_frame(small_pieces, path, cache_gib, first, stop, contexts, stride):
-    fields = {"num_contexts": contexts, "context_stride": stride}
-    store = Watched(cache_gib=cache_gib, **fields)
+def test_a_streamed_video_is_the_whole_one_frame_by_frame(small_pieces, path, cache_gib, first, stop):
+    store = Watched(cache_gib=cache_gib)
     video = store.video(path)
-    whole = Watched(cache_gib=0, **fields).read(video, np.arange(first, stop), first=first)
+    whole = Watched(cache_gib=0).read(video, np.arange(first, stop))
     pieces = list(store.stream(video, first, stop))
     assert max(len(piece) for piece in pieces) == 10
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
-    # Never more than a piece of the video's pictures at once, and what its first frames look back to.
-    assert max(store.decoded) <= 20 + (contexts - 1) * stride
+    # Never more than a piece of the video's pictures at once, and none of them twice.
+    assert max(store.decoded) <= 20
+    assert sum(store.decoded) == stop - first
     assert bool(store._kept) == (cache_gib > 0 and (first, stop) == (0, FRAMES))
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, FRAMES), (13, 147)])
+@pytest.mark.parametrize(("contexts", "stride"), [(1, 1), (3, 4), (2, 90), (4, 10)])
+def test_each_frame_of_a_video_is_looked_at_once_whatever_its_contexts(
+    small_pieces, path, first, stop, contexts, stride
+):
+    config = build({"data.size": 16, "data.num_contexts": contexts, "data.context_stride": stride})
+    torch.manual_seed(0)
+    encoder = build_encoder(config.encoder, config.data).eval()
+    looked: list[int] = []
+    encoder.backbone.convolutions.register_forward_hook(lambda _, inputs, output: looked.append(len(output)))
+    store = FrameStore(config.data)
+    video = store.video(path)
+    with torch.no_grad():
+        found = frame_codes(encoder, store, video, first, stop, torch.device("cpu"))
+        assert looked == [10] * ((stop - first) // 10) + [(stop - first) % 10] * bool((stop - first) % 10)
+        # Every frame with its contexts, each of them read and looked at by itself.
+        pictures = torch.from_numpy(store.read(video, np.arange(first, stop)))
+        table = [[max(0, step - back * stride) for back in reversed(range(contexts))] for step in range(stop - first)]
+        expected = encoder.backbone.merge(encoder.maps(pictures[torch.tensor(table).flatten()]).view(stop - first, -1))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_clip_of_a_long_video_decodes_its_own_frames_alone_until_all_are_wanted(monkeypatch, path):
@@ -180,7 +201,9 @@ def test_a_file_is_embedded_as_all_its_frames_at_once_are_and_says_how_far_it_is
     encoder = build_encoder(config.encoder, config.data)
     store = FrameStore(config.data)
     with torch.no_grad():
-        whole = encoder.eval()(torch.from_numpy(store.read(store.video(path), np.arange(FRAMES)))[None])[0]
+        places = torch.stack([torch.arange(FRAMES) - back for back in reversed(range(contexts))], dim=1).clamp_min(0)
+        frames = torch.from_numpy(store.read(store.video(path), np.arange(FRAMES)))
+        whole = encoder.eval()(frames, places=places[None])[0]
     told: list[tuple[int, int]] = []
     found = embed_file(config, encoder.train(), path, progress=lambda done, total: told.append((done, total)))
     torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)

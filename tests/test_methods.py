@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from pairs import paired
 from paths import shared
 from torch import Tensor
 
 from lacray.config import LOSS_CONFIGS, GtaConfig, LavConfig, SclConfig, TccConfig, TcnConfig, build
-from lacray.losses import Clips, build_loss, paired
+from lacray.losses import Clips, build_loss
 from lacray.losses.gta import GtaLoss
 from lacray.losses.lav import LavLoss
 from lacray.losses.lrprop import LrpropLoss, propagated_steps
 from lacray.losses.scl import SclLoss
-from lacray.losses.tcc import TccLoss, follow_cycles
+from lacray.losses.tcc import TccLoss, _all_cycles, _random_cycles, follow_cycles
 from lacray.losses.tcn import TcnLoss
 
 
@@ -35,6 +37,7 @@ def clips_of(embeddings: Tensor, *, steps=None, video_lengths=None, lengths=None
         torch.full((num,), frames) if lengths is None else torch.as_tensor(lengths),
         torch.full((num,), frames) if video_lengths is None else torch.as_tensor(video_lengths).long(),
         order,
+        torch.zeros_like(order),
         order.unflatten(0, (-1, 2)) if pairs is None else torch.as_tensor(pairs),
     )
 
@@ -154,7 +157,7 @@ def test_scl_is_the_release(case: int, setting: int) -> None:
 
 
 VARIANTS = [
-    {"loss.name": "tcn"},
+    {"loss.name": "tcn", "data.positive_window": 5},
     {"loss.name": "tcn", "loss.objective": "triplet", "loss.positive_window": 3, "loss.negative_window": 5},
     {"loss.name": "tcc"},
     {"loss.name": "tcc", "loss.objective": "classification", "loss.similarity": "cosine"},
@@ -228,7 +231,8 @@ def test_gradients_are_those_of_the_value(values: dict) -> None:
 
 def test_every_method_has_a_config_and_a_loss_of_its_name() -> None:
     for name in LOSS_CONFIGS:
-        assert build_loss(build({"loss.name": name})).config.name == name
+        window = {"data.positive_window": 5} if name == "tcn" else {}
+        assert build_loss(build({"loss.name": name, **window})).config.name == name
 
 
 def test_labels_are_carried_along_the_path() -> None:
@@ -247,6 +251,29 @@ def test_lrprop_of_equal_clips_has_labels_on_the_diagonal() -> None:
     _, same = LrpropLoss(config)(paired(one.expand(-1, 2, -1, -1), steps))
     _, reversed_ = LrpropLoss(config)(paired(torch.cat([one, one.flip(2)], dim=1), steps))
     assert same["labels"] < reversed_["labels"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"loss.stochastic": True, "loss.cycle_length": 3}], ids=["all", "random"])
+def test_cycles_never_lead_through_another_action(fields: dict) -> None:
+    generator = torch.Generator().manual_seed(0)
+    leaf = torch.randn(7, 6, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    steps = torch.arange(0, 60, 10).expand(7, -1)
+    loss = TccLoss(build({"loss.name": "tcc", "loss.objective": "regression_mse", **fields}).loss)
+    # Three clips of one action and four of another, mixed.
+    action = torch.tensor([4, 0, 0, 4, 0, 4, 0])
+    clips = replace(clips_of(leaf, steps=steps, video_lengths=torch.full((7,), 60), pairs=[[0, 3]]), action=action)
+    logits, _, start, _ = (_random_cycles if fields else _all_cycles)(leaf, clips, loss.config)
+    (grad,) = torch.autograd.grad(logits[action[start] == 4].sum(), leaf)
+    assert (grad[action == 4] != 0).any(-1).any(-1).all()
+    assert (grad[action == 0] == 0).all()
+    if not fields:
+        # 3 x 2 ordered pairs of the one, 4 x 3 of the other; each counts the same.
+        parts = [
+            loss(clips_of(leaf[action == a], steps=steps[: int((action == a).sum())], pairs=[[0, 1]]))[0]
+            for a in (4, 0)
+        ]
+        clips = replace(clips, video_lengths=torch.full((7,), 6))
+        torch.testing.assert_close(loss(clips)[0], (6 * parts[0] + 12 * parts[1]) / 18)
 
 
 def test_in_cycles_every_ordered_pair_of_clips_counts_the_same_whatever_its_length() -> None:

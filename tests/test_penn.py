@@ -54,7 +54,7 @@ def test_penn_action_is_read_as_it_is_published(tmp_path):
     assert [video.name for video in videos.training] == ["frames/0001", "frames/0003", "frames/0004"]
     assert videos.notes == []
     assert {action: len(names) for action, names in videos.phases.items()} == {"baseball_pitch": 4, "squat": 4}
-    read = FrameStore(DataConfig(size=24)).read(videos.training[1], np.array([9, 0]))[:, 0]
+    read = FrameStore(DataConfig(size=24)).read(videos.training[1], np.array([9, 0]))
     # The upper right corner is as bright as the frame's number says.
     np.testing.assert_allclose(read[:, :, 2:10, 14:22].mean(axis=(1, 2, 3)), [20 + 3 * 9, 20], atol=2)
     assert set(opened(root, validation_share=0, action="squat").phases) == {"squat"}

@@ -222,7 +222,7 @@ def test_folders_of_pictures_are_videos_beside_files(tmp_path):
     assert [video.num_frames for video in videos.training + videos.val] == [10, 11, 12, 15]
     assert videos.training[1].labels.tolist() == [-1] * 2 + [0] * 9
     pictures = FrameStore(DataConfig(root=str(tmp_path), size=24)).read(videos.training[1], np.array([10, 1]))
-    np.testing.assert_array_equal(pictures[:, 0], shown(frames[1][[10, 1]]))
+    np.testing.assert_array_equal(pictures, shown(frames[1][[10, 1]]))
     assert videos.notes[-1].startswith("folders of pictures that count as videos beside the files: videos/day 0/clip, ")
 
 

@@ -227,7 +227,7 @@ def test_penn_action_is_read_from_the_records_of_carl(tmp_path, shards):
         video = by_name[f"{name}_{action}"]
         assert (video.action, video.split, video.labels.tolist()) == (action, split, labels)
         read = FrameStore(DataConfig(size=24)).read(video, np.array([len(labels) - 1]))
-        np.testing.assert_array_equal(read[0, 0], pixels(picture(frames_of(number, len(labels))[-1])))
+        np.testing.assert_array_equal(read[0], pixels(picture(frames_of(number, len(labels))[-1])))
     assert {action: len(names) for action, names in videos.phases.items()} == {"baseball_pitch": 4, "squat": 4}
 
 

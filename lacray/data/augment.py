@@ -84,6 +84,10 @@ def apply(frames: Tensor, augmentation: Augmentation) -> Tensor:
     return pictures.reshape(shape)
 
 
-def apply_to_clips(frames: Tensor, augmentations: list[Augmentation]) -> Tensor:
-    """Augment clips (S, T, K, 3, H, W) uint8, one draw each -> float32, 0..1."""
-    return torch.stack([apply(clip, augmentation) for clip, augmentation in zip(frames, augmentations, strict=True)])
+def apply_to_clips(frames: Tensor, counts: list[int], augmentations: list[Augmentation]) -> Tensor:
+    """Augment the frames of clips, one after the other (N, 3, H, W) uint8, `counts` of each -> float32, 0..1."""
+    out = torch.empty(frames.shape, device=frames.device)
+    clips = zip(frames.split(counts), out.split(counts), augmentations, strict=True)
+    for clip, place, augmentation in clips:
+        place.copy_(apply(clip, augmentation))
+    return out

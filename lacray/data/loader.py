@@ -1,9 +1,9 @@
-"""Videos -> batches of pairs of clips, in an order that depends on (seed, epoch) and place alone."""
+"""Videos -> batches of clips and their pairs, in an order that depends on (seed, epoch) and place alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lacray.config import DataConfig
 from lacray.data import augment
-from lacray.data.sampling import Steps, context_steps, random_clip, time_augment, uniform
+from lacray.data.sampling import Steps, context_steps, frames_once, sample_steps
 from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError
 from lacray.data.videoset import DataError, Video
@@ -31,33 +31,46 @@ WHOLE_VIDEO = 64
 
 @dataclass(frozen=True)
 class Batch:
-    """B pairs of clips."""
+    """S clips of T steps, and which of them are pairs.
+
+    Frames that several steps see, as their own or as contexts, are there once for each clip.
+    """
 
     frames: Tensor
-    """(B, 2, T, K, 3, H, W) uint8 frames with their contexts, or (B, 2, T, C) features."""
+    """(N, 3, H, W) uint8 pictures or (N, C) features: those that the clips need, clip by clip."""
+    counts: list[int]
+    """How many of `frames` are of each clip."""
+    places: Tensor
+    """(S, T, K) int64, which of `frames` are seen for each step, its own last; -1 in the padding."""
     steps: Tensor
-    """(B, 2, T) int64, index of each sampled frame in its video; 0 in the padding."""
+    """(S, T) int64, index of each sampled frame in its video; 0 in the padding."""
     lengths: Tensor
-    """(B, 2) int64, real frames of each clip; the rest is padding."""
+    """(S,) int64, real steps of each clip; the rest is padding."""
     is_padded: bool
     """Whether any clip has padding; known without asking the device."""
     video_lengths: Tensor
-    """(B, 2) int64, frames of each whole video."""
+    """(S,) int64, frames of each whole video."""
+    video: Tensor
+    """(S,) int64, which of the training videos a clip is of."""
+    action: Tensor
+    """(S,) int64, which of their actions is done in it."""
+    pairs: Tensor
+    """(P, 2) int64, clips of one video or of two videos of one action, which are to be aligned."""
     augmentations: list[augment.Augmentation]
-    """2B draws, clip by clip; empty for none."""
+    """S draws; empty for none."""
     names: list[str]
-    """2B video names."""
+    """S names of videos."""
 
     def to(self, device: torch.device) -> Batch:
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("frames", "steps", "lengths", "video_lengths")
-        }
-        return replace(self, **moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        pinned = {name: getattr(self, name).pin_memory() for name in ("frames", "steps", "lengths", "video_lengths")}
-        return replace(self, **pinned)
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        tensors: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 class FrameStore:
@@ -84,20 +97,18 @@ class FrameStore:
             raise DataError(f"{path}: {error}") from error
         return Video(path, path, num_frames, "val")
 
-    def read(self, video: Video, steps: Steps, *, first: int = 0) -> NDArray[np.generic]:
-        """Frames (n, K, 3, H, W) uint8 with their contexts (none before `first`), or features (n, C)."""
+    def read(self, video: Video, frames: Steps) -> NDArray[np.generic]:
+        """Pictures (n, 3, H, W) uint8, or features (n, C), of frames (n,)."""
         if self.config.input == "features":
-            return self._read(video, steps)
-        wanted = self._with_contexts(steps, first)
-        if video.path not in self._kept and video.num_frames <= WHOLE_VIDEO * wanted.size and self._has_room(video):
+            return self._read(video, frames)
+        if video.path not in self._kept and video.num_frames <= WHOLE_VIDEO * frames.size and self._has_room(video):
             self._kept[video.path] = self._decode_whole(video)
-        frames = self._pictures(video, wanted.reshape(-1))
-        return frames.reshape(*wanted.shape, *frames.shape[1:])
+        return self._pictures(video, frames)
 
     def stream(self, video: Video, first: int, stop: int) -> Iterator[NDArray[np.generic]]:
         """Frames first..stop - 1 as `read` gives them, in order, STREAMED_FRAMES at a time.
 
-        Neither the pictures nor their contexts are ever all in memory, unless the cache has room for the video.
+        The pictures are never all in memory, unless the cache has room for the video.
         """
         if self.config.input == "features":
             for start in range(first, stop, STREAMED_FRAMES):
@@ -105,19 +116,12 @@ class FrameStore:
             return
         if video.path not in self._kept and (first, stop) == (0, video.num_frames) and self._has_room(video):
             self._kept[video.path] = self._decode_whole(video)
-        reach = (self.config.num_contexts - 1) * self.config.context_stride
         for start, end in self._pieces(first, stop):
-            lowest = max(first, start - reach)
-            pictures = self._pictures(video, np.arange(lowest, end))
-            for begin in range(start, end, STREAMED_FRAMES):
-                steps = np.arange(begin, min(begin + STREAMED_FRAMES, end))
-                yield pictures[self._with_contexts(steps, first) - lowest]
+            pictures = self._pictures(video, np.arange(start, end))
+            for begin in range(0, end - start, STREAMED_FRAMES):
+                yield pictures[begin : begin + STREAMED_FRAMES]
             # Not there any more while the next ones are decoded.
             del pictures
-
-    def _with_contexts(self, steps: Steps, first: int) -> Steps:
-        contexts, stride = self.config.num_contexts, self.config.context_stride
-        return context_steps(steps - first, num_contexts=contexts, stride=stride) + first
 
     def _pictures(self, video: Video, steps: Steps) -> NDArray[np.uint8]:
         kept = self._kept.get(video.path)
@@ -153,11 +157,18 @@ class FrameStore:
 
 
 @dataclass(frozen=True)
-class _Pair:
-    frames: list[NDArray[np.generic]]
-    steps: list[Steps]
-    videos: list[Video]
-    augmentations: list[augment.Augmentation]
+class _Clip:
+    frames: NDArray[np.generic]
+    """Each that is needed, once."""
+    places: Steps
+    """(n, K), which of them each step sees."""
+    steps: Steps
+    index: int
+    """Of the video."""
+    augmentation: augment.Augmentation | None
+
+
+_Pair = tuple[_Clip, _Clip]
 
 
 class PairDataset(Dataset["_Pair | DataError"]):
@@ -169,6 +180,11 @@ class PairDataset(Dataset["_Pair | DataError"]):
     def __init__(self, videos: list[Video], config: DataConfig, *, seed: int, store: FrameStore | None = None) -> None:
         self.videos, self.config, self.seed = videos, config, seed
         self.store = store or FrameStore(config)
+        self._of_action: dict[str, list[int]] = {}
+        for index, video in enumerate(videos):
+            self._of_action.setdefault(video.action, []).append(index)
+        # `open_videos` refuses others.
+        assert config.pairing == "views" or min(map(len, self._of_action.values())) > 1
 
     def __getitem__(self, key: tuple[int, int, int]) -> _Pair | DataError:
         try:
@@ -180,64 +196,62 @@ class PairDataset(Dataset["_Pair | DataError"]):
         # One generator per place in the global order: the same clips whatever the number of workers and loaders.
         rng = np.random.default_rng((self.seed, epoch, place))
         config = self.config
-        chosen = [self.videos[index]] * 2
-        if config.pairing == "videos":
-            other = int(rng.integers(len(self.videos) - 1))
-            chosen[1] = self.videos[other + (other >= index)]
-        if config.sampling == "uniform":
-            steps = [uniform(video.num_frames, config.num_frames, rng) for video in chosen]
-        elif config.pairing == "videos":
-            steps = [
-                random_clip(video.num_frames, config.num_frames, rng, sampling_region=config.sampling_region)
-                for video in chosen
-            ]
-        else:
-            steps = list(
-                time_augment(
-                    chosen[0].num_frames,
-                    config.num_frames,
-                    rng,
-                    sampling_region=config.sampling_region,
-                    consistent_offset=config.consistent_offset,
-                )
-            )
-        draws = [augment.draw(rng) for _ in chosen] if config.augment and config.input == "videos" else []
-        frames = [self.store.read(video, taken) for video, taken in zip(chosen, steps, strict=True)]
-        return _Pair(frames, steps, chosen, draws)
+        chosen = (index, self._partner(index, rng) if config.pairing == "videos" else index)
+        one, other = (self.videos[number].num_frames for number in chosen)
+        steps = sample_steps(config, (one, other), rng)
+        is_augmented = config.augment and config.input == "videos"
+        draws = [augment.draw(rng) if is_augmented else None for _ in chosen]
+        one_clip, other_clip = (self._clip(*parts) for parts in zip(chosen, steps, draws, strict=True))
+        return one_clip, other_clip
+
+    def _partner(self, index: int, rng: np.random.Generator) -> int:
+        """Another video of the same action."""
+        same = self._of_action[self.videos[index].action]
+        other = int(rng.integers(len(same) - 1))
+        return same[other + (same[other] >= index)]
+
+    def _clip(self, index: int, steps: Steps, draw: augment.Augmentation | None) -> _Clip:
+        config = self.config
+        seen = context_steps(steps, num_contexts=config.num_seen, stride=config.context_stride)
+        needed, places = frames_once(seen)
+        return _Clip(self.store.read(self.videos[index], needed), places, steps, index, draw)
 
 
 class _Collate:
-    """Pads the clips of pairs to T."""
+    """Puts the clips of pairs together, padded to T steps."""
 
-    def __init__(self, num_frames: int) -> None:
+    def __init__(self, videos: list[Video], num_frames: int) -> None:
         self.num_frames = num_frames
+        self.names = [video.name for video in videos]
+        self.lengths = [video.num_frames for video in videos]
+        actions = sorted({video.action for video in videos})
+        self.actions = [actions.index(video.action) for video in videos]
 
     def __call__(self, items: list[_Pair | DataError]) -> Batch | DataError:
-        pairs = [item for item in items if isinstance(item, _Pair)]
+        pairs = [item for item in items if not isinstance(item, DataError)]
         if len(pairs) < len(items):
             return next(item for item in items if isinstance(item, DataError))
-        clips = [clip for pair in pairs for clip in pair.frames]
-        frames = np.zeros((len(clips), self.num_frames, *clips[0].shape[1:]), dtype=clips[0].dtype)
+        clips = [clip for pair in pairs for clip in pair]
+        counts = [len(clip.frames) for clip in clips]
+        places = np.full((len(clips), self.num_frames, clips[0].places.shape[1]), -1, dtype=np.int64)
         steps = np.zeros((len(clips), self.num_frames), dtype=np.int64)
-        for number, (clip, taken) in enumerate(
-            zip(clips, (taken for pair in pairs for taken in pair.steps), strict=True)
-        ):
-            frames[number, : len(taken)] = clip
-            steps[number, : len(taken)] = taken
-        videos = [video for pair in pairs for video in pair.videos]
-
-        def by_pair(array: NDArray[np.generic]) -> Tensor:
-            return torch.from_numpy(array).unflatten(0, (-1, 2))
-
-        lengths = np.array([len(taken) for pair in pairs for taken in pair.steps], dtype=np.int64)
+        for number, (clip, offset) in enumerate(zip(clips, np.cumsum([0, *counts[:-1]]), strict=True)):
+            places[number, : len(clip.steps)] = clip.places + offset
+            steps[number, : len(clip.steps)] = clip.steps
+        lengths = [len(clip.steps) for clip in clips]
         return Batch(
-            frames=by_pair(frames),
-            steps=by_pair(steps),
-            lengths=by_pair(lengths),
-            is_padded=bool((lengths < self.num_frames).any()),
-            video_lengths=by_pair(np.array([video.num_frames for video in videos], dtype=np.int64)),
-            augmentations=[draw for pair in pairs for draw in pair.augmentations],
-            names=[video.name for video in videos],
+            frames=torch.from_numpy(np.concatenate([clip.frames for clip in clips])),
+            counts=counts,
+            places=torch.from_numpy(places),
+            steps=torch.from_numpy(steps),
+            lengths=torch.tensor(lengths),
+            is_padded=min(lengths) < self.num_frames,
+            video_lengths=torch.tensor([self.lengths[clip.index] for clip in clips]),
+            video=torch.tensor([clip.index for clip in clips]),
+            action=torch.tensor([self.actions[clip.index] for clip in clips]),
+            pairs=torch.arange(len(clips)).unflatten(0, (-1, 2)),
+            augmentations=[clip.augmentation for clip in clips if clip.augmentation is not None],
+            names=[self.names[clip.index] for clip in clips],
         )
 
 
@@ -304,7 +318,7 @@ class PairLoader:
             self.dataset,
             batch_sampler=keys,
             num_workers=self.config.num_loaders,
-            collate_fn=_Collate(self.config.num_frames),
+            collate_fn=_Collate(self.dataset.videos, self.config.num_frames),
             pin_memory=self.pin_memory,
             # fork after torch has started threads is a known way to hang
             multiprocessing_context=_forkserver() if self.config.num_loaders else None,

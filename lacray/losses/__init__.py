@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lacray.config import Config
-from lacray.losses.clips import Clips, paired
+from lacray.losses.clips import Clips
 from lacray.losses.gta import GtaLoss
 from lacray.losses.lac import LacLoss
 from lacray.losses.lav import LavLoss
@@ -16,9 +16,9 @@ from lacray.losses.scl import SclLoss
 from lacray.losses.tcc import TccLoss
 from lacray.losses.tcn import TcnLoss
 
-__all__ = ["LOSSES", "Clips", "Loss", "build_loss", "paired"]
+__all__ = ["LOSSES", "Clips", "Loss", "build_loss"]
 
-LOSSES: dict[str, Callable[[Any, Config], Loss]] = {
+LOSSES: dict[str, Callable[[Any, Config], Loss[Any]]] = {
     "gta": lambda own, config: GtaLoss(own),
     "lac": lambda own, config: LacLoss(own, num_frames=config.data.num_frames),
     "lav": lambda own, config: LavLoss(own),
@@ -30,6 +30,6 @@ LOSSES: dict[str, Callable[[Any, Config], Loss]] = {
 """name -> the loss of a setting: its own section, and the whole of it."""
 
 
-def build_loss(config: Config) -> Loss:
+def build_loss(config: Config) -> Loss[Any]:
     """The loss module that `loss.name` names."""
     return LOSSES[config.loss.name](config.loss, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ class Clips:
         steps: (S, T) int64, frame index of each sampled frame in its video.
         lengths: (S,) int64, real frames of each clip.
         video_lengths: (S,) int64, frames of each clip's whole video.
-        video: (S,) int64, which of the batch's videos a clip is of.
+        video: (S,) int64, which video a clip is of; the same number on every rank.
+        action: (S,) int64, what is done in it; videos of different actions have nothing to be aligned by.
         pairs: (P, 2) int64, clips that are to be aligned: two views of one video, or two videos of one action.
     """
 
@@ -26,6 +27,7 @@ class Clips:
     lengths: Tensor
     video_lengths: Tensor
     video: Tensor
+    action: Tensor
     pairs: Tensor
 
     @property
@@ -39,37 +41,5 @@ class Clips:
         if embeddings.dtype in (torch.float16, torch.bfloat16):
             embeddings = embeddings.float()
         mask = self.mask
-        return Clips(
-            embeddings.masked_fill(~mask[..., None], 0.0),
-            self.steps.masked_fill(~mask, 0),
-            self.lengths,
-            self.video_lengths,
-            self.video,
-            self.pairs,
-        )
-
-
-def paired(
-    embeddings: Tensor, steps: Tensor, *, lengths: Tensor | None = None, video_lengths: Tensor | None = None
-) -> Clips:
-    """Clips that come in twos: (B, 2, T, E), (B, 2, T), (B, 2), (B, 2) -> 2B clips and B pairs.
-
-    Args:
-        lengths: None: all T.
-        video_lengths: None: equal.
-    """
-    num_pairs, _, num_frames, _ = embeddings.shape
-    device = embeddings.device
-    if lengths is None:
-        lengths = torch.full((num_pairs, 2), num_frames, device=device)
-    if video_lengths is None:
-        video_lengths = torch.ones_like(lengths)
-    order = torch.arange(2 * num_pairs, device=device)
-    return Clips(
-        embeddings.flatten(0, 1),
-        steps.flatten(0, 1),
-        lengths.flatten(),
-        video_lengths.flatten(),
-        order // 2,
-        order.unflatten(0, (-1, 2)),
-    )
+        embeddings = embeddings.masked_fill(~mask[..., None], 0.0)
+        return replace(self, embeddings=embeddings, steps=self.steps.masked_fill(~mask, 0))

@@ -12,15 +12,11 @@ from lacray.losses.loss import Loss
 from lacray.ops import smooth_dtw, soft_dtw
 
 
-class GtaLoss(Loss):
+class GtaLoss(Loss[GtaConfig]):
     """Cross-entropy of the way there and back with staying where one is, plus the costs of both; mean over pairs.
 
     Source: GTA (arXiv 2105.05217), Eq. 1-9; which axes are normalised, as its release does it.
     """
-
-    def __init__(self, config: GtaConfig) -> None:
-        super().__init__()
-        self.config = config
 
     def compute(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config

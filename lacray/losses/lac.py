@@ -30,7 +30,7 @@ def warped(
 ALIGNMENTS = {"local": soft_sw, "end_to_end": soft_nw, "dtw": warped}
 
 
-class LacLoss(Loss):
+class LacLoss(Loss[LacConfig]):
     """L_c + alpha (L_l + beta (L_sw12 + L_sw21)), Eq. 8, averaged over the pairs of a batch.
 
     The gap penalties are its parameters (`config.gap`), so they are synchronised, saved and restored with the encoder.
@@ -44,8 +44,7 @@ class LacLoss(Loss):
     raw_gap_extend: Tensor
 
     def __init__(self, config: LacConfig, *, num_frames: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         # Penalties that nothing trains are constants: DDP waits for the gradient of every parameter.
         trained = config.alpha > 0 and (config.beta > 0 or (config.local and config.match_gradient))
         self.is_learned = config.gap != "fixed" and trained

@@ -12,15 +12,11 @@ from lacray.losses.parts import contrastive_idm, squared_distances
 from lacray.ops import soft_dtw
 
 
-class LavLoss(Loss):
+class LavLoss(Loss[LavConfig]):
     """(soft-DTW(a, b) + alpha (C-IDM(a) + C-IDM(b))) over the clips' mean length, averaged over the pairs.
 
     Source: LAV (arXiv 2103.17260), Eq. 8.
     """
-
-    def __init__(self, config: LavConfig) -> None:
-        super().__init__()
-        self.config = config
 
     def compute(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config

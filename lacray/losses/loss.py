@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from lacray.config import LossSection
 from lacray.losses.clips import Clips
 
+Own = TypeVar("Own", bound=LossSection)
 
-class Loss(nn.Module, ABC):
+
+class Loss(nn.Module, ABC, Generic[Own]):
     """A loss of embedded clips; what it learns (gaps, projection heads) are its parameters, trained with the encoder.
 
     Subclasses define `compute`, and the rest where they differ.
+
+    Args:
+        config: its own section.
     """
 
     couples_pairs = False
     """Whether it is no mean over pairs: several ranks then join their embeddings, to be one batch."""
+
+    def __init__(self, config: Own) -> None:
+        super().__init__()
+        self.config = config
 
     def forward(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, in float32 at least.

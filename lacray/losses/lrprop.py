@@ -19,15 +19,11 @@ from lacray.losses.parts import contrastive_idm, gaussian_log_targets, masked_cr
 from lacray.ops import dtw_path, soft_dtw
 
 
-class LrpropLoss(Loss):
+class LrpropLoss(Loss[LrpropConfig]):
     """KL of propagated labels, both ways, plus alpha (soft-DTW + idm_weight C-IDM); mean over pairs.
 
     Source: LRProp, as its paper describes it; see the module's docstring.
     """
-
-    def __init__(self, config: LrpropConfig) -> None:
-        super().__init__()
-        self.config = config
 
     def compute(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config

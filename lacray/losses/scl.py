@@ -15,7 +15,7 @@ from lacray.losses.parts import gaussian_log_targets
 EPS = 1e-6
 
 
-class SclLoss(Loss):
+class SclLoss(Loss[SclConfig]):
     """KL divergence of Gaussian targets from the softmax over the other clip's frames, both ways, mean over frames.
 
     Source: CARL (arXiv 2203.14957), Eq. 2-5.
@@ -24,8 +24,7 @@ class SclLoss(Loss):
     couples_pairs = True
 
     def __init__(self, config: SclConfig, *, embedding: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         width = config.projection
         # Behind the encoder in training alone; what is evaluated is what goes into it.
         self.projection = (

@@ -12,17 +12,13 @@ from lacray.losses.loss import Loss
 from lacray.losses.parts import draws_of, squared_distances
 
 
-class TccLoss(Loss):
-    """Cycles over all ordered pairs of the batch's clips, or random ones; averaged over cycles.
+class TccLoss(Loss[TccConfig]):
+    """Cycles over all ordered pairs of the batch's clips of one action, or random ones; averaged over cycles.
 
     Source: TCC (arXiv 1904.07846), Eq. 2-5; steps and label smoothing as its release has them.
     """
 
     couples_pairs = True
-
-    def __init__(self, config: TccConfig) -> None:
-        super().__init__()
-        self.config = config
 
     def compute(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
@@ -69,11 +65,11 @@ def _neighbours(one: Tensor, other: Tensor, mask: Tensor, config: TccConfig) -> 
 
 
 def _all_cycles(embeddings: Tensor, clips: Clips, config: TccConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """From every frame of every clip, by every other clip: logits, start frames, start clips, weights."""
+    """From every frame of every clip, by every other of its action: logits, start frames, start clips, weights."""
     num_clips, num_frames, _ = embeddings.shape
     order = torch.arange(num_clips, device=embeddings.device)
     start, by = torch.meshgrid(order, order, indexing="ij")
-    other = start != by
+    other = (start != by) & (clips.action[start] == clips.action[by])
     start, by = start[other], by[other]
     found = _neighbours(embeddings[start], embeddings[by], clips.mask[by], config)
     logits = _scaled_similarity(found, embeddings[start], config)
@@ -84,9 +80,22 @@ def _all_cycles(embeddings: Tensor, clips: Clips, config: TccConfig) -> tuple[Te
 
 
 def _random_cycles(embeddings: Tensor, clips: Clips, config: TccConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """From random frames by random clips and back; no clip twice in a row."""
-    num_clips, device = len(embeddings), embeddings.device
+    """From random frames by random clips of the same action and back, `num_cycles` of each action in the batch."""
     generator = draws_of(clips)
+    cycles, shares = [], []
+    for action in clips.action.unique():
+        own = (clips.action == action).nonzero()[:, 0]
+        drawn = draw_cycles(len(own), config, generator).to(own.device)
+        share = torch.rand(config.num_cycles, generator=generator).to(own.device)
+        cycles.append(own[drawn])
+        shares.append(share)
+    chosen = torch.cat(cycles)
+    target = (torch.cat(shares) * clips.lengths[chosen[:, 0]]).long()
+    return follow_cycles(embeddings, clips, config, chosen, target)
+
+
+def draw_cycles(num_clips: int, config: TccConfig, generator: torch.Generator) -> Tensor:
+    """Random cycles (C, L) over clips 0..num_clips - 1; no clip twice in a row."""
     cycles = torch.randint(num_clips, (config.num_cycles, 1), generator=generator)
     for position in range(1, config.cycle_length):
         # Any clip but the one before, and for the last the first one neither, where there is a third.
@@ -98,10 +107,7 @@ def _random_cycles(embeddings: Tensor, clips: Clips, config: TccConfig) -> tuple
             clash = following == cycles[:, -1:]
             following = torch.where(clash, (following + 1) % num_clips, following)
         cycles = torch.cat([cycles, following], dim=1)
-    cycles = cycles.to(device)
-    start = cycles[:, 0]
-    target = (torch.rand(config.num_cycles, generator=generator).to(device) * clips.lengths[start]).long()
-    return follow_cycles(embeddings, clips, config, cycles, target)
+    return cycles
 
 
 def follow_cycles(

@@ -12,15 +12,14 @@ from lacray.losses.loss import Loss
 from lacray.losses.parts import draws_of, squared_distances
 
 
-class TcnLoss(Loss):
+class TcnLoss(Loss[TcnConfig]):
     """n-pairs or triplets within each clip, averaged over the clips.
 
     Source: TCN (arXiv 1704.06888); n-pairs: Sohn 2016; triplets: as the LAC release has them.
     """
 
     def __init__(self, config: TcnConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.couples_pairs = config.objective == "triplet"
 
     def compute(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:

@@ -68,6 +68,8 @@ TRAINING_DATA = (
     "data.sampling",
     "data.sampling_region",
     "data.consistent_offset",
+    "data.random_offset",
+    "data.positive_window",
     "data.augment",
 )
 """Settings of the data that say how clips for training are drawn; an untrained encoder sees none of it."""

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 from backends import ragged
+from pairs import paired
 from torch import Tensor
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from lacray.config import LacConfig
-from lacray.losses import paired
 from lacray.losses.lac import LacLoss
 from lacray.ops import soft_dtw, soft_sw
 

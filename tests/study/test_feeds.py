@@ -93,7 +93,7 @@ def test_the_methods_share_all_but_the_loss_and_what_makes_a_pair():
     flat = [space.config({"variant": name, "seed": 0}).flat() for name in space.variants]
     assert [own["loss.name"] for own in flat] == ["tcn", "tcc", "lav", "gta", "scl", "lrprop", "lac"]
     unlike = {key for own in flat for key in own if not key.startswith("loss.") and own[key] != flat[0][key]}
-    assert unlike <= {"data.pairing", "data.sampling"}
+    assert unlike <= {"data.pairing", "data.sampling", "data.positive_window"}
 
 
 def test_the_methods_are_tuned_with_equal_budgets_and_stand_in_the_table_of_methods():
@@ -102,7 +102,7 @@ def test_the_methods_are_tuned_with_equal_budgets_and_stand_in_the_table_of_meth
     assert {(space.trials, space.feeds, space.rows) for space in spaces} == {
         (12, ("table_1", "table_2"), ("loss.name",))
     }
-    unlike = {"loss.name", "data.pairing", "data.sampling"}
+    unlike = {"loss.name", "data.pairing", "data.sampling", "data.positive_window"}
     assert len({json.dumps({k: v for k, v in space.fixed.items() if k not in unlike}) for space in spaces}) == 1
     # Each has its learning rate and two or three settings of its own.
     assert {len(space.search) for space in spaces} <= {3, 4}
