@@ -2,7 +2,7 @@
 
     python benchmarks/step.py                             all losses, the default setting on SimPouring, on the CPU
     python benchmarks/step.py lac scl --threads 1         some of them
-    python benchmarks/step.py lac --space paper.yaml data.root=simpouring encoder.weights=none --repetitions 2
+    python benchmarks/step.py lac --space methods/lac.yaml data.root=simpouring encoder.weights=none --repetitions 2
     python benchmarks/step.py --device cuda
 
 The step is lacray.fit's own, watched from outside: marks are set where clips enter the encoder, where embeddings
@@ -36,6 +36,7 @@ from lacray.ops import backend_name
 
 PARTS = ("load", "augment", "encoder forward", "loss forward", "loss backward", "encoder backward", "optimiser")
 LOSS_PARTS = ("loss forward", "loss backward")
+NEEDED = {"tcn": {"data.positive_window": 5}}
 CLAIM = 0.05
 
 
@@ -184,7 +185,7 @@ def main() -> int:
             from lacray.study.space import find_space, load_space
 
             fixed = load_space(find_space(arguments.space), given).fixed
-        configs = {name: build({**fixed, "loss.name": name}) for name in losses}
+        configs = {name: build({**fixed, **NEEDED.get(name, {}), "loss.name": name}) for name in losses}
         found = measure(configs, torch.device(arguments.device), arguments.repetitions)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -168,13 +168,12 @@ class Space:
 def find_space(name: str) -> Path:
     """A search space as the user names it: a path, or one of the bundled ones."""
     package = Path(__file__).resolve().parents[1]
-    candidates = [home_expanded(name), Path(SPACES) / name, package.parent / SPACES / name, package / SPACES / name]
+    roots = (package.parent / SPACES, package / SPACES)
+    candidates = [home_expanded(name), Path(SPACES) / name, *(root / name for root in roots)]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    found = {
-        p.relative_to(f).as_posix() for f in (package.parent / SPACES, package / SPACES) for p in f.rglob("*.yaml")
-    }
+    found = {path.relative_to(root).as_posix() for root in roots for path in root.rglob("*.yaml")}
     bundled = sorted(found, key=lambda path: (path.count("/"), path))
     raise ConfigError(f"{name}: no such search space; give a YAML file, or one of {', '.join(bundled)}")
 
