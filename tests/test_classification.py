@@ -120,7 +120,7 @@ def test_the_memory_of_a_kernel_is_what_is_promised():
     svm.svm_predictions(embeddings, labels, embeddings[:10])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    promised = svm._kernel_bytes(np.bincount(labels).tolist())
+    promised = svm._bytes(np.bincount(labels).tolist())
     assert peak < promised + 8e6
-    assert svm._kernel_bytes([2800] * 5) < 0.21 * 2**30
-    assert svm._kernel_bytes([5750] * 2) < svm.KERNEL_BYTES < svm._kernel_bytes([5850] * 2)
+    assert svm._bytes([2800] * 5) < 0.21 * 2**30
+    assert svm._bytes([5750] * 2) < svm.KERNEL_BYTES < svm._bytes([5850] * 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,21 @@ def assert_as_undisturbed(folder: Path, undisturbed) -> None:
     assert rows_of(folder) == rows
     for name, value in load_model(folder / "s" / "checkpoints" / "r.pt").encoder.state_dict().items():
         assert torch.equal(value, weights[name]), name
+
+
+def test_rows_of_several_actions_have_the_value_of_each_beside_the_mean(data, tmp_path):
+    root = shutil.copytree(data, tmp_path / "clips")
+    lines = (root / "splits.csv").read_text().split()
+    actions = ["action", *("let go" if number % 2 else "pull-up" for number in range(len(lines) - 1))]
+    (root / "splits.csv").write_text("\n".join(map(",".join, zip(lines, actions, strict=True))))
+    values = parse_assignments([*tiny_settings(root, epochs=1), "evaluation.label_draws=2"])
+    list(execute(replace(a_run(root, tmp_path / "results"), values=values), device=CPU))
+    row = rows_of(tmp_path / "results")[-1]
+    assert row["split"] == "validation"
+    for name in ("full.class_10", "cropped.ap_5", "full.class_50_logistic_draws", "objective"):
+        each = [row[f"action.{action}.{name}"] for action in ("let go", "pull-up")]
+        assert row[f"metric.{name}"] == pytest.approx(np.mean(each), abs=1e-12), name
+        assert row[f"num_actions.{name}"] == 2
 
 
 def test_a_row_for_every_epoch_and_its_metrics_where_it_was_evaluated(undisturbed):

@@ -27,7 +27,7 @@ C = 1.0
 TOLERANCE = 1e-3
 """Of the multipliers' optimality, as libsvm has it."""
 KERNEL_BYTES = 1 << 29
-"""What the table of the kernel may take: of float32, between the frames of a phase, and between those of two phases."""
+"""What the kernel may take, in float32 between the frames of a phase and between those of two, with the weights."""
 LANES = 8
 SOURCE = Path(__file__).resolve().parent / "csrc" / "svm.cpp"
 # Without contraction, roundings are libsvm's on every machine.
@@ -50,7 +50,7 @@ def svm_predictions(embeddings: Array, labels: Array, frames: Array) -> Array:
     native = _native()
     classes = np.unique(labels)
     counts = [int((labels == label).sum()) for label in classes]
-    if native is None or _kernel_bytes(counts) > KERNEL_BYTES:
+    if native is None or _bytes(counts) > KERNEL_BYTES:
         predictions: Array = SVC(C=C, tol=TOLERANCE).fit(embeddings, labels).predict(frames)
         return predictions
     by_class = [embeddings[labels == label] for label in classes]
@@ -58,10 +58,12 @@ def svm_predictions(embeddings: Array, labels: Array, frames: Array) -> Array:
     return classes[machine.vote(frames)]
 
 
-def _kernel_bytes(counts: list[int]) -> int:
+def _bytes(counts: list[int]) -> int:
     of_phases = sum(count * _padded(count) for count in counts)
     between = max(_cells(a, b) for a, b in itertools.combinations(counts, 2))
-    return 4 * (of_phases + 2 * between)
+    # Of many phases, what each frame weighs in each of the pairs is no less.
+    weights = sum(counts) * len(counts) * (len(counts) - 1) // 2
+    return 4 * (of_phases + 2 * between) + 8 * weights
 
 
 def _cells(a: int, b: int) -> int:
