@@ -20,7 +20,7 @@ from lacray.exits import guarded
 from lacray.text import home_expanded
 
 # Lines of a part of the report, so that all of it fits a screen.
-MAX_ODD, MAX_LEFT_OUT = 10, 5
+MAX_UNLIKE, MAX_ODD, MAX_LEFT_OUT = 13, 10, 5
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -95,6 +95,7 @@ def show(root: str, findings: Findings) -> None:
     tell(root, "bold")
     _columns(findings.found)
     for heading, lines, most in (
+        ("unlike the paper", findings.unlike_published, MAX_UNLIKE),
         ("odd", findings.odd, MAX_ODD),
         ("left out", findings.left_out, MAX_LEFT_OUT),
     ):

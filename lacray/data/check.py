@@ -30,6 +30,8 @@ class Findings:
 
     found: dict[str, str] = field(default_factory=dict)
     """What is there, by heading."""
+    unlike_published: list[str] = field(default_factory=list)
+    """How a published data set differs from what the tables count."""
     odd: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     computable: dict[str, str] = field(default_factory=dict)
@@ -64,9 +66,9 @@ def check(config: DataConfig, settings: Sequence[str] = (), *, progress: Progres
         part = "validation" if video.name in videos.held else video.split
         findings.videos[video.name] = {"part": part, "frames": video.num_frames, **vars(facts[video.name])}
     findings.found = _found(config, seen, videos, facts)
-    published = against_published(videos, config.action)
-    findings.odd = [*(published[1] if published else []), *listing.notes, *_odd_files(config, everything, facts)]
-    findings.odd += [*oddities(videos), *_odd_labels(videos)]
+    if (published := against_published(videos, config.action)) is not None:
+        findings.found["published"], findings.unlike_published = published
+    findings.odd = [*listing.notes, *_odd_files(config, everything, facts), *oddities(videos), *_odd_labels(videos)]
     findings.computable = _computable(videos, is_usable=not findings.problems)
     findings.then = _then(config, settings, findings)
     return findings
@@ -131,8 +133,6 @@ def _found(config: DataConfig, seen: Survey, videos: VideoSet, facts: dict[str, 
         found["labels"] = f"{len(labelled)} videos, {100 * share:.0f} % of their frames; {phases}"
     else:
         found["labels"] = "none"
-    if (published := against_published(videos, config.action)) is not None:
-        found["published"] = published[0]
     return found
 
 

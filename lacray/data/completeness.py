@@ -15,7 +15,8 @@ def against_published(videos: VideoSet, wanted: str | None = None) -> tuple[str,
         wanted: the one action that was asked for, `data.action`.
 
     Returns:
-        The result in words, and a line for each action that differs; None where it is none of the published ones.
+        The result in words, and a line for each action that differs, one for all that are absent; None where it is
+        none of the published ones.
     """
     own = by_action(videos.training + videos.val)
     phases = {action: len(names) for action, names in videos.phases.items()}
@@ -27,12 +28,16 @@ def against_published(videos: VideoSet, wanted: str | None = None) -> tuple[str,
         expected = tuple(action for action in PENN_ACTION if wanted is None or action.action == wanted)
     if not any(action.action in own for action in expected):
         return None
-    lines = [line for action in expected for line in _differences(action, own.get(action.action, []), phases)]
+    there = {action: _differences(action, own[action.action], phases) for action in expected if action.action in own}
+    absent = [action.action for action in expected if action not in there]
+    lines = [line for line in there.values() if line]
+    if absent:
+        lines.append(f"no video of {', '.join(absent)}")
     counts = f"{sum(a.num_train for a in expected)}/{sum(a.num_val for a in expected)} videos (train/val)"
     of_actions = f" of {len(expected)} actions" if len(expected) > 1 else ""
     if not lines:
         return f"complete: {counts}{of_actions}, as in the paper", []
-    whole = len(expected) - len({line.partition(":")[0] for line in lines})
+    whole = sum(not line for line in there.values())
     some = f"{whole} of {len(expected)} actions are complete" if len(expected) > 1 else "incomplete"
     return f"{some}; the paper has {counts}{of_actions}", lines
 
@@ -43,7 +48,8 @@ def _is_pouring(videos: VideoSet, own: list[Video], num_phases: int) -> bool:
     return counts == POURING[1:] or POURING.action in Path(videos.root).name.lower()
 
 
-def _differences(published: Published, own: list[Video], phases: dict[str, int]) -> list[str]:
+def _differences(published: Published, own: list[Video], phases: dict[str, int]) -> str:
+    """In what the videos of an action differ from the published ones, in one line; empty where they do not."""
     counts = {split: sum(video.split == split for video in own) for split in ("train", "val")}
     differ = []
     for split, wanted in (("train", published.num_train), ("val", published.num_val)):
@@ -53,4 +59,4 @@ def _differences(published: Published, own: list[Video], phases: dict[str, int])
     num_phases = phases.get(published.action, 0)
     if num_phases and num_phases != published.num_phases:
         differ.append(f"{num_phases} phases in place of {published.num_phases}")
-    return [f"{published.action}: {', '.join(differ)}"] if differ else []
+    return f"{published.action}: {', '.join(differ)}" if differ else ""
