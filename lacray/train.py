@@ -327,6 +327,10 @@ def _tell(runs: list[Run], arguments: argparse.Namespace) -> None:
         tell(f"checkpoint: {shown(checkpoint_uri(arguments.results, run.study, run.run_id))}")
     console.print("next:", style="bold")
     tell("  " + shell("python", "analysis/report.py", *where))
+    data = runs[0].config().data
+    if data.input == "videos" and "://" not in arguments.results:
+        root = data.root if data.root == "simpouring" else shown(data.root)
+        tell("  " + shell("python", "-m", "lacray.view", root, *where))
 
 
 if __name__ == "__main__":
