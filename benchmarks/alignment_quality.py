@@ -28,7 +28,7 @@ from lacray.apply.folders import open_folder, read_item
 from lacray.config import UserError
 from lacray.ops import dtw_path, soft_dtw
 
-TOLERANCE = 0.25
+TOLERANCE = 0.5
 """Phases."""
 GAMMA = 0.1
 """Of soft-DTW, on squared distances of normalised embeddings: LAV's."""

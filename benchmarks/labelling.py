@@ -5,7 +5,8 @@
     python benchmarks/labelling.py CHECKPOINT --root DIR                another data set
 
 Of the train split a share is drawn at random, one video at least, several times; its labels are carried to the val
-split. Accuracy is over the val split's frames that have a phase; a frame that is given none counts as wrong. The
+split. Accuracy, with its deviation over the draws, is over the val split's frames that have a phase; behind the stroke
+over all frames, where none is right for those that have no phase. A frame that is given none counts as wrong. The
 classifier is the evaluation's SVM (rbf, C 1). The last line of stdout is one JSON document.
 """
 
@@ -50,13 +51,14 @@ def main() -> int:
     truth = np.concatenate([own.labels for own in known["val"]])
     has_phase = truth >= 0
 
-    def accuracy(labels: list[np.ndarray]) -> float:
-        return float((np.concatenate(labels) == truth)[has_phase].mean())
+    def accuracy(labels: list[np.ndarray]) -> tuple[float, float]:
+        right = np.concatenate(labels) == truth
+        return float(right[has_phase].mean()), float(right.mean())
 
     rows: list[dict[str, Any]] = []
     for share in SHARES:
         count = max(1, int(share * len(known["train"])))
-        found: dict[str, list[float]] = {"alignment": [], "classifier": [], "both": []}
+        found: dict[str, list[tuple[float, float]]] = {"alignment": [], "classifier": [], "both": []}
         for draw in range(arguments.draws):
             places = np.random.default_rng(draw).choice(len(known["train"]), count, replace=False)
             references = [known["train"][place] for place in places]
@@ -73,12 +75,15 @@ def main() -> int:
                     else [frame_labels(segments_of(own), len(own)) for own in probabilities]
                 )
                 found[name].append(accuracy(labels))
-        means = {name: (float(np.mean(own)), float(np.std(own))) for name, own in found.items()}
+        means = {name: np.concatenate([np.mean(own, 0), np.std(own, 0)]).tolist() for name, own in found.items()}
         rows.append({"share": share, "videos": count, **means})
     print("| labelled videos | by alignment | by a classifier | by both |")
     print("| --- | --- | --- | --- |")
     for row in rows:
-        cells = [f"{100 * row[name][0]:.1f} ± {100 * row[name][1]:.1f}" for name in ("alignment", "classifier", "both")]
+        cells = [
+            f"{100 * row[name][0]:.1f} ± {100 * row[name][2]:.1f} / {100 * row[name][1]:.1f}"
+            for name in ("alignment", "classifier", "both")
+        ]
         print(f"| {100 * row['share']:.0f} % ({row['videos']}) | {' | '.join(cells)} |")
     print(json.dumps({"draws": arguments.draws, "val_videos": len(targets), "rows": rows}))
     return 0

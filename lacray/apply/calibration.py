@@ -59,7 +59,8 @@ class Calibration:
     log_odds: tuple[float, ...]
     """c in nats at each, not falling."""
     nats_per_similarity: float
-    """The slope of the straight line that is nearest to c, which turns penalties in units of similarity into nats."""
+    """The slope of the straight line that is nearest to c where frames match: it turns penalties in units of similarity
+    into nats."""
     chance: Chance
     num_videos: int
     num_pairs: int
@@ -238,13 +239,13 @@ def _rising_log_odds(found: NDArray[np.float64], by_chance: NDArray[np.float64])
 def _slope(
     similarities: NDArray[np.float64], log_odds: NDArray[np.float64], tables: Sequence[NDArray[np.float32]]
 ) -> float:
-    """Of the straight line nearest to c, over similarities of matched frames and of frames at random, half and half."""
+    """Of the straight line nearest to c over the similarities of matched frames: a gap competes with those."""
     edges = (similarities[1:] + similarities[:-1]) / 2
     counts = np.zeros(len(similarities))
     for table in tables:
         counts += np.bincount(np.searchsorted(edges, table.ravel()), minlength=len(similarities))
     by_chance = counts / counts.sum()
-    weights = by_chance * (1 + np.exp(log_odds))
+    weights = by_chance * np.exp(log_odds)
     weights = weights / weights.sum()
     across = similarities - (weights * similarities).sum()
     variance = (weights * across**2).sum()
