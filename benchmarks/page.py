@@ -4,8 +4,8 @@
     python benchmarks/page.py --videos 8 --seconds 20
     python benchmarks/page.py --folder DIR           videos that are there already (and are made there if not)
 
-Needs chromium and chromedriver (apt-get install chromium chromium-driver) and selenium. Before anything is timed, every
-video in sight must show the counterpart that the alignment gives. The last line of stdout is one JSON document.
+Needs chromium and chromedriver (apt-get install chromium chromium-driver) and selenium. That what is shown is right is
+what tests/page checks, picture by picture. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
