@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +108,7 @@ def test_later_commands_in_their_order(user):
 def test_own_videos_and_what_is_made_of_their_alignment(tmp_path):
     root = simpouring.ensure(tmp_path / "cache", num_train=5, num_val=2, size=64)
     shutil.copytree(root / "videos", tmp_path / "my_videos")
-    check, line = [line for line in COMMANDS if "my_videos" in line]
+    check, line, view = [line for line in COMMANDS if "my_videos" in line]
     assert line in run(check, tmp_path), "what the first says to type next is the second"
     short = ("fit.epochs=1", "data.size=32", "data.num_frames=16", "encoder.hidden=32")
     said = run(line, tmp_path, *short)
@@ -115,6 +117,15 @@ def test_own_videos_and_what_is_made_of_their_alignment(tmp_path):
     run(f"{align.rpartition(' ')[0]} {checkpoint}", tmp_path)
     for name in ("together.mp4", "train_001.png"):
         assert (tmp_path / "alignment" / name).stat().st_size > 10_000
+    command = [sys.executable, *shlex.split(view)[1:], "--no-browser"]
+    env = environment({"PYTHONPATH": str(ROOT)})
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as page:
+        assert page.stdout is not None
+        address = next(line.split()[1] for line in page.stdout if line.startswith("page: "))
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=60) as answer:
+            assert b"<title>" in answer.read()
+        page.send_signal(signal.SIGINT)
+    assert page.returncode == 130
 
 
 def test_python_of_the_readme(tmp_path, monkeypatch):
