@@ -3,7 +3,7 @@
     python -m lacray.ops.build            builds what this machine uses (the CUDA part too where a GPU is usable)
     python -m lacray.ops.build --cuda     builds the CUDA part even without a GPU
 
-Where the libraries lie, and why an interrupted build does no harm: lacray/ops/library.py.
+Where the libraries lie, and why an interrupted build does no harm: lacray/ops/library.py, lacray/native.py.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Compile the operators' C++ and CUDA at first use, once per machine, whatever happens to the process that does it.
 
-A library lies in `<cache>/ops/<device>-<key>/` (`lacray.cache`), where the key is a hash of the sources, the flags,
-torch's version and the machine's architecture. It is built in a scratch folder under a file lock that the kernel
-releases when its holder dies, and published by a rename. So an interrupted build leaves nothing that a later one could
-take for a library or wait for, and processes that start together build once.
+A library lies in `<cache>/ops/<device>-<key>/`, where the key is a hash of the sources, the flags, torch's version and
+the machine's architecture; `lacray.native` says why an interrupted build does no harm.
 
 The compilers are called directly: the sources use torch's stable ABI, a few slim headers, and need none of what
 `torch.utils.cpp_extension` prepares (ninja, pybind11, a toolkit of torch's own minor version); its import alone takes
@@ -12,25 +10,17 @@ longer than loading the library. The CUDA runtime is linked statically, so no li
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import functools
-import hashlib
 import importlib.util
 import os
-import platform
-import shlex
 import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from lacray.cache import cached
+from lacray.native import BuildError, built, find_compiler, key_of, run, run_all
 
 SOURCES = Path(__file__).resolve().parent / "csrc"
 CPU_SOURCES = ("engine_avx512.cpp", "engine_avx2.cpp", "engine_plain.cpp", "binding_cpu.cpp")
@@ -41,20 +31,10 @@ CUDA_ARCHITECTURES = ("80", "86", "89", "90")  # the last one as PTX too, for wh
 NVCC_FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden")
 
 
-class BuildError(RuntimeError):
-    """The compiled operators cannot be had here; the message names the remedy."""
-
-
 @functools.cache
 def _key(device: str) -> str:
-    digest = hashlib.sha256()
-    for source in (Path(__file__), *sorted(SOURCES.iterdir())):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    settings = (torch.__version__, platform.system(), platform.machine(), CXX_FLAGS, os.environ.get("CXX", ""))
-    digest.update(repr(settings).encode())
-    if device == "cuda":
-        digest.update(repr((CUDA_ARCHITECTURES, NVCC_FLAGS)).encode())
-    return digest.hexdigest()[:16]
+    own = (CUDA_ARCHITECTURES, NVCC_FLAGS) if device == "cuda" else ()
+    return key_of((Path(__file__), *sorted(SOURCES.iterdir())), torch.__version__, CXX_FLAGS, own)
 
 
 def library_path(device: str) -> Path:
@@ -64,66 +44,11 @@ def library_path(device: str) -> Path:
 
 def library(device: str) -> Path:
     """The compiled library for "cpu" or "cuda", built if need be. Raises BuildError."""
-    path = library_path(device)
-    if path.exists():
-        return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path.parent / "lock"):
-            if not path.exists():  # else another process built it while this one waited
-                _build(device, path)
-    except OSError as error:
-        raise BuildError(
-            f"{path.parent}: cannot be written ({error}). Set LACRAY_CACHE to a folder that can."
-        ) from error
-    return path
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # released by the kernel when the process ends, however it ends
-        yield
-
-
-def _build(device: str, path: Path) -> None:
-    for left_over in path.parent.glob("scratch-*"):  # of a build that was killed: its lock is ours now
-        shutil.rmtree(left_over, ignore_errors=True)
-    scratch = path.parent / f"scratch-{os.getpid()}-{time.time_ns()}"
-    scratch.mkdir()
-    try:
-        built = _compile_cpu(scratch) if device == "cpu" else _compile_cuda(scratch)
-        os.replace(built, path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    return built(library_path(device), _compile_cpu if device == "cpu" else _compile_cuda)
 
 
 def _say(device: str, scratch: Path) -> None:
     print(f"lacray: compiling the {device} operators, once, into {scratch.parent}", file=sys.stderr, flush=True)
-
-
-def _run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        tail = "\n".join((result.stderr or result.stdout).strip().splitlines()[-20:])
-        raise BuildError(f"the compiler failed ({result.returncode}): {shlex.join(command)}\n{tail}")
-
-
-def _run_all(commands: list[list[str]]) -> None:
-    with ThreadPoolExecutor(max_workers=max(1, os.cpu_count() or 1)) as pool:
-        list(pool.map(_run, commands))
-
-
-def find_compiler() -> str:
-    wanted = os.environ.get("CXX")
-    for name in [wanted] if wanted else ["c++", "g++", "clang++"]:
-        if found := shutil.which(name):
-            return found
-    named = f"CXX={wanted}" if wanted else "c++, g++ or clang++"
-    raise BuildError(
-        f"no C++ compiler found ({named}). Install one (Debian, Ubuntu: apt install g++; conda: conda install "
-        "cxx-compiler), or set CXX to its path."
-    )
 
 
 def _torch_flags() -> tuple[list[str], list[str]]:
@@ -141,14 +66,14 @@ def _compile_cpu(scratch: Path) -> Path:
     _say("cpu", scratch)
     include, link = _torch_flags()
     objects = [scratch / (name + ".o") for name in CPU_SOURCES]
-    _run_all(
+    run_all(
         [
             [compiler, *CXX_FLAGS, *include, "-c", str(SOURCES / name), "-o", str(object_)]
             for name, object_ in zip(CPU_SOURCES, objects, strict=True)
         ]
     )
     built = scratch / "lacray_ops.so"
-    _run([compiler, "-shared", *map(str, objects), *link, "-o", str(built)])
+    run([compiler, "-shared", *map(str, objects), *link, "-o", str(built)])
     return built
 
 
@@ -206,7 +131,7 @@ def _compile_cuda(scratch: Path) -> Path:
         else:
             flags = [compiler, *CXX_FLAGS, "-DUSE_CUDA", *include]
         commands.append([*flags, "-c", str(SOURCES / name), "-o", objects[-1]])
-    _run_all(commands)
+    run_all(commands)
     built = scratch / "lacray_ops.so"
-    _run([nvcc, f"-ccbin={compiler}", "-shared", "-cudart=static", *objects, *cuda_link, *link, "-o", str(built)])
+    run([nvcc, f"-ccbin={compiler}", "-shared", "-cudart=static", *objects, *cuda_link, *link, "-o", str(built)])
     return built
