@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -296,10 +295,20 @@ def test_file_that_cannot_be_read_is_named(tmp_path):
         assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").rglob("*.yaml")), ids=lambda path: Path(path).stem)
+BUNDLED = sorted((ROOT / "search_spaces").rglob("*.yaml"))
+
+
+def test_no_two_bundled_spaces_have_one_name():
+    names = [load_space(path).name for path in BUNDLED]
+    assert len(set(names)) == len(BUNDLED) > 20
+
+
+@pytest.mark.parametrize("path", BUNDLED, ids=lambda path: "-".join(path.parts[-2:]))
 def test_bundled_space_is_right(path):
     space = load_space(path)
-    assert space.name == path.stem
+    method, _, action = path.stem.partition("_")
+    published = "-".join(filter(None, (method, "published", action)))
+    assert space.name == (published if path.parent.name == "methods" else path.stem)
     if not space.distributions():
         assert space.config()
     elif space.sampler == "tpe":
