@@ -54,17 +54,25 @@ advice = _Advice()
 
 def leave_at_once() -> None:
     """Until `guarded`: a signal ends the process with a line, while the libraries are imported that take seconds."""
+    # A handler waits for the main thread's next step, and a signal that comes a moment before a blocking call does not
+    # interrupt that call. So the interpreter writes the signal's number into a pipe, and a thread of ours leaves.
+    receiving, sending = os.pipe()
+    os.set_blocking(sending, False)
 
-    def leave(number: int, frame: Any) -> None:
+    def leave() -> None:
+        number = os.read(receiving, 1)[0]
         os.write(2, f"interrupted by {signal.Signals(number).name}; {advice.text}\n".encode())
         os._exit(128 + number)
 
+    threading.Thread(target=leave, daemon=True, name="leave at once").start()
+    signal.set_wakeup_fd(sending)
     for number in SIGNALS:
-        signal.signal(number, leave)
+        signal.signal(number, lambda number, frame: None)
 
 
 def catch_signals() -> None:
     """Turn signals into KeyboardInterrupt in the main thread; called again after libraries that set their own."""
+    signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, _on_signal)
 
