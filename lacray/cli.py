@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import os
 import shlex
@@ -140,18 +141,25 @@ def prepare_videos(config: Config, *, for_study: bool, metric: str = "objective"
     """
     with progress_bar() as progress:
         videos = open_videos(config.data, progress=progress)
-    for line in first_of([f"left out, {line}" for line in videos.unreadable]) + videos.notes + oddities(videos):
-        warn(line)
     left_out = f", {len(videos.unreadable)} unreadable left out" if videos.unreadable else ""
     of_actions = f" of {len(videos.actions)} actions" if len(videos.actions) > 1 else ""
-    tell(
+    _tell_videos(
+        (*first_of([f"left out, {line}" for line in videos.unreadable]), *videos.notes, *oddities(videos)),
         f"videos: {len(videos.train)} train, {len(videos.validation)} validation, {len(videos.val)} val, "
-        f"{videos.num_phases} phases{of_actions} ({videos.root}){left_out}"
+        f"{videos.num_phases} phases{of_actions} ({videos.root}){left_out}",
     )
     problems = why_not_selectable(videos, metric) if for_study else []
     if problems:
         raise DataError(problems)
     return videos
+
+
+@functools.cache
+def _tell_videos(warnings: tuple[str, ...], line: str) -> None:
+    """Once in a process: several studies of one command share their videos."""
+    for warning in warnings:
+        warn(warning)
+    tell(line)
 
 
 def first_of(lines: list[str], most: int = 10) -> list[str]:

@@ -157,3 +157,10 @@ def test_optunas_store_lies_beside_the_results(tmp_path):
 def test_a_command_that_is_printed_can_be_pasted(name):
     words = ["python", "-m", "lacray.train", f"data.root={name}", "--results", name]
     assert shlex.split(shell(*words)) == words
+
+
+def test_studies_of_one_command_tell_of_their_videos_once(plain_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = build({"data.root": str(plain_root)})
+    for _ in range(2):
+        prepare_videos(config, for_study=True)
+    assert capsys.readouterr().out.count(f"({plain_root})") == 1
