@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 from lacray.cache import can_write, home_dir, temporary_dir
 from lacray.cli import console
 from lacray.config import UserError
-from lacray.exits import catch_signals
+from lacray.exits import catch_signals, interrupted_by
 
 # What Ray reads from the environment, once, when it is imported.
 RAY_SETTINGS = {
@@ -58,6 +59,22 @@ def check_address() -> None:
     problem = _unreachable(host, int(port))
     if problem:
         raise UserError(f"RAY_ADDRESS: must name a Ray cluster that answers, got {address} ({problem}); {REMEDY}")
+
+
+@contextmanager
+def shutting_down() -> Iterator[None]:
+    """Shut Ray down at the end, unless that is a signal which Ray's daemons may have got as well.
+
+    Who asks Ray anything while it ends is ended by it, with exit code 1 and without a word. What is there of Ray ends
+    with this process. Ctrl-C alone does not reach the daemons.
+    """
+    import ray
+
+    try:
+        yield
+    finally:
+        if interrupted_by() in (None, signal.SIGINT):
+            ray.shutdown()
 
 
 def start_ray() -> None:

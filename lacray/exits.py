@@ -37,7 +37,7 @@ def guarded(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
         raise SystemExit(3) from None
     except KeyboardInterrupt:
         # Libraries raise their own in the place of ours.
-        number = _signals_seen[0] if _signals_seen else signal.SIGINT
+        number = interrupted_by() or signal.SIGINT
         print(f"interrupted by {signal.Signals(number).name}; {advice.text}", file=sys.stderr, flush=True)
         # Not by SystemExit: threads of libraries that wait for the network would be waited for.
         os._exit(128 + number)
@@ -78,6 +78,11 @@ def catch_signals() -> None:
 
 
 _signals_seen: list[int] = []
+
+
+def interrupted_by() -> int | None:
+    """The signal that this process has got, if any."""
+    return _signals_seen[0] if _signals_seen else None
 
 
 def _on_signal(number: int, frame: Any) -> None:

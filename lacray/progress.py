@@ -25,6 +25,7 @@ class RunProgress:
         """When the run last gave a sign of life."""
         self.epoch = 0
         self._over = threading.Event()
+        self._ask = True
         self._thread = threading.Thread(target=self._watch, name="lacray-progress", daemon=True)
 
     def __enter__(self) -> RunProgress:
@@ -32,8 +33,8 @@ class RunProgress:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        self._ask = kind is None
         self._over.set()
-        # After an interruption Ray may not answer any more.
         self._thread.join(None if kind is None else LOOK_S)
 
     def _watch(self) -> None:
@@ -44,6 +45,9 @@ class RunProgress:
             is_over = False
             while not is_over:
                 is_over = self._over.wait(LOOK_S)
+                if not self._ask:
+                    # A signal may have gone to Ray as well, which ends those who ask it when it is no more.
+                    break
                 try:
                     results = ray.get(self.board.take.remote(), timeout=10)
                 except ray.exceptions.RayError:

@@ -33,7 +33,7 @@ from lacray.cli import (
     tell,
     warn,
 )
-from lacray.cluster import check_address, start_ray
+from lacray.cluster import check_address, shutting_down, start_ray
 from lacray.config import DEFAULT_LOSS, Config, UserError, build, known_keys, parse_assignments
 from lacray.exits import advice, guarded
 from lacray.fit import check_batch
@@ -92,17 +92,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     backend_name("cpu")
     advice.text = "the same command goes on from the last checkpoint"
     start_ray()
-    import ray
-
-    try:
+    with shutting_down():
         check_shared(absolute(arguments.results))
         runs = planned(arguments, config, study)
         given = f" with {', '.join(f'{key}={value}' for key, value in overrides.items())}" if overrides else ""
         seeds = ", ".join(str(run.config().seed) for run in runs)
         tell(f"training {source}{given}: seeds {seeds}, workers {runs[0].workers}")
         train(runs, arguments)
-    finally:
-        ray.shutdown()
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 from rich.text import Text
 
 from lacray.cli import console, not_negative, positive, positive_number, shell, shown, tell, warn
-from lacray.cluster import check_address, start_ray
+from lacray.cluster import check_address, shutting_down, start_ray
 from lacray.config import ConfigError, UserError, parse_assignments
 from lacray.exits import guarded
 from lacray.nodes import Plan, check_shared, default_gpus, plan, read_nodes
@@ -90,12 +90,10 @@ def run(opened: Sequence[Study], arguments: argparse.Namespace) -> None:
         UserError: what kept studies from their end; those after them have been driven nevertheless.
     """
     start_ray()
-    import ray
-
     from lacray.study.driver import Driver, open_asides
 
     problems: list[str] = []
-    try:
+    with shutting_down():
         check_shared(opened[0].place.uri)
         plans = [planned(study, arguments) for study in opened]
         for study, own in zip(opened, plans, strict=True):
@@ -111,8 +109,6 @@ def run(opened: Sequence[Study], arguments: argparse.Namespace) -> None:
                 problems += error.problems
                 for problem in error.problems:
                     warn(problem)
-    finally:
-        ray.shutdown()
     if problems:
         raise UserError(problems)
 

@@ -37,10 +37,11 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._over.set()
-        # A check may be waiting for a server that is away.
-        self._thread.join(2 * PERIOD_S)
+        if kind is not KeyboardInterrupt:
+            # A check may be waiting for a server that is away.
+            self._thread.join(2 * PERIOD_S)
 
     def _work(self) -> None:
         while not self._over.wait(PERIOD_S):
