@@ -45,6 +45,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+# torch's generators hold 64 bits, and each rank's seed is a multiple of the run's.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class DataConfig(Section):
@@ -427,7 +429,7 @@ class EvaluationConfig(Section):
     """Frames between two strided frames in AP@K, Kendall's tau and the event errors."""
     report_split: bool = False
     """At the last epoch, evaluate the val split too. Selection never sees it."""
-    crop_seed: int = Field(0, ge=0)
+    crop_seed: Seed = 0
     """Seed of the windows of the `cropped` protocol."""
     label_draws: int = Field(0, ge=0)
     """Beside the published label fractions (the first videos of the list): their mean and deviation over so many random
@@ -447,7 +449,7 @@ DEFAULT_LOSS = "lac"
 class Config(Section):
     """One run: data, encoder, loss, training loop, evaluation."""
 
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     data: DataConfig = DataConfig()
     encoder: EncoderConfig = EncoderConfig()
     loss: LossConfig = LacConfig()
@@ -523,7 +525,7 @@ def read_setting(key: str, value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    kinds = _kinds(key)
+    kinds = kinds_of(key)
     word = value.strip().lower()
     if bool in kinds and word in TRUTH:
         return TRUTH[word]
@@ -539,7 +541,7 @@ def read_setting(key: str, value: Any) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _kinds(key: str) -> frozenset[type]:
+def kinds_of(key: str) -> frozenset[type]:
     """The plain types that a setting may have; none for a key that is no setting."""
     annotations: list[Any] = [Config]
     for part in key.split("."):
@@ -575,7 +577,7 @@ def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -
     """
     origins = origins or {}
     loss = values.get("loss.name", DEFAULT_LOSS)
-    if loss not in LOSS_CONFIGS:
+    if not is_loss(loss):
         rule = f"loss.name: must be one of {', '.join(sorted(LOSS_CONFIGS))}, got {loss!r}"
         raise ConfigError(_with_origin(rule, origins.get("loss.name")))
     known = known_keys(loss)
@@ -608,6 +610,17 @@ def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def is_loss(name: Any) -> bool:
+    """Whether a value, of whatever kind, names a loss."""
+    return isinstance(name, str) and name in LOSS_CONFIGS
+
+
+def takes_integers_alone(key: str) -> bool:
+    """Whether a setting's numbers are integers."""
+    kinds = kinds_of(key)
+    return int in kinds and float not in kinds
 
 
 def unknown_key(key: str, known: Iterable[str], loss: str = DEFAULT_LOSS) -> str:

@@ -159,6 +159,8 @@ def test_all_that_is_wrong_with_assignments_is_said_at_once():
         ("loss.tau", math.nan, "must be a finite number"),
         ("loss.tau", math.inf, "must be a finite number"),
         ("data.root", None, "must be a valid string"),
+        ("seed", 2**32, "must be < 4294967296"),
+        ("evaluation.crop_seed", 2**63, "must be < 4294967296"),
     ],
 )
 def test_value_out_of_range_is_named_with_rule_value_and_origin(key, value, rule):
@@ -264,6 +266,12 @@ def test_a_key_of_another_loss_says_whose_it_is():
         "loss.gamma: is a setting of loss.name=lac or lav or gta or lrprop, and this one is scl; leave it out",
         "loss.tau: must be > 0, got -1.0",
     ]
+
+
+@pytest.mark.parametrize("name", [["lac"], {"lac": 1}, None, 3])
+def test_a_loss_that_is_no_name_is_refused(name):
+    (problem,) = problems_of({"loss.name": name})
+    assert problem == f"loss.name: must be one of gta, lac, lav, lrprop, scl, tcc, tcn, got {name!r}"
 
 
 def test_a_loss_that_there_is_not_is_named_with_those_that_there_are():

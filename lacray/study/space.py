@@ -21,7 +21,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,16 @@ from optuna.distributions import (
 
 from lacray.config import (
     DEFAULT_LOSS,
-    LOSS_CONFIGS,
     NOTHING,
+    TRUTH,
     Config,
     ConfigError,
     UserError,
     build,
+    is_loss,
     known_keys,
     read_setting,
+    takes_integers_alone,
     unknown_key,
 )
 from lacray.metrics import MAXIMISED, SELECTABLE
@@ -65,6 +67,8 @@ DISTRIBUTION_FIELDS = {
 }
 # Fields of a distribution that hold values of its setting, beside the list of choices.
 VALUES = ("low", "high", "step")
+# Nodes of a YAML file, each counted as often as aliases repeat it; more is no space, but takes hours to read.
+MAX_NODES = 100_000
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,8 @@ def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
         content, lines = _load_with_lines(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: must be a flat file of settings, is nested beyond reading") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a mapping with {', '.join(FIELDS)}, got {type(content).__name__}")
 
@@ -224,7 +230,8 @@ def parse_space(
     problems = [f"{key}: must be one of {', '.join(FIELDS)} ({where(key)})" for key in content if key not in FIELDS]
     sections: dict[str, dict[str, Any]] = {}
     for section in ("fixed", "search", "variants"):
-        value = content.get(section) or {}
+        value = content.get(section)
+        value = {} if value is None else value
         if not isinstance(value, dict):
             problems.append(f"{section}: must be a mapping, got {value!r} ({where(section)})")
             value = {}
@@ -245,7 +252,7 @@ def parse_space(
             problems.append(f"{key}: must be fixed or searched, got both ({origins[key]})")
         else:
             try:
-                search[key] = _distribution(spec)
+                search[key] = _distribution(key, spec)
             except ValueError as error:
                 problems.append(f"{key}: {error} ({origins[key]})")
     variants: dict[str, dict[str, Any]] = {}
@@ -273,7 +280,7 @@ def parse_space(
     if sampler not in ("tpe", "grid"):
         problems.append(f"sampler: must be tpe or grid, got {sampler!r} ({where('sampler')})")
     trials = content.get("trials", 10)
-    if not isinstance(trials, int) or trials < 1:
+    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         problems.append(f"trials: must be an integer >= 1, got {trials!r} ({where('trials')})")
     metric = content.get("metric", "objective")
     if metric not in SELECTABLE:
@@ -317,7 +324,7 @@ def _losses(
     named = [values.get("loss.name") for values in sections["variants"].values() if isinstance(values, dict)]
     everywhere = overrides.get("loss.name", fixed.get("loss.name", DEFAULT_LOSS))
     wanted = [name or everywhere for name in [*(choices if isinstance(choices, list) else []), *named]] or [everywhere]
-    return [name for name in dict.fromkeys(wanted) if name in LOSS_CONFIGS] or [DEFAULT_LOSS]
+    return list(dict.fromkeys(name for name in wanted if is_loss(name))) or [DEFAULT_LOSS]
 
 
 def _read_spec(key: str, spec: Any) -> Any:
@@ -327,14 +334,18 @@ def _read_spec(key: str, spec: Any) -> Any:
     read = {name: read_setting(key, value) if name in VALUES else value for name, value in spec.items()}
     if str(spec.get("step")).lower() in NOTHING:
         read.pop("step", None)
+    if isinstance(spec.get("log"), str):
+        # Any text would count as true.
+        read["log"] = TRUTH.get(spec["log"].lower(), spec["log"])
     if isinstance(spec.get("choices"), list):
         read["choices"] = [read_setting(key, choice) for choice in spec["choices"]]
     return read
 
 
-def _distribution(spec: Any) -> BaseDistribution:
+def _distribution(key: str, spec: Any) -> BaseDistribution:
     """Optuna's vocabulary -> its distribution; ValueError says what is wrong."""
-    if not isinstance(spec, dict) or spec.get("type") not in DISTRIBUTION_FIELDS:
+    kinds = list(DISTRIBUTION_FIELDS)
+    if not isinstance(spec, dict) or spec.get("type") not in kinds:
         raise ValueError(f"must be {{type: float|int|categorical, ...}}, got {spec!r}")
     kind = spec["type"]
     allowed = DISTRIBUTION_FIELDS[kind]
@@ -346,6 +357,12 @@ def _distribution(spec: Any) -> BaseDistribution:
         choices = values.get("choices")
         if not isinstance(choices, list) or not choices:
             raise ValueError(f"choices must be a list with something in it, got {choices!r}")
+        plural = [choice for choice in choices if not isinstance(choice, bool | int | float | str | None)]
+        if plural:
+            raise ValueError(f"choices must be numbers, text, true, false or null, got {plural[0]!r}")
+        twice = [choice for place, choice in enumerate(choices) if _is_among(choice, choices[:place])]
+        if twice:
+            raise ValueError(f"choices must be different settings, got {twice[0]!r} twice; leave one out")
         return CategoricalDistribution(tuple(choices))
     for name in ("low", "high", "step"):
         number = values.get(name)
@@ -355,11 +372,20 @@ def _distribution(spec: Any) -> BaseDistribution:
             raise ValueError(f"{name} must be a number, got {number!r}")
         if kind == "int" and not float(number).is_integer():
             raise ValueError(f"{name} must be an integer with type: int, got {number}; use type: float")
+    if not isinstance(values.get("log", False), bool):
+        raise ValueError(f"log must be true or false, got {values['log']!r}")
+    if kind == "float" and takes_integers_alone(key):
+        raise ValueError("must be type: int, since it takes integers alone, got type: float")
     if values["low"] > values["high"]:
         raise ValueError(f"low <= high must hold, got low {values['low']} and high {values['high']}; swap them")
     if values.get("log") and values["low"] <= 0:
         raise ValueError(f"low must be > 0 with log: true, got {values['low']}")
     return (FloatDistribution if kind == "float" else IntDistribution)(**values)
+
+
+def _is_among(value: Any, others: Sequence[Any]) -> bool:
+    """Whether a value is another's setting too: 1 and 1.0 are one, 1 and true are two."""
+    return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in others)
 
 
 def _contains(kind: BaseDistribution, value: Any) -> bool:
@@ -390,8 +416,13 @@ def _load_with_lines(text: str) -> tuple[Any, dict[tuple[str, ...], int]]:
     """The content, and the line of each key by its path; keys, names and values of settings are text as written."""
     lines: dict[tuple[str, ...], int] = {}
     loader = yaml.SafeLoader(text)
+    num_nodes = 0
 
     def walk(node: yaml.Node, path: tuple[str, ...], above: tuple[yaml.Node, ...]) -> None:
+        nonlocal num_nodes
+        num_nodes += 1
+        if num_nodes > MAX_NODES:
+            raise yaml.YAMLError(f"its aliases make more than {MAX_NODES} values of it")
         if node in above:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: holds itself")
         if isinstance(node, yaml.MappingNode):

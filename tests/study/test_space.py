@@ -128,6 +128,9 @@ def test_variant_sets_its_settings_over_the_fixed_ones(space_of):
         ("{type: int, low: 0.5, high: 2}", "low must be an integer with type: int, got 0.5; use type: float"),
         ("{type: categorical, choices: []}", "choices must be a list with something in it, got []"),
         ("{type: categorical, choices: 3}", "choices must be a list with something in it, got 3"),
+        ("{type: float, low: 1, high: 2, log: maybe}", "log must be true or false, got 'maybe'"),
+        ("{type: categorical, choices: [1, 0.5, 1.0]}", "choices must be different settings, got 1.0 twice"),
+        ("{type: [float], low: 1, high: 2}", "must be {type: float|int|categorical, ...}, got"),
         ("{type: loguniform, low: 1, high: 2}", "must be {type: float|int|categorical, ...}, got"),
         ("0.5", "must be {type: float|int|categorical, ...}, got 0.5"),
     ],
@@ -150,6 +153,12 @@ def test_every_end_of_a_range_must_be_a_value_that_the_setting_takes(problems_of
     (problem,) = problems_of(f"search:\n  loss.gamma: {spec}\n")
     assert problem.startswith("loss.gamma: must be ")
     assert problem.endswith(f"got {bad} (space.yaml:2)")
+
+
+def test_a_logarithmic_range_is_asked_for_by_a_truth_value(space_of):
+    for text, is_log in (("'no'", False), ("off", False), ("'True'", True), ("yes", True)):
+        space = space_of(f"search:\n  loss.gamma: {{type: float, low: 1, high: 2, log: {text}}}\n")
+        assert space.search["loss.gamma"].log is is_log
 
 
 def test_all_problems_are_told_at_once_with_their_lines(problems_of):
@@ -240,6 +249,19 @@ def test_what_a_study_may_maximise_is_what_an_evaluation_gives_but_errors():
         ("fixed: {1: 2}", "1: is no setting"),
         ("search: {on: {type: int, low: 1, high: 2}}", "on: is no setting"),
         ("search: &a [*a]", "holds itself"),
+        ("search: false", "search: must be a mapping, got False"),
+        ("fixed: []", "fixed: must be a mapping, got []"),
+        ("trials: true", "trials: must be an integer >= 1, got True"),
+        ("fixed: {loss.name: [lac]}", "loss.name: must be one of"),
+        ("variants: {a: {loss.name: {lac: 1}}}", "loss.name: must be one of"),
+        ("search: {loss.name: {type: categorical, choices: [[lac]]}}", "loss.name: choices must be numbers"),
+        ("search: {seed: {type: float, low: 0, high: 3}}", "seed: must be type: int"),
+        ("[" * 1000, "nested beyond reading"),
+        (
+            "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
+            + "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 7)),
+            "its aliases make more than 100000 values of it",
+        ),
     ],
 )
 def test_file_that_is_no_space_is_refused_in_one_sentence(problems_of, text, said):
