@@ -101,7 +101,9 @@ def one_per_seed(rows: Iterable[Row]) -> list[Row]:
     """The latest finished run of each seed, by seed."""
     latest: dict[Any, Row] = {}
     for row in rows:
-        is_later = row["seed"] not in latest or (row["time"] or 0) >= (latest[row["seed"]]["time"] or 0)
+        earlier = latest.get(row["seed"])
+        # Of equals, and of those that nobody has dated, the later in the table.
+        is_later = earlier is None or earlier["time"] is None or (row["time"] or earlier["time"]) >= earlier["time"]
         if row["status"] == "done" and is_later:
             latest[row["seed"]] = row
     return [latest[seed] for seed in sorted(latest, key=lambda seed: (seed is None, seed))]

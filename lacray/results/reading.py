@@ -18,12 +18,14 @@ from lacray.results.errors import ResultsError
 from lacray.results.names import check_name
 from lacray.results.place import Place, as_place
 from lacray.results.rows import COMPACTED, SUFFIX
-from lacray.results.schema import by_schema, decode, to_rows, to_table, unify
+from lacray.results.schema import by_schema, decode, of_study, refuse_foreign, to_rows, to_table, unify
 
 # A file that vanished between listing and reading was packed or removed: how often to look again.
 MAX_LOOKS = 5
 # Files whose rows are put together as soon as they are decoded.
 BATCH = 64
+# What a file must say to be of use, a run's and its end's.
+RUN_COLUMNS, END_COLUMNS = ("run_id", "epoch"), ("run_id", "status")
 NUM_DECODERS = min(4, os.cpu_count() or 1)
 
 
@@ -192,24 +194,29 @@ def _load_files(place: Place, entries: Sequence[Entry]) -> tuple[StudyFiles, boo
 
 
 def _decoded(contents: Sequence[tuple[Entry, Any]]) -> StudyFiles:
+    """The files of one study."""
     files, tables = StudyFiles(), []
     for entry, content in contents:
         files.entries.append(entry)
-        _, folder, name = entry.key.removesuffix(SUFFIX).split("/")
+        study, folder, name = entry.key.removesuffix(SUFFIX).split("/")
+        is_packed, is_end = folder == "rows" and name.startswith(COMPACTED), folder == "ends"
         try:
             table = decode(content)
+            refuse_foreign(table, END_COLUMNS if is_end else RUN_COLUMNS, None if is_packed else name)
+            if is_end and not len(table):
+                raise pa.ArrowInvalid("is no end of a run: it is empty")
         except (OSError, pa.ArrowException) as error:
             files.broken[entry.key] = error
             continue
-        if folder == "ends":
-            files.ends[name] = to_rows(table)[0]
-        elif name.startswith(COMPACTED):
-            files.packed[entry.key] = table
+        if is_end:
+            files.ends[name] = to_rows(of_study(table, study))[0]
+        elif is_packed:
+            files.packed[entry.key] = of_study(table, study)
         else:
             files.own.add(name)
             tables.append(table)
     # Thousands of small tables take a hundred times the memory of their rows.
-    files.singles = [pa.concat_tables(same).combine_chunks() for same in by_schema(tables)]
+    files.singles = [of_study(pa.concat_tables(same).combine_chunks(), study) for same in by_schema(tables)]
     return files
 
 

@@ -10,7 +10,7 @@ from lacray.results.checkpoints import remove_checkpoint
 from lacray.results.errors import ResultsError, SupersededError
 from lacray.results.names import check_name
 from lacray.results.place import Place, as_place
-from lacray.results.schema import checked, decode, encode, to_rows, to_table
+from lacray.results.schema import checked, decode, encode, of_study, refuse_foreign, to_rows, to_table
 
 SUFFIX = ".parquet"
 # Files of many finished runs, `lacray.results.compaction`.
@@ -64,11 +64,15 @@ class RunWriter:
         import pyarrow as pa
 
         try:
-            return to_rows(decode(content))
+            table = decode(content)
+            refuse_foreign(table, ("run_id", "epoch"), self.run_id)
+            return to_rows(of_study(table, self.study))
         except (OSError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())
             raise ResultsError(
-                f"{self._place.uri.rstrip('/')}/{key}", f"must be a Parquet file, got {reason}", "restore or remove it"
+                f"{self._place.uri.rstrip('/')}/{key}",
+                f"must be a Parquet file of the run's rows, got {reason}",
+                "restore or remove it",
             ) from None
 
     def _packed(self) -> list[dict[str, Any]]:

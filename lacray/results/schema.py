@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lacray import metrics
@@ -203,6 +204,35 @@ def decode(content: Any) -> pa.Table:
         OSError, pa.ArrowException: it is no Parquet file.
     """
     return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+
+
+def refuse_foreign(table: pa.Table, needed: Sequence[str], run_id: str | None) -> None:
+    """Whether a table that lies among a study's can be one of them: somebody may have put any Parquet file there.
+
+    Args:
+        needed: columns without which it says nothing.
+        run_id: the one run that it may be of; None: of any.
+
+    Raises:
+        pa.ArrowInvalid: it is another's, in words.
+    """
+    lacking = [name for name in needed if name not in table.column_names or table[name].null_count]
+    if lacking:
+        raise pa.ArrowInvalid(f"is no table of a run: it lacks {', '.join(lacking)}")
+    for name, kind in IDENTITY.items():
+        at = table.schema.get_field_index(name)
+        if at >= 0 and table.schema.field(at).type != kind:
+            table.column(at).cast(kind)
+    if run_id is not None and pc.any(pc.not_equal(table["run_id"], run_id)).as_py():
+        others = [name for name in pc.unique(table["run_id"]).to_pylist() if name != run_id]
+        raise pa.ArrowInvalid(f"is of another run than it is called by: {', '.join(others[:3])}; it may be a copy")
+
+
+def of_study(table: pa.Table, study: str) -> pa.Table:
+    """The table with its study called as the folder is that it lies in, which may have been copied or renamed."""
+    column = pa.repeat(pa.scalar(study, IDENTITY["study"]), len(table))
+    at = table.schema.get_field_index("study")
+    return table.append_column("study", column) if at < 0 else table.set_column(at, "study", column)
 
 
 def to_rows(table: pa.Table) -> list[dict[str, Any]]:

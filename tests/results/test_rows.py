@@ -216,6 +216,53 @@ def test_an_unreadable_file_is_named_and_counted_and_the_rest_is_read(tmp_path):
         read(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"a": [1, 2]}, "it lacks run_id, epoch"),
+        ({"run_id": ["other", None], "epoch": [1, 2]}, "it lacks run_id"),
+        ({"run_id": [], "epoch": []}, None),
+        ({"run_id": ["other"], "epoch": ["first"]}, "first"),
+        ({"run_id": [7], "epoch": [1]}, ""),
+        ({"run_id": ["r"], "epoch": [1]}, "is of another run than it is called by: r; it may be a copy"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["rows", "ends"])
+def test_a_parquet_file_that_is_no_runs_is_named_and_the_rest_is_read(tmp_path, columns, reason, folder):
+    run(tmp_path, "s", "r", row(1, status="done"))
+    (tmp_path / "s" / folder).mkdir(exist_ok=True)
+    if folder == "ends" and "epoch" in columns:
+        columns = {**columns, "status": ["failed"] * len(columns["epoch"])}
+    types = {"run_id": pa.string(), "epoch": pa.int64()}
+    table = pa.table({name: pa.array(own, None if own else types.get(name)) for name, own in columns.items()})
+    pq.write_table(table, tmp_path / "s" / folder / "other.parquet")
+    if reason is None and folder == "rows":
+        assert read(str(tmp_path)).num_rows == 1
+        return
+    with pytest.warns(UserWarning, match=r"1 of 2 result files could not be read: .*other\.parquet"):
+        table = read(str(tmp_path))
+    assert table.select(["study", "run_id", "status"]).to_pylist() == [{"study": "s", "run_id": "r", "status": "done"}]
+
+
+def test_a_run_does_not_go_on_from_a_file_of_another(tmp_path):
+    run(tmp_path, "s", "r", row(1))
+    (tmp_path / "s" / "rows" / "r.parquet").rename(tmp_path / "s" / "rows" / "q.parquet")
+    with pytest.raises(ResultsError, match="must be a Parquet file of the run's rows, got is of another run"):
+        RunWriter(str(tmp_path), "s", "q", keep_until=1)
+
+
+def test_a_study_whose_folder_was_copied_is_another_study(tmp_path):
+    run(tmp_path, "s", "r", row(1))
+    write_end(str(tmp_path), "s", "r", {"status": "failed", "error": "lost"})
+    shutil.copytree(tmp_path / "s", tmp_path / "copy")
+    table = read(str(tmp_path))
+    assert table["study"].to_pylist() == ["copy", "s"]
+    assert table["status"].to_pylist() == ["failed", "failed"]
+    writer = RunWriter(str(tmp_path), "copy", "r", keep_until=1)
+    writer.append([row(2)])
+    assert read(str(tmp_path), "copy")["study"].to_pylist() == ["copy", "copy"]
+
+
 def test_hidden_and_foreign_files_are_passed_over(tmp_path):
     run(tmp_path, "s", "r", row(1))
     (tmp_path / "s" / "rows" / ".r~1.tmp").write_text("half")
