@@ -104,11 +104,15 @@ def test_damaged_pickle_is_named_whatever_the_damage(tmp_path, damage):
     [
         ({"video_file": "../outside.mp4"}, "video_file must lie in ROOT, got '../outside.mp4'"),
         ({"video_file": "/etc/passwd"}, "video_file must lie in ROOT, got '/etc/passwd'"),
-        ({"video_file": 3}, "video 0: frame_label must be integers and video_file a path"),
-        ({"frame_label": "abc"}, "video 0: frame_label must be integers and video_file a path"),
+        ({"video_file": 3}, "video 0: video_file must be a path, got 3"),
+        ({"frame_label": "abc"}, "video 0: frame_label must be integers, got str"),
+        ({"frame_label": [0.0] * 14 + [0.5]}, "video 0: frame_label must be one row of integers, got float64"),
+        ({"frame_label": [0.0] * 14 + [np.nan]}, "video 0: frame_label must be one row of integers, got float64"),
+        ({"frame_label": [0] * 14 + [-2]}, "video 0: frame_label must be -1 (no phase) or the number of a phase, 0.."),
+        ({"frame_label": [0] * 14 + [10**9]}, "0..999, got 1000000000"),
         ({"frame_label": torch.zeros(16, dtype=torch.long)}, "got 16 labels for 15 frames"),
     ],
-    ids=["outside", "absolute", "no path", "no labels", "longer than the video"],
+    ids=["outside", "absolute", "no path", "text", "halves", "NaN", "-2", "10^9", "longer than the video"],
 )
 def test_wrong_carl_item_is_told(tmp_path, item, said):
     root = carl(tmp_path / "data")

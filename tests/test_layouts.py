@@ -649,6 +649,21 @@ def test_a_segment_without_a_phase_and_whole_numbers_with_a_point(tmp_path):
     assert videos.training[0].labels.tolist() == [0] * 5 + [-1] * 15
 
 
+@pytest.mark.parametrize(("line", "got"), [("train0;0;1.000;a", "'0' and '1.000'"), ("train0;1,000;2,500;a", "2,500")])
+def test_a_thousand_with_a_mark_between_its_digits_is_not_taken_for_one(tmp_path, line, got):
+    root = plain(tmp_path, 2, 1, features=True)
+    write_csv(root / "segments.csv", "video;start_frame;end_frame;phase", [line])
+    said = problems_of(root, input="features")
+    assert "must be integers without marks between their digits" in said
+    assert got in said
+
+
+def test_features_are_found_whatever_the_capitals_of_their_suffix(tmp_path):
+    root = plain(tmp_path, 2, 1, features=True)
+    (root / "features" / "train0.npy").rename(root / "features" / "train0.NPY")
+    assert [video.num_frames for video in opened(root, input="features", validation_share=0).training] == [20, 21]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Seconds.
 

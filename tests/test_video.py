@@ -20,6 +20,7 @@ from numbered import decoded_by_ffmpeg, ffmpeg, number_of, numbered, write, writ
 from lacray.config import DataConfig
 from lacray.data import FrameStore, bitstreams, frames, indexing, indices, video
 from lacray.data.layouts import Video
+from lacray.data.sources import VideoFile
 from lacray.data.video import UnreadableVideoError, decode, frame_index
 
 Make = Callable[[Path, str], Path]
@@ -392,6 +393,18 @@ def test_of_several_streams_the_one_that_players_show_is_read(tmp_path, plain, s
     ffmpeg("-i", small, "-i", plain, "-map", 0, "-map", 1, "-c", "copy", "-disposition:v:0", 0, path)
     assert decode(str(path), np.array([12])).shape == (1, 3, 48, 64)
     assert number_of(decode(str(path), np.array([12]))[0].transpose(1, 2, 0)) == 12
+
+
+def test_what_is_said_of_a_video_is_of_the_stream_that_is_read(tmp_path, plain):
+    small = write(tmp_path / "small.mp4", *X264, width=32, height=24, first=100)
+    path = tmp_path / "both.mkv"
+    maps = ("-map", 0, "-map", 1, "-c", "copy", "-disposition:v:0", 0)
+    # A title in another encoding than the container's.
+    ffmpeg("-i", small, "-i", plain, *maps, "-metadata", "title=XXXXXXXX", path)
+    path.write_bytes(path.read_bytes().replace(b"XXXXXXXX", b"caf\xe9 cre"))
+    source = VideoFile(str(path))
+    assert (source.facts().size, source.facts().kind) == ((64, 48), "h264 in matroska")
+    assert len(source.clock().times) == len(frame_index(str(path)))
 
 
 LISTS = {

@@ -12,7 +12,7 @@ import numpy as np
 from lacray.apply import kept
 from lacray.apply.embedded import EmbeddedVideo
 from lacray.apply.model import Model
-from lacray.config import DataConfig, UserError
+from lacray.config import UserError, build
 from lacray.data import DataError, Video
 from lacray.data.layouts import find_root, list_videos, survey
 from lacray.data.names import Names
@@ -37,7 +37,9 @@ class Item:
     @classmethod
     def of_file(cls, path: str) -> Item:
         """A file that was named by itself."""
-        return cls(Path(path).name, os.path.abspath(path), None if path.endswith(".npy") else os.path.abspath(path))
+        return cls(
+            Path(path).name, os.path.abspath(path), None if path.lower().endswith(".npy") else os.path.abspath(path)
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def open_folder(model: Model, root: str, *, told: Told | None = None) -> Folder:
     own = model.config.data
     # What chooses among the videos and labels of the data set that was trained on.
     chosen = {"action": own.action, "tier": own.tier, "lead_in": own.lead_in} if root == own.root else {}
-    config = DataConfig(root=root, input=own.input, max_unreadable=1.0, **chosen)
+    values = {"root": root, "input": own.input, "max_unreadable": 1.0, **chosen}
+    config = build({f"data.{name}": value for name, value in values.items()}).data
     folder = find_root(config, told)
     listing = list_videos(folder, config)
     if listing.problems:

@@ -162,7 +162,7 @@ class Model:
         Raises:
             DataError: it is not, or it cannot be read.
         """
-        is_array = path.endswith(".npy")
+        is_array = path.lower().endswith(".npy")
         if self.config.data.input == "videos" and is_array:
             raise DataError(f"{path}: must be a video file, since the model was trained on videos, got an array")
         if self.config.data.input == "features" and not is_array:

@@ -14,6 +14,7 @@ import numpy as np
 
 from lacray.config import DataConfig
 from lacray.data.discovery import VIDEO_SUFFIXES, child, find_files, shown
+from lacray.data.labels import as_integers
 from lacray.data.listing import Entry, Layout, Listing, numbered_phases
 from lacray.data.names import Names
 from lacray.data.pickles import read_restricted_pickle
@@ -88,11 +89,12 @@ def _entry(root: Path, split: str, number: int, item: Any, listed_for: int | Non
     absent = FIELDS - (item.keys() if isinstance(item, dict) else set())
     if absent:
         return f"video {number} lacks {', '.join(sorted(absent))}"
-    try:
-        labels = np.asarray(item["frame_label"]).astype(np.int64).reshape(-1)
-        steps = PurePosixPath(item["video_file"].replace("\\", "/"))
-    except (AttributeError, OverflowError, TypeError, ValueError):
-        return f"video {number}: frame_label must be integers and video_file a path"
+    labels = as_integers(item["frame_label"])
+    if isinstance(labels, str):
+        return f"video {number}: frame_label {labels}"
+    if not isinstance(item["video_file"], str):
+        return f"video {number}: video_file must be a path, got {item['video_file']!r}"
+    steps = PurePosixPath(item["video_file"].replace("\\", "/"))
     label = item.get("action_label", listed_for)
     if label is None:
         action = ""

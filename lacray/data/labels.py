@@ -22,9 +22,14 @@ SECONDS = ("start_seconds", "end_seconds")
 ALSO_SECONDS = tuple((f"start_{name}", f"end_{name}") for name in ("time", "s", "sec", "second", "(s)", "time_(s)"))
 KNOWN = frozenset({*COLUMNS, *SECONDS, *(name for pair in ALSO_SECONDS for name in pair)})
 CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:\.\d*)?)")
+# One thousand, or one and three places: 1,000 and 1.000 are either, by who has written them.
+THOUSANDS = re.compile(r"\d{1,3}([.,' \u00a0\u202f]\d{3})+")
 # Times are written to the millisecond at best: two that agree so far are the same.
 MILLISECONDS = 1000.0
 
+
+MOST_PHASES = 1000
+"""Of an action. A label beyond is a mark for something else, or damage: each phase below it would get a name."""
 
 MOST_MISSING = 0.1
 """Share of a video's frames by which the number of its labels may differ: more is no rounding."""
@@ -57,6 +62,8 @@ def read_segment(row: Row, table: Table, columns: tuple[str, str], in_seconds: b
     given = f"{row.cells[start]!r} and {row.cells[end]!r}"
     read = seconds_of if in_seconds else _number_of
     numbers = [read(row.cells[name], table.separator) for name in columns]
+    if not in_seconds and any(THOUSANDS.fullmatch(row.cells[name]) for name in columns):
+        return f"{where}: {start} and {end} must be integers without marks between their digits, got {given}"
     if numbers[0] is None or numbers[1] is None or not (in_seconds or all(float(n or 0).is_integer() for n in numbers)):
         rule = "seconds, as 83.5 or 1:23.5" if in_seconds else "integers"
         return f"{where}: {start} and {end} must be {rule}, got {given}"
@@ -165,11 +172,15 @@ def as_integers(values: Any) -> NDArray[np.int64] | str:
     """Labels as they are, whatever holds them; or what is wrong with them."""
     try:
         given = np.asarray(values)
-        labels = given.astype(np.int64)
+        with np.errstate(invalid="ignore"):
+            labels = given.astype(np.int64)
     except (TypeError, ValueError, OverflowError):
         return f"must be integers, got {type(values).__name__}"
     if given.dtype.kind not in "iufb" or max(labels.shape, default=0) != labels.size or (labels != given).any():
         return f"must be one row of integers, got {given.dtype} of shape {given.shape}"
+    if labels.size and not -1 <= labels.min() <= labels.max() < MOST_PHASES:
+        wrong = labels.min() if labels.min() < -1 else labels.max()
+        return f"must be -1 (no phase) or the number of a phase, 0..{MOST_PHASES - 1}, got {wrong}"
     return labels.reshape(-1)
 
 

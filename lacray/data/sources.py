@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacray.data.arrays import load_array
+from lacray.data.containers import opened
 from lacray.data.facts import Clock, Facts, check_regular, ends_digest, last_change
 from lacray.data.stills import PictureFolder
 from lacray.data.tfrecords import IN_RECORD, RecordedVideo
@@ -89,13 +90,9 @@ class VideoFile(_File):
 
     def clock(self) -> Clock:
         times = frame_index(self.path).seconds
-        try:
-            with av.open(self.path) as container:
-                stream = container.streams.video[0]
-                rate = stream.average_rate or stream.guessed_rate
-                lasts = None if container.duration is None else container.duration / av.time_base
-        except (OSError, IndexError, av.FFmpegError) as error:
-            raise UnreadableVideoError(f"cannot be opened any more ({type(error).__name__})") from error
+        with opened(self.path) as (container, stream):
+            rate = stream.average_rate or stream.guessed_rate
+            lasts = None if container.duration is None else container.duration / av.time_base
         # A player's clock is zero where the file begins, which may be its sound.
         seconds = times - min(times[0], 0.0)
         frame = float(np.median(np.diff(seconds))) if len(seconds) > 1 else float(1 / rate) if rate else 0.0
@@ -103,19 +100,16 @@ class VideoFile(_File):
 
     def facts(self) -> Facts:
         clock = self.clock()
-        try:
-            with av.open(self.path) as container:
-                stream = container.streams.video[0]
-                stream.codec_context.thread_count = 1
-                picture = next(container.decode(stream))
-                width, height, rotation = picture.width, picture.height, picture.rotation
-                if stream.duration is not None and stream.time_base is not None:
-                    announced = float(stream.duration * stream.time_base)
-                else:
-                    announced = 0.0 if len(container.streams) > 1 else (container.duration or 0) / av.time_base
-                kind = f"{stream.codec_context.name} in {container.format.name.partition(',')[0]}"
-        except (OSError, IndexError, StopIteration, av.FFmpegError) as error:
-            raise UnreadableVideoError(f"cannot be decoded any more ({type(error).__name__})") from error
+        with opened(self.path) as (container, stream):
+            picture = next(container.decode(stream), None)
+            if picture is None:
+                raise UnreadableVideoError("cannot be decoded any more")
+            width, height, rotation = picture.width, picture.height, picture.rotation
+            if stream.duration is not None and stream.time_base is not None:
+                announced = float(stream.duration * stream.time_base)
+            else:
+                announced = 0.0 if len(container.streams) > 1 else (container.duration or 0) / av.time_base
+            kind = f"{stream.codec_context.name} in {container.format.name.partition(',')[0]}"
         held = float(clock.times[-1]) + clock.frame
         between = np.diff(clock.times)
         # A container that counts milliseconds shows one frame for 33 and the next for 34.
@@ -156,7 +150,10 @@ class FeatureFile(_File):
         raise UnreadableVideoError("has no frame times: features hold none")
 
     def facts(self) -> Facts:
-        features = load_array(self.path, mapped=True)
+        try:
+            features = load_array(self.path, mapped=True)
+        except (OSError, ValueError, EOFError) as error:
+            raise UnreadableVideoError(f"cannot be read any more ({error})") from error
         return Facts(kind=f"{features.dtype}, {features.shape[1]} channels")
 
 
@@ -191,7 +188,7 @@ def _probed_features(path: str, size: int, changed: int) -> tuple[int, int]:
 
 # The first that takes a path reads it.
 SOURCES: list[tuple[Callable[[str], bool], type[Source]]] = [
-    (lambda path: path.endswith(".npy"), FeatureFile),
+    (lambda path: path.lower().endswith(".npy"), FeatureFile),
     (lambda path: IN_RECORD.fullmatch(path) is not None, RecordedVideo),
     (os.path.isdir, PictureFolder),
     (lambda path: True, VideoFile),

@@ -14,6 +14,7 @@ from pathlib import Path
 from lacray.config import DataConfig
 from lacray.data.containers import UnreadableVideoError
 from lacray.data.discovery import find_files
+from lacray.data.labels import as_integers
 from lacray.data.listing import Entry, Layout, Listing, is_plain, numbered_phases
 from lacray.data.published import PENN_ACTIONS, WITHOUT_PHASES, action_name
 from lacray.data.tfrecords import SUFFIXES, Record, path_of, records_in
@@ -134,9 +135,14 @@ def _records(file: _File) -> list[Record] | str:
 def _entry(file: _File, record: Record) -> tuple[Entry, list[str]]:
     """A video of a file, and what is wrong with its labels."""
     path, action = path_of(file.path, record), _action(file, record)
-    if record.labels is None or len(record.labels) == len(record.starts):
-        return Entry(record.name, path, file.split, frame_labels=record.labels, action=action), []
-    got = f"{len(record.labels)} labels for {len(record.starts)} frames"
+    labels = None if record.labels is None else as_integers(record.labels)
+    if isinstance(labels, str):
+        return Entry(record.name, path, file.split, action=action), [
+            f"{file.path}: {record.name}: frame_labels {labels}"
+        ]
+    if labels is None or len(labels) == len(record.starts):
+        return Entry(record.name, path, file.split, frame_labels=labels, action=action), []
+    got = f"{len(labels)} labels for {len(record.starts)} frames"
     problem = f"{file.path}: {record.name}: must have one label a frame, got {got}; make the file anew"
     return Entry(record.name, path, file.split, action=action), [problem]
 
