@@ -31,8 +31,16 @@ for stream in (sys.stdout, sys.stderr):
     # A terminal that lacks the letters of a name shows their numbers.
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # Rich's own would exit with 1 and no word, in whatever thread it is.
+        raise
+
+
 # What is printed is data: neither markup nor emoji codes are read from it.
-console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+console = _Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 if not console.is_terminal:
     # A log has no width; tables in it should not be cut to 80 columns.
     console.width = 160
@@ -53,6 +61,22 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text}")
+    return value
+
+
+def whole(text: str) -> int:
+    """An argparse type: an integer >= 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be an integer >= 0, got {text}")
+    return value
+
+
+def port(text: str) -> int:
+    """An argparse type: a port of this machine; 0 is any free one."""
+    value = int(text)
+    if not 0 <= value < 1 << 16:
+        raise argparse.ArgumentTypeError(f"must be a port, 0 to {(1 << 16) - 1}, got {text}")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -12,6 +13,13 @@ from typing import Any
 from lacray.watch import ClusterLostError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What the user can mend: space, permission, names, a disk that fails, a file that has gone.
+MENDABLE = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE),
+        *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EMFILE, errno.ENFILE),
+    }
+)
 # Between a signal and the end of the process, at most.
 LAST_WORDS_S = 25.0
 
@@ -20,14 +28,28 @@ def guarded(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
     """Run an entry point and exit as it ended.
 
     2: something that the user can mend, one line a problem; 3: Ray is gone; 128 + n: signal n, whose second ends the
-    process at once. What was stored is safe in each case.
+    process at once; SIGPIPE: nobody reads what is printed any more. What was stored is safe in each case.
     """
     from lacray.config import UserError
 
     catch_signals()
     try:
-        if code := main(argv):
+        code = main(argv)
+        # What cannot be printed is known now, not when the interpreter has gone.
+        sys.stdout.flush()
+        if code:
             raise SystemExit(code)
+    except BrokenPipeError:
+        _drop_output()
+        if advice.text != _Advice.text:
+            print(f"ended, since nobody reads what is printed any more; {advice.text}", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGPIPE) from None
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        _drop_output()
+        print(f"error: {_said(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
     except UserError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
@@ -43,6 +65,35 @@ def guarded(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
         os._exit(128 + number)
 
 
+def _drop_output() -> None:
+    """Let nothing be printed any more: what is still to be written would be tried, and fail, once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _said(error: OSError) -> str:
+    """What the system refuses, and for which file."""
+    from lacray.text import printable
+
+    if (problem := _no_folder()) is not None:
+        return problem
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "what is read or written"
+    return printable(f"{where}: {error.strerror}; mend that, and give the same command again")
+
+
+def _no_folder() -> str | None:
+    """That the current folder was removed, where it was."""
+    try:
+        os.getcwd()
+    except OSError:
+        return "the current folder does not exist any more; change into another one"
+    return None
+
+
 class _Advice:
     """How to go on with what was interrupted; the entry points keep it up to date."""
 
@@ -54,6 +105,10 @@ advice = _Advice()
 
 def leave_at_once() -> None:
     """Until `guarded`: a signal ends the process with a line, while the libraries are imported that take seconds."""
+    if (problem := _no_folder()) is not None:
+        # Libraries end the process with words of their own.
+        print(f"error: {problem}", file=sys.stderr)
+        raise SystemExit(2)
     # A handler waits for the main thread's next step, and a signal that comes a moment before a blocking call does not
     # interrupt that call. So the interpreter writes the signal's number into a pipe, and a thread of ours leaves.
     receiving, sending = os.pipe()

@@ -16,7 +16,7 @@ import torch
 
 from lacray import backbone as backbones
 from lacray.cli import first_of, positive, progress_bar, shell, tell, warn
-from lacray.config import DataConfig, UserError
+from lacray.config import UserError, build
 from lacray.data.layouts import find_root, list_videos
 from lacray.exits import advice, guarded
 from lacray.extraction import DTYPES, PRECISIONS, Extracted, default_precision, extract, read_record
@@ -25,7 +25,7 @@ from lacray.text import home_expanded
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
-    config = DataConfig(root=arguments.root)
+    config = build({"data.root": arguments.root}).data
     with progress_bar() as progress:
         root = find_root(config, progress)
         listing = list_videos(root, config)

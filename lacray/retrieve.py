@@ -18,7 +18,7 @@ from lacray.apply.library import moments_of
 from lacray.apply.pictures import draw_moments, save
 from lacray.apply.reports import write_moments
 from lacray.apply.scoring import measure_of
-from lacray.cli import not_negative, positive, tell
+from lacray.cli import not_negative, positive, tell, whole
 from lacray.config import UserError
 from lacray.exits import guarded
 from lacray.work import add_checkpoint, find_videos, out_folder, show_left_out, working, written
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("moment", metavar="VIDEO@SECONDS", help="of the folder, or a file; VIDEO@#FRAME counts frames")
     result.add_argument("root", metavar="DIR", help="the videos that are searched")
     result.add_argument("-k", type=positive, default=10, help="moments, at most")
-    result.add_argument("--per-video", type=int, default=1, help="of one video at most; 0: any number")
+    result.add_argument("--per-video", type=whole, default=1, help="of one video at most; 0: any number")
     result.add_argument(
         "--apart", type=not_negative, default=1.0, help="seconds between two moments of one video, at least"
     )

@@ -17,8 +17,8 @@ if __name__ == "__main__":
 import torch
 
 from lacray.apply.folders import open_folder
-from lacray.cli import first_of, progress_bar, shell, tell, warn
-from lacray.config import DataConfig, UserError
+from lacray.cli import first_of, port, progress_bar, shell, tell, warn
+from lacray.config import UserError, build
 from lacray.data.layouts import find_root, list_videos
 from lacray.exits import advice, guarded
 from lacray.page.board import Board, open_board
@@ -33,11 +33,13 @@ MOST_CHECKPOINTS = 1000
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     with progress_bar() as told:
-        root = find_root(DataConfig(root=arguments.root), told)
+        root = find_root(build({"data.root": arguments.root}).data, told)
         checkpoint = arguments.checkpoint or newest_checkpoint(arguments.results, arguments.root, root)
         model = open_model(checkpoint, told)
         folder = open_folder(model, arguments.root, told=told)
-        layout = list_videos(root, DataConfig(root=arguments.root, input=model.config.data.input)).layout
+        layout = list_videos(
+            root, build({"data.root": arguments.root, "data.input": model.config.data.input}).data
+        ).layout
         reason = _cannot_save(arguments.root, layout, root)
         board = open_board(folder, model, checkpoint, root, follow_links=arguments.follow_links, cannot_save=reason)
     for line in first_of(board.notes):
@@ -53,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("root", metavar="DIR", help="a folder of videos, or simpouring")
     result.add_argument("--checkpoint", help="of python -m lacray.train; default: the newest that was trained on DIR")
     result.add_argument("--results", default="results", metavar="DIR", help="where checkpoints are looked for")
-    result.add_argument("--port", type=int, default=0, help="default: a free one")
+    result.add_argument("--port", type=port, default=0, help="default: a free one")
     result.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
     result.add_argument(
         "--follow-links", action="store_true", help="also show videos that links lead to outside of DIR"

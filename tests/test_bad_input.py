@@ -13,9 +13,10 @@ from paths import ROOT
 from test_entry_points import environment
 from tiny import make_features, tiny_settings, write_csv
 
-from lacray import fit, results, train, tune
+from lacray import features, fit, results, train, tune
 from lacray.config import build, parse_assignments
 from lacray.data import open_videos
+from lacray.data.__main__ import main as data_main
 from lacray.exits import guarded
 
 
@@ -53,6 +54,14 @@ def test_a_data_directory_that_does_not_exist(capsys, main):
     (line,) = refused(capsys, main, "data.root=nowhere")
     assert line == "data.root: must be `simpouring` or a directory, got 'nowhere', which does not exist"
     assert_nothing_written()
+
+
+def test_names_that_no_system_takes_and_no_name_at_all(capsys):
+    long = "x" * 300
+    (line,) = refused(capsys, data_main, "check", long)
+    assert line == f"{long}: File name too long; mend that, and give the same command again"
+    (line,) = refused(capsys, features.main, "")
+    assert line.startswith("data.root: ")
 
 
 def test_an_empty_data_directory(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -40,3 +41,36 @@ def test_an_entry_point_that_is_interrupted_while_it_starts_says_so_in_a_line(
     said, complained = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert (said, complained) == ("", f"interrupted by {number.name}; nothing had begun\n")
+
+
+def said_by(*arguments: str, cwd: Path, before: str = "", after: str = "") -> tuple[int, str]:
+    """Exit code and standard error of a Python in a shell."""
+    shell = f"{before} {shlex.join([sys.executable, *arguments])} {after}; exit ${{PIPESTATUS[0]}}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", shell], cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stderr
+
+
+MANY_LINES = (
+    "from lacray.exits import advice, guarded; {advice}; guarded(lambda _: [print('a line') for _ in range(9999)])"
+)
+
+
+@pytest.mark.parametrize("way", ["print", "tell"])
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path, way: str) -> None:
+    program = MANY_LINES.format(advice="advice.text = 'go on'" if way == "print" else "from lacray.cli import tell")
+    code, complained = said_by("-c", program.replace("print", way), cwd=tmp_path, after="| head -1")
+    assert code == 128 + signal.SIGPIPE
+    assert complained == ("ended, since nobody reads what is printed any more; go on\n" if way == "print" else "")
+
+
+def test_a_disk_that_takes_no_output_is_a_line(tmp_path: Path) -> None:
+    program = "from lacray.exits import guarded; guarded(lambda _: print('a line'))"
+    said = "error: what is read or written: No space left on device; mend that, and give the same command again\n"
+    assert said_by("-c", program, cwd=tmp_path, after="> /dev/full") == (2, said)
+
+
+def test_a_folder_that_was_removed_is_a_line(tmp_path: Path) -> None:
+    before = "mkdir gone; cd gone; rmdir ../gone;"
+    said = "error: the current folder does not exist any more; change into another one\n"
+    assert said_by("-m", "lacray.train", "--keys", cwd=tmp_path, before=before) == (2, said)
