@@ -29,6 +29,7 @@ from analysis.pictures import from_checkpoint as pictures
 from analysis.sections import Report, Section, build
 from lacray.exits import advice, guarded
 from lacray.results import Place, ResultsError, read, read_manifest
+from lacray.text import printable
 
 
 def contents(report: Report, out: Path) -> dict[Path, bytes]:
@@ -103,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ResultsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("\n".join(report.summary[:1]))
+    # Folders of data have names of any kind.
+    print("\n".join(map(printable, report.summary[:1])))
     num_tables, num_figures = len(report.all_tables()), len(report.all_figures())
     print(f"wrote {written[0]}, {written[1].name}, {written[2].name}, {num_tables} tables and {num_figures} figures")
     print(f"open {shlex.quote(str(written[2]))}")

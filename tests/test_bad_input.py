@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from paths import ROOT
 from test_entry_points import environment
 from tiny import make_features, tiny_settings, write_csv
 
+from analysis import report
 from lacray import features, fit, results, train, tune
 from lacray.config import build, parse_assignments
 from lacray.data import open_videos
 from lacray.data.__main__ import main as data_main
 from lacray.exits import guarded
+from lacray.study.manifest import FORMAT
 
 
 @pytest.fixture
@@ -217,6 +220,26 @@ def test_resuming_what_is_not_there(capsys, data):
     assert line == "--study: lac is not in results; there is none"
     (line,) = refused(capsys, tune.main, "status")
     assert line.startswith("--results: results holds no study")
+
+
+@pytest.mark.parametrize("change", [{"space": None}, {"trials": "4"}, {"videos": None}, {"space": {"search": {}}}])
+def test_a_manifest_that_somebody_has_changed(capsys, change):
+    whole = {"format": FORMAT, "space": {"name": "s"}, "trials": 1, "metric": "objective", "seed": 0}
+    Path("results/s").mkdir(parents=True)
+    manifest = {**whole, "videos": {}, "versions": {}, **change}
+    Path("results/s/study.json").write_text(json.dumps({key: own for key, own in manifest.items() if own is not None}))
+    (key,) = change
+    for arguments in (["status"], ["--resume"]):
+        (line,) = refused(capsys, tune.main, *arguments)
+        assert line.startswith(f"study s: its study.json is not whole: {key}")
+        assert line.endswith("; restore it")
+
+
+def test_a_report_says_the_name_of_a_folder_in_one_line(tmp_path, capsys):
+    settings = {key: value for key, value in build({"data.root": "/x/a\nb\x1b[2J"}).flat().items() if value is not None}
+    results.RunWriter(str(tmp_path), "s", "r").append([{**settings, "epoch": 1, "stage": "train", "status": "done"}])
+    assert report.main(["--results", str(tmp_path), "--out", str(tmp_path / "report")]) == 0
+    assert "a\\nb\\x1b[2J" in capsys.readouterr().out
 
 
 def test_no_compiler_is_one_loud_line_and_the_reference_runs(tmp_path):

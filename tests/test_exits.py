@@ -47,7 +47,7 @@ def said_by(*arguments: str, cwd: Path, before: str = "", after: str = "") -> tu
     """Exit code and standard error of a Python in a shell."""
     shell = f"{before} {shlex.join([sys.executable, *arguments])} {after}; exit ${{PIPESTATUS[0]}}"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", shell], cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", shell], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stderr
 
 

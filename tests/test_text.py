@@ -136,6 +136,15 @@ def test_what_stands_behind_a_bucket_is_its_prefix(uri, found):
         assert bucket_and_key(uri) == found
 
 
+@pytest.mark.parametrize("uri", ["s3:/bucket/a", "s3:bucket", "S3:/x", "gs:/x", "file:/x", "https:/x"])
+def test_an_address_with_a_slash_too_few_is_no_folder(tmp_path, monkeypatch, uri):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ResultsError, match="must have two slashes after its colon"):
+        check_writable(uri)
+    check_writable(f"./{uri}")
+    assert (tmp_path / uri).is_dir()
+
+
 def test_optunas_store_lies_beside_the_results(tmp_path):
     folder = tmp_path / "".join(ODD).replace("/", "")
     space = parse_space({"name": "s", "search": {"seed": {"type": "int", "low": 0, "high": 3}}})

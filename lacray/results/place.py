@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ from lacray.results.patience import Patience
 from lacray.results.s3 import S3
 
 T = TypeVar("T")
+# An address with a slash too few.
+_MEANT = re.compile(r"(s3a?|gs|gcs|az|https?|file|hdfs):(?!//)", re.IGNORECASE)
 # What a study waits for its results' place; a command that a user waits for has less.
 STUDY_PATIENCE, COMMAND_PATIENCE = 300.0, 10.0
 
@@ -209,6 +212,11 @@ def check_writable(uri: Place | str | os.PathLike[str]) -> None:
 
 
 def _store(uri: str) -> Disk | S3:
+    if _MEANT.match(uri):
+        # Else a folder of that name would be made, and the results looked for in vain.
+        raise ResultsError(
+            uri, "must have two slashes after its colon", "write s3://bucket/prefix, or ./ before a path"
+        )
     if is_local(uri):
         return Disk(uri, local_path(uri))
     if split_address(uri)[0] != "s3":

@@ -223,9 +223,18 @@ def refuse_foreign(table: pa.Table, needed: Sequence[str], run_id: str | None) -
         at = table.schema.get_field_index(name)
         if at >= 0 and table.schema.field(at).type != kind:
             table.column(at).cast(kind)
+    texts = [
+        field.name for field in table.schema if field.name.startswith(NUMERIC_PREFIXES) and not _is_number(field.type)
+    ]
+    if texts:
+        raise pa.ArrowInvalid(f"is no table of a run: {', '.join(texts[:3])} must be numbers")
     if run_id is not None and pc.any(pc.not_equal(table["run_id"], run_id)).as_py():
         others = [name for name in pc.unique(table["run_id"]).to_pylist() if name != run_id]
         raise pa.ArrowInvalid(f"is of another run than it is called by: {', '.join(others[:3])}; it may be a copy")
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
 
 
 def of_study(table: pa.Table, study: str) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -101,7 +102,9 @@ def best(table: pa.Table, metric: str = "metric.objective", mode: str = "max") -
         known = ", ".join(name for name in table.schema.names if name.startswith("metric."))
         raise ResultsError(metric, "is in no row of the results", f"choose from: {known or 'nothing, no metric yet'}")
     trials = last_rows(table, stage="tune", control="none", split="validation")
-    finished = [row for row in trials if row["status"] == "done" and row[metric] is not None]
+    finished = [
+        row for row in trials if row["status"] == "done" and row[metric] is not None and math.isfinite(row[metric])
+    ]
     if not finished:
         raise _no_best(last_rows(table, stage="tune", control="none"), metric)
     finished.sort(key=lambda row: (row["trial"] is None, row["trial"], row["run_id"]))

@@ -46,12 +46,31 @@ def space_of(manifest: dict[str, Any], study: str) -> Space:
     Raises:
         UserError: the manifest is of another version of lacray.
     """
+    check_whole(manifest, study)
+    return parse_space(manifest["space"])
+
+
+def check_whole(manifest: dict[str, Any], study: str) -> None:
+    """That a manifest is one of this version, with all that a study is told of by it.
+
+    Raises:
+        UserError: it is another's, or somebody has changed it.
+    """
     if manifest.get("format") != FORMAT:
         raise UserError(
             f"study {study}: its study.json must have format {FORMAT}, got {manifest.get('format')!r}; go on with the "
             "version of lacray that began it, or begin another: --study NAME"
         )
-    return parse_space(manifest["space"])
+    kinds = {"space": dict, "trials": int, "metric": str, "seed": int, "videos": dict, "versions": dict}
+    wrong = [
+        f"{key} must be {kind.__name__}, got {manifest.get(key)!r:.60}"
+        for key, kind in kinds.items()
+        if not isinstance(manifest.get(key), kind)
+    ]
+    if not wrong and not isinstance(manifest["space"].get("name"), str):
+        wrong = [f"space.name must be str, got {manifest['space'].get('name')!r:.60}"]
+    if wrong:
+        raise UserError(f"study {study}: its study.json is not whole: {'; '.join(wrong)}; restore it")
 
 
 def check_same(manifest: dict[str, Any], space: Space, num_trials: int | None, videos: VideoSet, study: str) -> None:

@@ -37,7 +37,7 @@ from lacray.results import (
     write_manifest,
 )
 from lacray.run import CONTROLS, Run
-from lacray.study.manifest import check_same, new_manifest, space_of, versions
+from lacray.study.manifest import check_same, check_whole, new_manifest, space_of, versions
 from lacray.study.outbox import Outbox
 from lacray.study.sampler import Sampler
 from lacray.study.space import VARIANT, Space
@@ -97,6 +97,8 @@ class Study:
         """
         manifest = read_manifest(self.place, self.name)
         self._check_place(manifest)
+        if manifest is not None:
+            check_whole(manifest, self.name)
         self.space = self._given_space or space_of(manifest or {}, self.name)
         self.config = self.space.config(self.space.first_params())
         self._check_batches()
