@@ -100,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             except PictureError as error:
                 print(f"warning: --pictures: {error}", file=sys.stderr)
                 report.missing.append(f"Fig. 3 and Fig. 4: {error}")
+        if not arguments.out.strip():
+            raise ResultsError(f"--out {arguments.out!r}", "must be a directory", "pass another --out")
         written = write(report, Path(os.path.expanduser(arguments.out)))
     except ResultsError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -77,12 +77,13 @@ def _drop_output() -> None:
 
 def _said(error: OSError) -> str:
     """What the system refuses, and for which file."""
-    from lacray.text import printable
+    from lacray.config import UserError
 
     if (problem := _no_folder()) is not None:
         return problem
     where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "what is read or written"
-    return printable(f"{where}: {error.strerror}; mend that, and give the same command again")
+    # In one line, whatever the file is called.
+    return UserError(f"{where}: {error.strerror}; mend that, and give the same command again").problems[0]
 
 
 def _no_folder() -> str | None:

@@ -18,14 +18,13 @@ from lacray.backbone import Backbone, FeatureNet
 from lacray.config import UserError
 from lacray.data.arrays import load_array
 from lacray.data.files import whole, write_whole
+from lacray.data.layouts import RECORD
 from lacray.data.listing import Entry
 from lacray.data.names import FOLDER, is_video
 from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError
 from lacray.data.videoset import DataError
 
-RECORD = "backbone.json"
-"""Beside the features: what made them."""
 PIECE_BYTES = 1 << 26
 """Pictures that are decoded in one go, at most; two such pieces are in memory."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}

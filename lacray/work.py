@@ -91,6 +91,8 @@ def out_folder(text: str) -> Path:
         UserError: it cannot be.
     """
     folder = home_expanded(text)
+    if not text.strip():
+        raise UserError(f"--out: must be a folder, got {text!r}; give one, or . for this one")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

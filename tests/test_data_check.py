@@ -269,3 +269,12 @@ def test_pictures_of_other_sizes_and_turned_ones_are_odd(checked, tmp_path):
     code, said, _ = checked(tmp_path, "data.validation_share=0")
     assert code == 0
     assert "pictures of different sizes in one video: 1 (videos/b); every one is pressed into 64 x 64" in said
+
+
+def test_features_of_another_length_than_their_video_are_odd(checked, tmp_path):
+    root = plain(tmp_path, 3, 1, features=True)
+    for number, name in enumerate(("train0", "train1", "train2", "val0")):
+        write_video(root / "videos" / f"{name}.mp4", pattern(20 + number if name != "train1" else 42))
+    code, said, _ = checked(root, "data.input=features")
+    assert code == 0
+    assert "features of another length than their video: 1 (videos/train1.mp4; 21 rows for 42 frames)" in said

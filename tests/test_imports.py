@@ -148,7 +148,7 @@ def test_ray_stays_in_the_worker_and_around_the_entry_points():
 def test_analysis_reads_results_and_metrics_and_nothing_else_of_lacray():
     for path, package, _ in files_of("analysis"):
         names = set(imported(path, package))
-        assert own_parts(path, package) <= {"exits", "metrics", "results"}, path
+        assert own_parts(path, package) <= {"exits", "metrics", "results", "text"}, path
         assert not {name.split(".")[0] for name in names} & {"torch", "torchvision", "ray"}, path
 
 

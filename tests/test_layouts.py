@@ -658,6 +658,24 @@ def test_a_thousand_with_a_mark_between_its_digits_is_not_taken_for_one(tmp_path
     assert got in said
 
 
+def test_features_that_are_not_read_are_named(tmp_path):
+    root = plain(tmp_path, 3, 1, features=True)
+    (root / "splits.csv").unlink()
+    (root / "segments.csv").unlink()
+    # Where there are videos, they say what there is.
+    for name in ("train0", "train1", "val0"):
+        (root / "videos").mkdir(exist_ok=True)
+        (root / "videos" / f"{name}.mp4").write_bytes(b"")
+    np.savez(root / "features" / "train1.npz", a=np.zeros(3))
+    (root / "features" / "backbone.json").write_text("{}")
+    videos = opened(root, input="features", validation_share=0)
+    assert len(videos.training) == 3
+    assert videos.notes == [
+        "features of no video that is listed: 1 (train2.npy)",
+        "passed over in features: 1 .npz (train1.npz)",
+    ]
+
+
 def test_features_are_found_whatever_the_capitals_of_their_suffix(tmp_path):
     root = plain(tmp_path, 2, 1, features=True)
     (root / "features" / "train0.npy").rename(root / "features" / "train0.NPY")
@@ -758,6 +776,18 @@ def test_frames_go_before_seconds_where_a_table_has_both(tmp_path):
     videos = opened(tmp_path, validation_share=0)
     assert np.flatnonzero(videos.training[0].labels == 0).tolist() == [1, 2]
     assert videos.notes == ["segments.csv: has frames and seconds; its frames count"]
+
+
+def test_seconds_of_recordings_that_were_joined_are_not_guessed(tmp_path):
+    path = tmp_path / "videos" / "a.ts"
+    write_timed(path, [100 * n for n in range(10)])
+    path.write_bytes(path.read_bytes() * 2)
+    write_csv(tmp_path / "segments.csv", "video,start_seconds,end_seconds,phase", ["a,0.2,0.5,b"])
+    said = problems_of(tmp_path, validation_share=0)
+    assert "a.ts: seconds need times that rise, and the file's fall back at frame 10; give start_frame" in said
+    write_csv(tmp_path / "segments.csv", "video,start_frame,end_frame,phase", ["a,12,15,b"])
+    (video,) = opened(tmp_path, validation_share=0).training
+    assert np.flatnonzero(video.labels == 0).tolist() == [12, 13, 14]
 
 
 def test_seconds_of_features_need_their_video(tmp_path):

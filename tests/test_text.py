@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from tiny import make_features, tiny_settings
 
 from lacray.cli import absolute, placed, prepare_videos, shell, shown, tell, warn
-from lacray.config import build, parse_assignments
+from lacray.config import UserError, build, parse_assignments
 from lacray.results import Place, ResultsError, check_writable, checkpoint_uri, open_checkpoint, studies
 from lacray.results.s3 import bucket_and_key
 from lacray.study.show import new_table, short, trials_table
@@ -22,6 +22,7 @@ from lacray.study.study import Options, Study
 from lacray.study.trials import Trial
 from lacray.study.view import OptunaView
 from lacray.text import home_expanded, printable
+from lacray.work import out_folder
 
 # Markup of rich, emoji codes, what shells and URLs read, and what terminals obey.
 ODD = [
@@ -143,6 +144,16 @@ def test_an_address_with_a_slash_too_few_is_no_folder(tmp_path, monkeypatch, uri
         check_writable(uri)
     check_writable(f"./{uri}")
     assert (tmp_path / uri).is_dir()
+
+
+@pytest.mark.parametrize("nothing", ["", " "])
+def test_an_empty_variable_of_a_shell_is_not_this_folder(tmp_path, monkeypatch, nothing):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ResultsError, match="must be a local path or s3"):
+        check_writable(nothing)
+    with pytest.raises(UserError, match="--out: must be a folder"):
+        out_folder(nothing)
+    assert out_folder(".") == Path()
 
 
 def test_optunas_store_lies_beside_the_results(tmp_path):

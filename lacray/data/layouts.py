@@ -32,6 +32,9 @@ MAX_LOOKED_INTO = 30
 
 NUM_READERS = 8
 
+RECORD = "backbone.json"
+"""Beside the features: what made them."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -106,7 +109,7 @@ def list_videos(root: Path, config: DataConfig) -> Listing:
     if config.action is not None and listing.entries:
         _keep_action(config.action, listing)
     if config.input == "features" and listing.entries:
-        _add_features(root, listing)
+        _add_features(root, config, listing)
     return listing
 
 
@@ -183,7 +186,7 @@ def _keep_action(action: str, listing: Listing) -> None:
     listing.phases = {action: listing.phases[action]}
 
 
-def _add_features(root: Path, listing: Listing) -> None:
+def _add_features(root: Path, config: DataConfig, listing: Listing) -> None:
     features = Sidecars(root, "features")
     if not features.is_there:
         listing.problems.append(
@@ -206,6 +209,13 @@ def _add_features(root: Path, listing: Listing) -> None:
             )
         entries.append(replace(entry, features=path))
     listing.entries = entries
+    # Of another action's videos there may be many.
+    unused = [name for name, path in features.found.paths.items() if path not in owners and config.action is None]
+    if unused:
+        listing.notes.append(f"features of no video that is listed: {len(unused)} ({some(unused)})")
+    features.found.passed.leave_out([RECORD])
+    if summary := features.found.passed.summary():
+        listing.notes.append(f"passed over in features: {summary}")
 
 
 def survey(root: Path, listing: Listing, config: DataConfig, progress: Progress | None = None) -> Survey:
@@ -291,6 +301,13 @@ def _labels(
         return None, [
             f"{seconds[0].where}: {entry.name}: seconds need a video with the same frames beside its features, got "
             f"{got}; give start_frame and end_frame"
+        ]
+    fallen = np.flatnonzero(np.diff(clock.times) < 0) if clock is not None else np.empty(0)
+    if seconds and len(fallen):
+        # Recordings that were joined: a time is then of several frames.
+        return None, [
+            f"{seconds[0].where}: {entry.name}: seconds need times that rise, and the file's fall back at frame "
+            f"{fallen[0] + 1}; give start_frame and end_frame, or write the file anew"
         ]
     return frame_labels(entry.name, entry.segments, phases, num_frames, clock)
 

@@ -212,6 +212,8 @@ def check_writable(uri: Place | str | os.PathLike[str]) -> None:
 
 
 def _store(uri: str) -> Disk | S3:
+    if not uri.strip():
+        raise ResultsError(repr(uri), "must be a local path or s3://bucket/prefix", "pass another --results")
     if _MEANT.match(uri):
         # Else a folder of that name would be made, and the results looked for in vain.
         raise ResultsError(
