@@ -88,11 +88,12 @@ def first_two(model: Model, root: str | None, told: Told) -> list[Item]:
 
 
 def picture_names(alignments: Sequence[Alignment]) -> list[str]:
-    """A file for each, by the name of the video; numbered where that would be one for two."""
+    """A file for each, by the name of the video; all are numbered where that would be one for two."""
     stems = [printable(Path(alignment.b.name).stem).replace("/", "_") or "video" for alignment in alignments]
-    return [
-        f"{stem}.png" if stems.count(stem) == 1 else f"{stem}-{number + 1}.png" for number, stem in enumerate(stems)
-    ]
+    # Of a and A there is one file only on some disks.
+    if len({stem.lower() for stem in stems}) == len(stems):
+        return [f"{stem}.png" for stem in stems]
+    return [f"{stem}-{number + 1}.png" for number, stem in enumerate(stems)]
 
 
 def say(alignment: Alignment) -> None:

@@ -13,13 +13,13 @@ if __name__ == "__main__":
 import numpy as np
 
 from lacray.apply.comparison import Deviation, deviations, phases_of
-from lacray.apply.folders import open_folder, read_item, read_items
+from lacray.apply.folders import find_item, open_folder, read_item, read_items
 from lacray.apply.pictures import draw_deviations, save
 from lacray.apply.reports import ranked, write_deviations
 from lacray.cli import tell, warn
 from lacray.config import UserError
 from lacray.exits import guarded
-from lacray.work import add_checkpoint, find_videos, open_model, out_folder, show_left_out, working, written
+from lacray.work import add_checkpoint, open_model, out_folder, show_left_out, working, written
 
 NUM_SHOWN = 10
 LIKELY_BY_CHANCE = 0.05
@@ -31,11 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with working() as told:
         model = open_model(arguments.checkpoint, told)
         folder = open_folder(model, arguments.root, told=told)
-        try:
-            chosen = folder.item(arguments.reference, "reference")
-        except UserError:
-            # A file of another folder; or the same error again.
-            (chosen,) = find_videos(model, [arguments.reference], None, told)
+        chosen = find_item(model, folder, arguments.reference, "reference")
         known = folder.videos.get(chosen.name) if chosen in folder.items else None
         others = [
             item

@@ -13,7 +13,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from lacray.apply import load
-from lacray.apply.folders import open_folder, read_item, read_items
+from lacray.apply.folders import find_item, open_folder, read_item, read_items
 from lacray.apply.library import moments_of
 from lacray.apply.pictures import draw_moments, save
 from lacray.apply.reports import write_moments
@@ -21,7 +21,7 @@ from lacray.apply.scoring import measure_of
 from lacray.cli import not_negative, positive, tell, whole
 from lacray.config import UserError
 from lacray.exits import guarded
-from lacray.work import add_checkpoint, find_videos, out_folder, show_left_out, working, written
+from lacray.work import add_checkpoint, out_folder, show_left_out, working, written
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,10 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with working() as told:
         model = load(arguments.checkpoint)
         folder = open_folder(model, arguments.root, told=told)
-        try:
-            asked = folder.item(name, "moment")
-        except UserError:
-            (asked,) = find_videos(model, [name], None, told)
+        asked = find_item(model, folder, name, "moment")
         query = read_item(model, asked, told=told)
         frame = at(query.seconds, len(query), seconds, arguments.moment)
         left_out = list(folder.left_out)

@@ -83,8 +83,9 @@ def open_folder(model: Model, root: str, *, told: Told | None = None) -> Folder:
         DataError: there is no such folder, it holds no videos that can be read, or its labels are wrong.
     """
     own = model.config.data
-    # What chooses among the videos and labels of the data set that was trained on.
-    chosen = {"action": own.action, "tier": own.tier, "lead_in": own.lead_in} if root == own.root else {}
+    # What chooses among the videos and labels of the data set that was trained on, however its folder is written.
+    is_own = root == own.root or os.path.realpath(home_expanded(root)) == os.path.realpath(home_expanded(own.root))
+    chosen = {"action": own.action, "tier": own.tier, "lead_in": own.lead_in} if is_own else {}
     values = {"root": root, "input": own.input, "max_unreadable": 1.0, **chosen}
     config = build({f"data.{name}": value for name, value in values.items()}).data
     folder = find_root(config, told)
@@ -102,6 +103,22 @@ def open_folder(model: Model, root: str, *, told: Told | None = None) -> Folder:
     items = [Item(video.name, video.path, films.get(video.name)) for video in found.videos]
     videos = {video.name: video for video in found.videos}
     return Folder(root, items, videos, listing.phases, listing.notes, found.unreadable)
+
+
+def find_item(model: Model, folder: Folder, text: str, option: str) -> Item:
+    """A video of a folder, or a file that lies elsewhere.
+
+    Raises:
+        DataError: it is neither, may be several, or cannot be read.
+    """
+    path = home_expanded(text)
+    if not path.is_file() or any(os.path.abspath(path) in (item.path, item.film) for item in folder.items):
+        return folder.item(text, option)
+    # Names are matched by how they end: elsewhere/a.mp4 would be the folder's own a.mp4.
+    item = Item.of_file(str(path))
+    model.check(item.path)
+    # A video of the folder may have the name of a file that lies elsewhere, and is another one.
+    return replace(item, name=item.path) if item.name in folder.videos else item
 
 
 def find_items(model: Model, words: Sequence[str], *, told: Told | None = None) -> tuple[list[Item], list[str]]:

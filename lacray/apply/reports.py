@@ -94,7 +94,7 @@ def write_annotations(
     segments: Mapping[str, Sequence[Carried]],
     phases: Mapping[str, Sequence[str]],
 ) -> list[Path]:
-    """The same for people's annotation programs: labels.boris, and NAME.eaf for ELAN; of videos whose files are there.
+    """The same for people's annotation programs, of videos that are there: labels.boris; for ELAN a NAME.mp4.eaf each.
 
     Args:
         phases: the names of the phases, by video.
@@ -124,7 +124,7 @@ def write_annotations(
     with refused(paths[0]):
         boris.write(paths[0], found)
     for labelled in found:
-        paths.append(folder / "elan" / Path(labelled.name).with_suffix(".eaf"))
+        paths.append(folder / "elan" / f"{labelled.name}.eaf")
         with refused(paths[-1]):
             elan.write(paths[-1], labelled)
     return paths

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 from apply_videos import rewritten
 
 from lacray import align, compare, embed, label, retrieve
+from lacray.apply import load
+from lacray.apply.folders import open_folder
 from lacray.checkpoint import read_checkpoint, save
 from lacray.config import UserError
 from lacray.data import boris
@@ -223,7 +226,11 @@ def test_label_carries_the_phases_of_two_videos_to_the_others(place, videos_chec
     assert [part.phase for part in track.segments] == [
         row["phase"] for row in rows if Path(row["video"]).name == Path(track.media[0]).name
     ]
-    assert len(list((place / "labels" / "elan").rglob("*.eaf"))) == 6
+    own = [row for row in rows if Path(row["video"]).name == Path(track.media[0]).name]
+    for part, row in zip(track.segments, own, strict=True):
+        times = float(row["start_seconds"]), float(row["end_seconds"])
+        assert (part.start, part.end) == pytest.approx(times, abs=2e-3)
+    assert len(list((place / "labels" / "elan").rglob("*.mp4.eaf"))) == 6
     shutil.copytree(videos_root / "videos", place / "own")
     with pytest.raises(UserError, match="of which none is labelled"):
         label.main([str(videos_checkpoint), "own"])
@@ -237,6 +244,60 @@ def test_what_label_writes_is_read_as_a_data_set(place, videos_checkpoint, video
     videos = opened(place / "own", validation_share=0.0)
     assert videos.phases == {"": ["across", "down", "back"]}
     assert sum(video.is_labelled for video in videos.training + videos.val) == 6
+
+
+def test_labels_of_videos_that_differ_by_their_suffix_go_to_files_of_their_own(place, videos_checkpoint, videos_root):
+    shutil.copytree(videos_root, place / "own")
+    for number in range(4, 8):
+        (place / "own" / "videos" / f"take{number}.mp4").unlink()
+    (place / "own" / "splits.csv").unlink()
+    shutil.copy(place / "own" / "videos" / "take3.mp4", place / "own" / "videos" / "take2.mov")
+    label.main([str(videos_checkpoint), "own"])
+    assert {path.name for path in (place / "labels" / "elan").rglob("*.eaf")} == {
+        "take2.mp4.eaf",
+        "take2.mov.eaf",
+        "take3.mp4.eaf",
+    }
+
+
+def test_the_folder_that_was_trained_on_is_read_as_it_was_however_it_is_written(place, videos_checkpoint, videos_root):
+    """Trained on one of two actions, asked for by a relative path."""
+    shutil.copytree(videos_root / "videos", place / "own" / "videos")
+    lines = [f"take{n}.mp4,train,{'pour' if n % 2 else 'cut'}" for n in range(8)]
+    (place / "own" / "splits.csv").write_text("\n".join(["video,split,action", *lines, ""]))
+    state = read_checkpoint(videos_checkpoint)
+    config = {**state["config"], "data.root": str(place / "own"), "data.action": "pour"}
+    save({**state, "config": config}, place / "pour.pt")
+    model = load("pour.pt")
+    for written in ("own", "own/", str(place / "own"), str(place / "elsewhere" / ".." / "own")):
+        (place / "elsewhere").mkdir(exist_ok=True)
+        assert [item.name for item in open_folder(model, written).items] == [
+            f"videos/take{n}.mp4" for n in (1, 3, 5, 7)
+        ]
+
+
+def test_a_file_elsewhere_is_no_video_of_the_folder_that_has_its_name(place, videos_checkpoint, videos_root):
+    shutil.copytree(videos_root / "videos", place / "own")
+    (place / "elsewhere").mkdir()
+    shutil.copy(videos_root / "videos" / "take5.mp4", place / "elsewhere" / "take1.mp4")
+    retrieve.main([str(videos_checkpoint), "elsewhere/take1.mp4@#3", "own", "-k", "1"])
+    (row,) = rows_of(place / "moments" / "moments.csv")
+    assert (row["video"], row["frame"], float(row["distance"])) == ("take5.mp4", "3", pytest.approx(0, abs=1e-3))
+    retrieve.main([str(videos_checkpoint), "elsewhere/take1.mp4@#3", "own", "-k", "8"])
+    assert "take1.mp4" in [row["video"] for row in rows_of(place / "moments" / "moments.csv")]
+    compare.main([str(videos_checkpoint), "elsewhere/take1.mp4", "own"])
+    assert {row["video"] for row in rows_of(place / "deviations" / "deviations.csv")} == {
+        f"take{n}.mp4" for n in range(8)
+    }
+
+
+def test_pictures_of_alignments_have_a_name_each():
+    def found(*names: str) -> list[str]:
+        return align.picture_names([SimpleNamespace(b=SimpleNamespace(name=name)) for name in names])
+
+    assert found("videos/a.mp4", "b 1.mov") == ["a.png", "b 1.png"]
+    assert found("a.mp4", "a.mov", "a-2.mp4") == ["a-1.png", "a-2.png", "a-2-3.png"]
+    assert found("A.mp4", "a.mp4") == ["A-1.png", "a-2.png"]
 
 
 def test_compare_ranks_the_deviations(place, videos_checkpoint, videos_root, capsys):
