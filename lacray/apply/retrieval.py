@@ -31,7 +31,7 @@ class Moments:
     """All frames of some videos, to be searched.
 
     Args:
-        videos: their names, frames and times.
+        videos: their names, frames and times; one at least.
         measure: of the model; what it normalises is normalised here.
         nearest: an index of their embeddings, one after the other, as `prepared` makes them; None: all are compared.
     """
@@ -40,7 +40,11 @@ class Moments:
         self.videos, self.measure = list(videos), measure
         self.starts = np.cumsum([0, *(len(video) for video in self.videos)])
         if nearest is None:
-            nearest = Nearest.exact(np.concatenate([prepared(video.embeddings, measure) for video in self.videos]))
+            vectors = np.empty((int(self.starts[-1]), self.videos[0].embeddings.shape[1]), dtype=np.float32)
+            # Never twice in memory: there may be gigabytes of them.
+            for start, video in zip(self.starts.tolist(), self.videos, strict=False):
+                vectors[start : start + len(video)] = prepared(video.embeddings, measure)
+            nearest = Nearest.exact(vectors)
         assert nearest.num == self.starts[-1]
         self.nearest = nearest
 

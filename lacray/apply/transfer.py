@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ NOWHERE = -1
 """The label of frames in no phase."""
 SHORTEST = 3
 """Frames; a phase that lasts less is given to its neighbours."""
+MOST_CLASSIFIED = 10_000
+"""Frames that a classifier learns from; an SVM takes the square of their number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +43,7 @@ class Carried:
 
 
 def carried_probabilities(
-    alignments: Sequence[Alignment], labels: Sequence[NDArray[np.int64]], num_phases: int
+    alignments: Iterable[Alignment], labels: Iterable[NDArray[np.int64]], num_phases: int
 ) -> NDArray[np.float64]:
     """The phase of every frame of a video, by its alignments with labelled videos.
 
@@ -50,16 +52,17 @@ def carried_probabilities(
     averaged by their scores, those that chance reaches as easily counting little.
 
     Args:
-        alignments: of labelled videos, as `a`, with one video, `b` of M frames.
+        alignments: of labelled videos, as `a`, with one video, `b` of M frames; one at least. One is held at a time,
+            since that of long videos takes 64 MiB.
         labels: of each `a`, (N,), -1 for none.
         num_phases: K.
 
     Returns:
         (M, K + 1), rows of sum 1; the last column is no phase.
     """
-    total = np.zeros((len(alignments[0].b), num_phases + 1))
+    total = np.zeros((1, num_phases + 1))
     for alignment, own in zip(alignments, labels, strict=True):
-        total += _weight(alignment) * _said(alignment, own, num_phases)
+        total = total + _weight(alignment) * _said(alignment, own, num_phases)
     return total / total.sum(axis=1, keepdims=True)
 
 
@@ -89,6 +92,8 @@ def classified_probabilities(
 ) -> list[NDArray[np.float64]]:
     """The phase of every frame by a classifier of single frames, for comparison: an SVM, as evaluation's.
 
+    Of many frames every second, third, ... is learned from.
+
     Returns:
         For each video (M, K + 1), the last column 0: a classifier knows the phases that it has seen alone.
     """
@@ -98,16 +103,17 @@ def classified_probabilities(
 
     embeddings = np.concatenate([own.video.embeddings for own in references])
     labels = np.concatenate([own.labels for own in references])
-    is_labelled = labels >= 0
+    learned = np.flatnonzero(labels >= 0)
+    learned = learned[:: -(-len(learned) // MOST_CLASSIFIED)]
     found = [np.zeros((len(video), num_phases + 1)) for video in videos]
-    seen = np.unique(labels[is_labelled])
+    seen = np.unique(labels[learned])
     if len(seen) == 1:
         for own in found:
             own[:, seen[0]] = 1
         return found
     with threadpool_limits(1):
         classifier = make_pipeline(StandardScaler(), SVC(kernel="rbf", C=1.0))
-        classifier.fit(embeddings[is_labelled], labels[is_labelled])
+        classifier.fit(embeddings[learned], labels[learned])
         for own, video in zip(found, videos, strict=True):
             own[np.arange(len(video)), classifier.predict(np.asarray(video.embeddings))] = 1
     return found
@@ -173,5 +179,5 @@ def carry(
     num_phases: int,
 ) -> NDArray[np.float64]:
     """`carried_probabilities` of one video by its alignments with all references."""
-    alignments = [align(own.video, video) for own in references]
+    alignments = (align(own.video, video) for own in references)
     return carried_probabilities(alignments, [own.labels for own in references], num_phases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from test_local_alignment import aligned, video
 from threadpoolctl import threadpool_limits
 
-from lacray.apply import EmbeddedVideo, Measure
+from lacray.apply import EmbeddedVideo, Measure, transfer
 from lacray.apply import index as index_on_disk
-from lacray.apply.comparison import deviations, phases_of
+from lacray.apply.comparison import Deviation, deviations, phases_of
 from lacray.apply.index import Nearest, write_index
+from lacray.apply.reports import write_deviations
 from lacray.apply.retrieval import Moments, prepared
 from lacray.apply.transfer import (
     Labelled,
@@ -121,6 +123,33 @@ def test_labels_go_where_the_frames_go_and_nowhere_else():
     assert frame_labels(found, 19).tolist() == [-1, -1, *[0] * 6, 1, 1, -1, -1, -1, 1, 1, *[2] * 4]
 
 
+def test_labels_are_carried_by_every_third_frame_as_by_all():
+    """Long videos are aligned with a stride; one is twice as long as the other."""
+    one = video("one", [kind for kind in range(20) for _ in range(6)])
+    other = video("other", [kind for kind in range(20) for _ in range(12)])
+    labels = np.repeat([0, 1, 2], (36, 24, 60))
+    expected = np.repeat([0, 1, 2], (72, 48, 120))
+    alignment = aligned(one, other, stride=3)
+    probabilities = carried_probabilities([alignment], [labels], 3)
+    assert probabilities.shape == (240, 4)
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != expected)
+    edges = np.array([72, 120, 240])
+    assert all(np.abs(edges - frame).min() <= 3 for frame in wrong), wrong
+    # Of each match the frames that it names, not their places in the table.
+    assert (alignment.path % 3 == 0).all()
+    assert (alignment.probability > 0.02).all()
+
+
+def test_a_classifier_of_many_frames_learns_from_some_of_all_videos(monkeypatch):
+    rng = np.random.default_rng(5)
+    labels = LABELS.repeat(4)
+    centres = 4 * rng.normal(size=(3, 8))
+    made = [EmbeddedVideo(f"v{n}", (centres[labels] + rng.normal(size=(36, 8))).astype(np.float32)) for n in range(4)]
+    monkeypatch.setattr(transfer, "MOST_CLASSIFIED", 30)
+    (found,) = classified_probabilities([Labelled(own, labels) for own in made[:3]], made[3:], 3)
+    assert (found.argmax(axis=1) == labels).mean() > 0.9
+
+
 def test_a_reference_that_agrees_counts_more_than_one_that_chance_explains():
     good = video("good", list(range(9)))
     bad = video("bad", [-1, -2, -3, 4, -5, -6, -7, -8, -9])
@@ -196,6 +225,25 @@ def test_deviations_in_seconds_are_those_that_were_made():
     assert (found["z"].repeated, found["z"].skipped) == (pytest.approx(0.8, abs=0.11), 0)
     assert sum(own.inserted + own.repeated for own in found.values()) == pytest.approx(1.4, abs=0.11)
     assert all(own.reference == pytest.approx(0.8) for own in found.values())
+
+
+def test_the_table_of_deviations_has_each_number_in_its_column(tmp_path):
+    one = Deviation("v", "cut", reference=4.0, matched=3.0, own=5.5, skipped=1.0, repeated=0.25, inserted=0.125)
+    less = Deviation("w", "cut", reference=4.0, matched=4.0, own=3.0, skipped=0.0, repeated=0.0, inserted=0.0)
+    write_deviations(tmp_path / "d.csv", [less, one])
+    with (tmp_path / "d.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert {name: float(value) for name, value in first.items() if name not in ("video", "phase")} == {
+        "rank": 1,
+        "deviation_seconds": 3.875,
+        "longer_seconds": 2.5,
+        "skipped_seconds": 1.0,
+        "repeated_seconds": 0.25,
+        "inserted_seconds": 0.125,
+        "reference_seconds": 4.0,
+        "seconds": 5.5,
+    }
+    assert (second["video"], float(second["longer_seconds"])) == ("w", -1.0), "shorter is below 0"
 
 
 def test_a_video_beside_itself_does_not_deviate():
