@@ -161,8 +161,9 @@ class Board:
     def progress(self) -> dict[str, Any]:
         """How far the work is."""
         usable = [shown for shown in self.shown if not shown.trouble]
-        pairs = len(usable) - 1
         number = self._wanted
+        # What cannot be read is aligned with nothing, and nothing is waited for.
+        pairs = 0 if self.shown[number].trouble else len(usable) - 1
         done = sum(1 for other in range(len(self.shown)) if other != number and self.aligned(number, other))
         films_made = [number for number, shown in enumerate(self.shown) if shown.film is not None]
         return {

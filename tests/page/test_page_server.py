@@ -23,7 +23,8 @@ from lacray.apply import load
 from lacray.apply.folders import open_folder
 from lacray.config import DataConfig, UserError
 from lacray.data import open_videos
-from lacray.page.board import Board, open_board, pooled
+from lacray.page.board import Board, align, open_board, pooled
+from lacray.page.films import film_times
 from lacray.page.server import Server
 from lacray.view import newest_checkpoint
 
@@ -183,7 +184,9 @@ def test_the_page_may_load_nothing_from_elsewhere(page):
 def test_links_that_lead_out_of_the_folder_are_not_shown_unless_asked_for(trained, tmp_path):
     root = tmp_path / "set"
     shutil.copytree(trained[0], root)
-    outside = tmp_path / "outside.mp4"
+    # Beside the folder, in one whose name begins as its own does.
+    outside = tmp_path / "set-2" / "outside.mp4"
+    outside.parent.mkdir()
     shutil.copy(root / "videos" / "take1.mp4", outside)
     (root / "videos" / "link.mp4").symlink_to(outside)
     (root / "videos" / "take2.mp4").unlink()
@@ -213,6 +216,11 @@ def test_a_film_has_every_frame_of_its_video_at_its_time(page):
         times = np.frombuffer(page.ask(f"/api/times/{number}")[2], "<f8").reshape(2, -1)
         np.testing.assert_allclose(times[1], [float(frame.time) for frame in frames], atol=1e-6)
         np.testing.assert_allclose(times[0], np.arange(len(shown)) / 25, atol=1e-6)
+
+
+def test_a_film_begins_at_0_and_keeps_what_is_between_its_frames():
+    ticks = film_times(np.array([5.0, 5.04, 5.04, 5.3]))
+    assert ticks.tolist() == [0, 3600, 3601, 27_000]
 
 
 def test_a_player_gets_the_range_of_a_film_that_it_asks_for(page):
@@ -255,6 +263,23 @@ def test_maps_are_the_models_alignments_both_ways(page):
         assert struct.unpack("<HH", content[:4]) == (n, m)
         table = np.frombuffer(content[4:], np.uint8).reshape(n, m)
         np.testing.assert_allclose((table / 255) ** 2, expected.match if a < b else expected.match.T, atol=0.01)
+
+
+def test_long_videos_are_placed_frame_by_frame_by_an_alignment_of_some(page, monkeypatch):
+    board = page.board
+    assert board.wait_for(0, 120)
+    first, second = (board.shown[number].embedded for number in (0, 1))
+    whole = align(board.model, first, second)
+    monkeypatch.setattr("lacray.page.board.MOST_ALIGNED", -(-max(len(first), len(second)) // 2))
+    some = align(board.model, first, second)
+    assert (some.places.shape, some.back.shape) == (whole.places.shape, whole.back.shape)
+    assert max(some.match.shape) <= -(-max(whole.match.shape) // 2)
+    known = ~np.isnan(some.places) & ~np.isnan(whole.places)
+    assert known.mean() > 0.3
+    assert np.abs(some.places[known] - whole.places[known]).mean() < 2.5
+    assert some.path.max(axis=0).tolist() > [len(first) // 2, len(second) // 2], (
+        "frames of the videos, not of the table"
+    )
 
 
 def test_a_large_table_keeps_its_largest_cells():
