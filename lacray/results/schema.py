@@ -206,30 +206,31 @@ def decode(content: Any) -> pa.Table:
     return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
 
 
-def refuse_foreign(table: pa.Table, needed: Sequence[str], run_id: str | None) -> None:
-    """Whether a table that lies among a study's can be one of them: somebody may have put any Parquet file there.
+def refuse_foreign(table: pa.Table, needed: Sequence[str], run_ids: str | pa.Array | None) -> None:
+    """Whether tables that lie among a study's can be its own: somebody may have put any Parquet file there.
 
     Args:
+        table: one of them, or several of one schema.
         needed: columns without which it says nothing.
-        run_id: the one run that it may be of; None: of any.
+        run_ids: the run that it must be of, or that each row must be of; None: of any.
 
     Raises:
-        pa.ArrowInvalid: it is another's, in words.
+        pa.ArrowInvalid, pa.ArrowNotImplementedError: it is another's, in words.
     """
     lacking = [name for name in needed if name not in table.column_names or table[name].null_count]
     if lacking:
         raise pa.ArrowInvalid(f"is no table of a run: it lacks {', '.join(lacking)}")
-    for name, kind in IDENTITY.items():
-        at = table.schema.get_field_index(name)
-        if at >= 0 and table.schema.field(at).type != kind:
-            table.column(at).cast(kind)
     texts = [
         field.name for field in table.schema if field.name.startswith(NUMERIC_PREFIXES) and not _is_number(field.type)
     ]
     if texts:
         raise pa.ArrowInvalid(f"is no table of a run: {', '.join(texts[:3])} must be numbers")
-    if run_id is not None and pc.any(pc.not_equal(table["run_id"], run_id)).as_py():
-        others = [name for name in pc.unique(table["run_id"]).to_pylist() if name != run_id]
+    for field in table.schema:
+        if IDENTITY.get(field.name, field.type) != field.type:
+            table[field.name].cast(IDENTITY[field.name])
+    is_other = pc.not_equal(table["run_id"], run_ids) if run_ids is not None else None
+    if is_other is not None and pc.any(is_other).as_py():
+        others = pc.unique(table["run_id"].filter(is_other)).to_pylist()
         raise pa.ArrowInvalid(f"is of another run than it is called by: {', '.join(others[:3])}; it may be a copy")
 
 
@@ -247,19 +248,6 @@ def of_study(table: pa.Table, study: str) -> pa.Table:
 def to_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Rows as they were given: column -> value, nulls left out."""
     return [{key: value for key, value in row.items() if value is not None} for row in table.to_pylist()]
-
-
-def by_schema(tables: Sequence[pa.Table]) -> list[list[pa.Table]]:
-    """Tables that share a schema side by side; most runs of a study do."""
-    groups: list[tuple[pa.Schema, list[pa.Table]]] = []
-    for table in tables:
-        schema = table.schema
-        same = next((members for known, members in groups if known.equals(schema)), None)
-        if same is None:
-            groups.append((schema, [table]))
-        else:
-            same.append(table)
-    return [members for _, members in groups]
 
 
 def unify(tables: Sequence[pa.Table]) -> pa.Table:
