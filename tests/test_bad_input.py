@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import environment
 from paths import ROOT
-from test_entry_points import environment
 from tiny import make_features, tiny_settings, write_csv
 
 from analysis import report
@@ -269,6 +269,7 @@ def test_the_real_command_exits_with_2_and_without_a_traceback(tmp_path):
     assert (done.returncode, done.stderr) == (2, "error: loss.gamma: must be > 0, got -1 (command line)\n")
 
 
+@pytest.mark.slow
 def test_more_workers_than_the_machine_has(tmp_path, data):
     settings = [word.replace("batch_size=2", "batch_size=99") for word in tiny_settings(data)]
     done = subprocess.run(

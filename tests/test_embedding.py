@@ -11,7 +11,7 @@ import torch
 from settings import features_config, pouring_config
 from tiny import make_features
 
-from lacray import embedding, evaluation, simpouring
+from lacray import embedding, evaluation
 from lacray.config import Config
 from lacray.data import FrameStore, VideoSet, open_videos
 from lacray.encoder import build_encoder, position_code
@@ -20,11 +20,6 @@ from lacray.encoder import build_encoder, position_code
 @pytest.fixture(scope="module")
 def features(tmp_path_factory) -> Path:
     return make_features(tmp_path_factory.mktemp("embedding") / "features")
-
-
-@pytest.fixture(scope="module")
-def pouring(tmp_path_factory) -> Path:
-    return simpouring.ensure(tmp_path_factory.mktemp("pouring"), num_train=4, num_val=1, size=64)
 
 
 @pytest.fixture

@@ -1,47 +1,24 @@
-"""The entry points as their users run them: real Ray, real processes, real kills, a real S3 server."""
+"""The entry points as their users run them: real Ray, real processes, a real S3 server.
+
+What a study on this disk leaves, and the report on it, is read in test_readme.py too: one study serves both.
+"""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
 import pytest
 import torch
+from commands import Studied, run
+from commands import environment as environment
 from paths import ROOT
 from s3_server import s3_server
-from tiny import make_features, tiny_settings
+from tiny import tiny_settings
 
 from lacray import results, simpouring
-from lacray.checkpoint import load_encoder
-
-TIMEOUT_S = 400
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, *arguments]
-
-
-def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    # Ray's workers would wait behind everything else that the machine does.
-    own = {"OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local", "RAY_worker_niceness": "0"}
-    return {**os.environ, **own, **(extra or {})}
-
-
-def run(*arguments: str, cwd: Path, env: dict[str, str] | None = None, code: int = 0) -> str:
-    done = subprocess.run(
-        command(*arguments), cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=TIMEOUT_S
-    )
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_features(tmp_path_factory.mktemp("data") / "clips")
+from lacray.checkpoint import load_model
 
 
 def optuna_trials(results_dir: Path, study: str) -> list[optuna.trial.FrozenTrial]:
@@ -52,88 +29,86 @@ def own_rows(uri: str, study: str, **where: str) -> list[dict]:
     return results.last_rows(results.read(uri, study), **where)
 
 
-def test_the_whole_path_from_study_to_report(data, tmp_path):
-    """tune, train --best, report: the commands that each of them says to type next."""
-    # A relative path: workers have another working directory than the user.
-    near = Path(os.path.relpath(data, tmp_path))
-    said = run("-m", "lacray.tune", "--trials", "4", *tiny_settings(near, epochs=3), cwd=tmp_path)
-    trials = own_rows(str(tmp_path / "results"), "lac", stage="tune", split="validation")
+def test_a_study_its_rows_and_optunas_store_tell_one_story(studied: Studied):
+    uri = studied.folder / "results"
+    trials = own_rows(str(uri), "lac", stage="tune", split="validation")
     own = [row for row in trials if row["control"] == "none"]
-    assert len(own) == 4
+    assert len(own) == 3
     assert {row["control"] for row in trials} == {"none", "untrained", "positions"}
-    # Optuna's store and the rows tell one story.
-    states = {trial.number: trial.state.name for trial in optuna_trials(tmp_path / "results", "lac")}
+    found = optuna_trials(uri, "lac")
+    states = {trial.number: trial.state.name for trial in found}
     assert {row["trial"]: row["status"] for row in own} == {
         number: {"COMPLETE": "done", "PRUNED": "pruned"}[state] for number, state in states.items()
     }
-    for trial in optuna_trials(tmp_path / "results", "lac"):
+    for trial in found:
         row = next(row for row in own if row["trial"] == trial.number)
         assert trial.params["loss.gamma"] == row["loss.gamma"]
         if trial.value is not None:
             assert trial.value == pytest.approx(row["metric.objective"], abs=1e-12)
     assert all(row["op_backend"] in ("cpu", "reference") and row["loss.tau"] > 0 for row in own)
     # No row of the val split: selection has not seen it.
-    assert set(results.read(str(tmp_path / "results"))["split"].to_pylist()) <= {"validation", None}
+    rows = results.read(str(uri), "lac").to_pylist()
+    assert {row["split"] for row in rows if row["stage"] == "tune"} <= {"validation", None}
 
-    train, report = re.findall(r"^  python (.+)$", said, re.MULTILINE)
-    said = run(*train.split(), "--seeds", "2", cwd=tmp_path)
-    rows = own_rows(str(tmp_path / "results"), "lac", stage="train", split="val", control="none")
-    best = results.best(results.read(str(tmp_path / "results"), "lac"))
+
+def test_the_best_of_a_study_is_trained_with_the_command_that_the_study_says(studied: Studied, best_trained: str):
+    uri = str(studied.folder / "results")
+    assert re.findall(r"^  python (.+)$", studied.said, re.MULTILINE) == [
+        "-m lacray.train --best --study lac",
+        "analysis/report.py",
+    ]
+    rows = own_rows(uri, "lac", stage="train", split="val", control="none")
+    best = results.best(results.read(uri, "lac"))
     assert [row["seed"] for row in sorted(rows, key=lambda row: row["seed"])] == [0, 1]
     assert {row["loss.gamma"] for row in rows} == {best["loss.gamma"]}
     assert {row["data.validation_share"] for row in rows} == {0.0}
-    for path in re.findall(r"^checkpoint: (.+)$", said, re.MULTILINE):
-        encoder, config = load_encoder(tmp_path / path)
-        assert config.loss.gamma == best["loss.gamma"]
-        assert torch.isfinite(encoder(torch.randn(1, 7, 12))).all()
-
-    again = run(*train.split(), "--seeds", "2", cwd=tmp_path)
-    assert again.count("done before, kept") == 2
-
-    run(str(ROOT / report.split()[0]), *report.split()[1:], "--out", "report", cwd=tmp_path)
-    page = (tmp_path / "report" / "report.md").read_text()
-    assert "untrained" in page.lower()
-    assert f"{100 * best['metric.objective']:.1f}"[:3] in page
+    checkpoints = re.findall(r"^checkpoint: (.+)$", best_trained, re.MULTILINE)
+    assert len(checkpoints) == 2
+    for path in checkpoints:
+        model = load_model(studied.folder / path)
+        assert model.config.loss.gamma == best["loss.gamma"]
+        assert torch.isfinite(model.encoder(torch.randn(1, 7, 12))).all()
 
 
-def test_a_study_and_a_training_of_two_workers_are_those_of_one(data, tmp_path):
+def test_a_study_and_a_training_of_two_workers_on_s3_are_those_of_one_on_this_disk(studied: Studied, tmp_path):
     """The same trials with the same values, and early stops; only the sums are in another order."""
-    found = {}
-    for workers in ("1", "2"):
-        arguments = ["--trials", "3", "--study", f"w{workers}", "--workers", workers, "--concurrent", "1"]
-        said = run("-m", "lacray.tune", *arguments, *tiny_settings(data, epochs=2), "encoder.dropout=0", cwd=tmp_path)
+
+    def trials(uri: str) -> dict[int, dict]:
+        rows = own_rows(uri, "lac", stage="tune", split="validation", control="none")
+        return {row["trial"]: row for row in rows}
+
+    expected = trials(str(studied.folder / "results"))
+    with s3_server(tmp_path / "server") as env, pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        uri = "s3://lacray-test/runs"
+        where = ["--results", uri]
+        settings = [*tiny_settings(studied.folder / "clips"), "encoder.dropout=0"]
+        shared = ["--workers", "2", *where]
+        said = run("-m", "lacray.tune", "--trials", "2", "--concurrent", "1", *shared, *settings, cwd=tmp_path)
         assert "Traceback" not in said
-        rows = own_rows(str(tmp_path / "results"), f"w{workers}", stage="tune", split="validation", control="none")
-        assert {row["world_size"] for row in rows} == {int(workers)}
-        found[workers] = {row["trial"]: (row["status"], row["epoch"], row["loss.gamma"]) for row in rows}
-        values = {row["trial"]: row["metric.objective"] for row in rows}
-        if workers == "1":
-            expected = values
-    assert found["1"] == found["2"]
-    assert values == pytest.approx(expected, abs=0.02)
-    said = run("-m", "lacray.train", "--best", "--study", "w2", "--seeds", "1", "--workers", "2", cwd=tmp_path)
-    assert re.search(r"training the best of study w2 .*: seeds 0, workers 2", said)
-    rows = own_rows(str(tmp_path / "results"), "w2", stage="train", split="val")
-    assert {(row["control"], row["status"], row["world_size"]) for row in rows} == {
-        ("none", "done", 2),
-        ("untrained", "done", 2),
-        ("positions", "done", 2),
-    }
+        found = trials(uri)
+        assert set(found) == {0, 1}
+        for number, row in found.items():
+            other = expected[number]
+            assert (row["world_size"], other["world_size"]) == (2, 1)
+            for column in ("status", "epoch", "loss.gamma"):
+                assert row[column] == other[column]
+            assert row["metric.objective"] == pytest.approx(other["metric.objective"], abs=0.02)
 
-
-def test_a_setting_that_diverges_fails_by_name_and_the_study_goes_on(data, tmp_path):
-    space = tmp_path / "rates.yaml"
-    space.write_text(
-        "name: rates\nsampler: grid\nsearch:\n  fit.learning_rate: {type: categorical, choices: [1.0e+30, 0.001]}\n"
-    )
-    said = run("-m", "lacray.tune", "rates.yaml", *tiny_settings(data, epochs=3), cwd=tmp_path)
-    states = {t.params["fit.learning_rate"]: t.state.name for t in optuna_trials(tmp_path / "results", "rates")}
-    assert states == {1e30: "FAIL", 0.001: "COMPLETE"}
-    assert re.search(r"trial 0 failed: step \d+: the (loss|gradient) must be finite, got .*L_c.* on videos/clip", said)
-    table = results.read(str(tmp_path / "results"), "rates")
-    failed = [row for row in table.to_pylist() if row["fit.learning_rate"] == 1e30]
-    assert failed[-1]["status"] == "failed"
-    assert "must be finite" in failed[-1]["error"]
+        said = run("-m", "lacray.train", "--best", "--seeds", "1", *shared, cwd=tmp_path)
+        assert re.search(r"training the best of study lac .*: seeds 0, workers 2", said)
+        rows = own_rows(uri, "lac", stage="train", split="val")
+        assert {(row["control"], row["status"], row["world_size"]) for row in rows} == {
+            ("none", "done", 2),
+            ("untrained", "done", 2),
+            ("positions", "done", 2),
+        }
+        (checkpoint,) = re.findall(r"^checkpoint: (s3://.+)$", said, re.MULTILINE)
+        local = results.open_checkpoint(checkpoint, tmp_path)
+        assert load_model(local).config.data.input == "features"
+        run(str(ROOT / "analysis/report.py"), *where, "--out", str(tmp_path / "report"), cwd=tmp_path)
+    assert (tmp_path / "report" / "report.html").stat().st_size > 1000
 
 
 @pytest.mark.slow
@@ -155,21 +130,3 @@ def test_one_study_that_cannot_go_on_keeps_no_other_from_its_end_and_the_same_co
     said = run(*command, cwd=tmp_path, code=2)
     assert "finished already: good" in said
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == rows
-
-
-def test_results_and_checkpoints_on_s3(data, tmp_path):
-    with s3_server(tmp_path / "server") as env:
-        uri = "s3://lacray-test/runs"
-        where = ["--results", uri]
-        run("-m", "lacray.tune", "--trials", "2", *tiny_settings(data), *where, cwd=tmp_path, env=env)
-        said = run("-m", "lacray.train", "--best", "--seeds", "1", *where, cwd=tmp_path, env=env)
-        (checkpoint,) = re.findall(r"^checkpoint: (s3://.+)$", said, re.MULTILINE)
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in env.items():
-                patch.setenv(name, value)
-            rows = own_rows(uri, "lac", stage="train", split="val", control="none")
-            assert [row["status"] for row in rows] == ["done"]
-            local = results.open_checkpoint(checkpoint, tmp_path)
-            assert load_encoder(local)[1].data.input == "features"
-        run(str(ROOT / "analysis/report.py"), *where, "--out", str(tmp_path / "report"), cwd=tmp_path, env=env)
-        assert (tmp_path / "report" / "report.html").stat().st_size > 1000

@@ -19,7 +19,7 @@ from ranks import run_ranks
 from settings import features_config, pouring_config
 from tiny import make_features
 
-from lacray import checkpoint, distributed, embedding, fit, simpouring
+from lacray import checkpoint, distributed, embedding, fit
 from lacray.config import LOSS_CONFIGS, Config, ConfigError, UserError, build
 from lacray.data import DataError, VideoSet, open_videos
 from lacray.embedding import Evaluation
@@ -70,11 +70,6 @@ def one_thread():
 @pytest.fixture(scope="module")
 def features(tmp_path_factory) -> Path:
     return make_features(tmp_path_factory.mktemp("fit") / "features")
-
-
-@pytest.fixture(scope="module")
-def pouring(tmp_path_factory) -> Path:
-    return simpouring.ensure(tmp_path_factory.mktemp("pouring"), num_train=4, num_val=1, size=64)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

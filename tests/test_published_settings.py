@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from paths import ROOT
 
-from lacray import fit, simpouring
+from lacray import fit
 from lacray.config import LOSS_CONFIGS, build
 from lacray.data import open_videos
 from lacray.train import fixed_setting
@@ -28,11 +27,6 @@ TINY = {
     "fit.steps_per_epoch": 2,
     "fit.evaluate_every": 2,
 }
-
-
-@pytest.fixture(scope="module")
-def pouring(tmp_path_factory) -> Path:
-    return simpouring.ensure(tmp_path_factory.mktemp("pouring"), num_train=4, num_val=1, size=96)
 
 
 @pytest.fixture(autouse=True, scope="module")

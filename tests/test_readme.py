@@ -11,13 +11,14 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
+import yaml
 from paths import ROOT
-from test_entry_points import environment
-from tiny import make_features, tiny_settings
+from tiny import tiny_settings
 
-from lacray import simpouring
+from lacray import results, simpouring
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCKS = [(kind, text) for kind, text in BLOCK.findall((ROOT / "README.md").read_text())]
@@ -33,34 +34,18 @@ def test_first_two_commands_do_all_the_set_up():
 def run(line: str, cwd: Path, *more: str) -> str:
     words = shlex.split(line)
     assert words[0] == "python"
-    env = environment({"PYTHONPATH": str(ROOT)})
-    done = subprocess.run(
-        [sys.executable, *words[1:], *more], cwd=cwd, env=env, capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return commands.run(*words[1:], *more, cwd=cwd, env={"PYTHONPATH": str(ROOT)})
 
 
 def test_the_first_command_shortened(tmp_path):
-    """The study on SimPouring as it is, with two trials of one short epoch."""
-    short = ("--trials", "2", "fit.epochs=1", "fit.steps_per_epoch=2", "data.cache_gib=0.1")
+    """The study on SimPouring as it is, with a trial of one short epoch."""
+    short = ("--trials", "1", "fit.epochs=1", "fit.steps_per_epoch=2", "data.cache_gib=0.1")
     said = run(INSTALL[0].partition("&&")[2].strip(), tmp_path, *short)
     assert "videos: 56 train, 14 validation, 14 val, 5 phases (simpouring)" in said
-    assert re.search(r"best: trial \d, objective [\d.]+: loss.gamma=", said)
+    assert re.search(r"best: trial 0, objective [\d.]+: loss.gamma=", said)
     assert "python -m lacray.train --best --study lac" in said
     assert "python analysis/report.py" in said
-    assert len(list((tmp_path / "results" / "lac" / "rows").glob("trial-*.parquet"))) == 2
-
-
-@pytest.fixture(scope="module")
-def user(tmp_path_factory) -> Path:
-    """A user's folder after the first command, on a small data set: all later commands run here, in their order."""
-    folder = tmp_path_factory.mktemp("user")
-    for name in ("analysis", "search_spaces", "cluster.yaml"):
-        (folder / name).symlink_to(ROOT / name)
-    make_features(folder / "clips")
-    run("python -m lacray.tune", folder, "--trials", "2", *tiny_settings(folder / "clips", epochs=1))
-    return folder
+    assert len(list((tmp_path / "results" / "lac" / "rows").glob("trial-*.parquet"))) == 1
 
 
 def shortened(line: str, folder: Path) -> list[str]:
@@ -70,11 +55,7 @@ def shortened(line: str, folder: Path) -> list[str]:
         return []
     if "gamma.yaml" in line:
         return [*settings, "--concurrent", "2"]
-    if "lacray.tune" in line:
-        return [*settings, "--trials", "2"]
-    if "lacray.train" in line:
-        return settings
-    return []
+    return settings if "lacray.tune" in line or "lacray.train" in line else []
 
 
 def said(setting: str, line: str) -> bool:
@@ -86,40 +67,65 @@ def later_commands() -> list[str]:
     return [line for line in lines if "my_videos" not in line and "lacray.align" not in line]
 
 
-def test_later_commands_in_their_order(user):
+def test_later_commands_in_their_order(studied, best_trained):
+    folder = studied.folder
     for line in later_commands():
-        # The grids of Tables 4 and 5 have 12 and 18 points; their seeds are enough here.
-        quick = line.replace("--trials 20", "--trials 2").replace("--seeds 3", "--seeds 1")
+        quick = line.replace("--trials 20", "--trials 1").replace("--seeds 3", "--seeds 2")
         if "gamma.yaml" in line:
-            for name in ("gamma", "formulation"):
-                space = (ROOT / "search_spaces" / "paper" / f"{name}.yaml").read_text()
-                space = space.replace("[0, 1, 2]", "[0]").replace("[0.6, 0.7, 0.8, 0.9]", "[0.6, 0.8]")
-                (user / "paper").mkdir(exist_ok=True)
-                (user / "paper" / f"{name}.yaml").write_text(space)
-        run(quick, user, *shortened(line, user))
+            # The grids of Tables 4 and 5 have 12 and 18 points; one and two of them are enough here.
+            for name, space in shortened_grids().items():
+                (folder / "paper").mkdir(exist_ok=True)
+                (folder / "paper" / f"{name}.yaml").write_text(yaml.safe_dump(space, sort_keys=False))
+        told = run(quick, folder, *shortened(line, folder))
         if "gamma.yaml" in line:
-            again = run(quick, user, *shortened(line, user))
+            again = run(quick, folder, *shortened(line, folder))
             assert "finished already: gamma, formulation" in again, "what is finished is skipped"
-    assert (user / "report" / "report.html").is_file()
-    page = (user / "report" / "report.md").read_text()
+        if "--best" in line:
+            assert told.count("done before, kept") == 2, "so it was by the fixture"
+    assert (folder / "report" / "report.html").is_file()
+    page = (folder / "report" / "report.md").read_text()
     assert "93.44" in page, "Table 4's published figure"
+    assert "untrained" in page.lower()
+    best = results.best(results.read(str(folder / "results"), "lac"))
+    assert f"{100 * best['metric.objective']:.1f}"[:3] in page
 
 
-def test_own_videos_and_what_is_made_of_their_alignment(tmp_path):
-    root = simpouring.ensure(tmp_path / "cache", num_train=5, num_val=2, size=64)
-    shutil.copytree(root / "videos", tmp_path / "my_videos")
-    check, line, view = [line for line in COMMANDS if "my_videos" in line]
-    assert line in run(check, tmp_path), "what the first says to type next is the second"
+def shortened_grids() -> dict[str, dict]:
+    spaces = {
+        name: yaml.safe_load((ROOT / "search_spaces" / "paper" / f"{name}.yaml").read_text())
+        for name in ("gamma", "formulation")
+    }
+    for space in spaces.values():
+        space["search"]["seed"]["choices"] = [0]
+    spaces["gamma"]["search"]["loss.gamma"]["choices"] = [0.8]
+    variants = spaces["formulation"]["variants"]
+    spaces["formulation"]["variants"] = {name: variants[name] for name in ("L_c", "L_c + L_l + L_sw")}
+    return spaces
+
+
+@pytest.fixture(scope="module")
+def own_videos(tmp_path_factory) -> tuple[Path, str]:
+    """A folder with videos that the README's command has trained on, and what that said."""
+    folder = tmp_path_factory.mktemp("own")
+    root = simpouring.ensure(folder / "cache", num_train=5, num_val=2, size=64)
+    shutil.copytree(root / "videos", folder / "my_videos")
+    (line,) = [line for line in COMMANDS if "my_videos" in line and "lacray.train" in line]
     short = ("fit.epochs=1", "data.size=32", "data.num_frames=16", "encoder.hidden=32")
-    said = run(line, tmp_path, *short)
+    return folder, run(line, folder, *short)
+
+
+def test_own_videos_and_what_is_made_of_their_alignment(own_videos):
+    folder, said = own_videos
+    check, line, view = [line for line in COMMANDS if "my_videos" in line]
+    assert line in run(check, folder), "what the first says to type next is the second"
     (checkpoint,) = re.findall(r"^checkpoint: (.+)$", said, re.MULTILINE)
     (align,) = [line for line in COMMANDS if "lacray.align" in line]
-    run(f"{align.rpartition(' ')[0]} {checkpoint}", tmp_path)
+    run(f"{align.rpartition(' ')[0]} {checkpoint}", folder)
     for name in ("together.mp4", "train_001.png"):
-        assert (tmp_path / "alignment" / name).stat().st_size > 10_000
+        assert (folder / "alignment" / name).stat().st_size > 10_000
     command = [sys.executable, *shlex.split(view)[1:], "--no-browser"]
-    env = environment({"PYTHONPATH": str(ROOT)})
-    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as page:
+    env = commands.environment({"PYTHONPATH": str(ROOT)})
+    with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True) as page:
         assert page.stdout is not None
         address = next(line.split()[1] for line in page.stdout if line.startswith("page: "))
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=60) as answer:
@@ -128,14 +134,15 @@ def test_own_videos_and_what_is_made_of_their_alignment(tmp_path):
     assert page.returncode == 130
 
 
-def test_python_of_the_readme(tmp_path, monkeypatch):
+def test_python_of_the_readme(own_videos, tmp_path, monkeypatch):
     snippets = [text for kind, text in BLOCKS if kind == "python"]
     assert len(snippets) == 2
-    root = simpouring.ensure(tmp_path / "cache", num_train=3, num_val=1, size=64)
-    run("python -m lacray.train", tmp_path, f"data.root={root}", "fit.epochs=1", "data.size=32", "data.num_frames=16")
-    (checkpoint,) = (tmp_path / "results" / "train" / "checkpoints").glob("*.pt")
-    checkpoint.rename(checkpoint.with_name("train.pt"))
-    for name, path in zip(("video", "other"), sorted((root / "videos").glob("*.mp4")), strict=False):
+    folder, _ = own_videos
+    (checkpoint,) = (folder / "results" / "train" / "checkpoints").glob("*.pt")
+    named = tmp_path / "results" / "train" / "checkpoints" / "train.pt"
+    named.parent.mkdir(parents=True)
+    shutil.copy(checkpoint, named)
+    for name, path in zip(("video", "other"), sorted((folder / "my_videos").glob("*.mp4")), strict=False):
         shutil.copy(path, tmp_path / f"{name}.mp4")
     monkeypatch.chdir(tmp_path)
     for snippet in snippets:

@@ -13,10 +13,10 @@ import boto3
 import psutil
 import pytest
 import torch
+from commands import environment
 from faults.lab import Lab, ended
 from paths import ROOT
 from s3_server import ACCESS_KEY, SECRET_KEY, s3_server
-from test_entry_points import environment
 from tiny import make_features
 
 from lacray.checkpoint import CheckpointError, load_model
