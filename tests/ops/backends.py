@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+import lacray.ops
+from lacray.ops import backends
+
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 BACKENDS = ["reference", "plain", "avx2", "avx512", "cuda"]
+DEVICES = ["reference", "cpu", "cuda"]
+"""For what lies around an engine, which does not know with which instructions it computes."""
+DIFFERENTIABLE = ("soft_sw", "soft_nw", "soft_dtw", "smooth_dtw")
 
 SoftSw = Callable[..., tuple[Tensor, Tensor]]
 
@@ -27,6 +35,32 @@ def on_gpu(function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tupl
         return first.cpu(), second.cpu()
 
     return run
+
+
+def implementation(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """lacray.ops by one of BACKENDS or DEVICES, for a fixture."""
+    functions = {key: getattr(lacray.ops, key) for key in lacray.ops.__all__}
+    if name == "reference":
+        monkeypatch.setattr(backends, "select", lambda kind: "reference")
+        yield SimpleNamespace(name=name, **functions)
+    elif name == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU here")
+        yield SimpleNamespace(name=name, **functions | {key: on_gpu(functions[key]) for key in DIFFERENTIABLE})
+    elif name == "cpu":
+        yield SimpleNamespace(name=name, **functions)
+    else:
+        try:
+            backends.use_instructions(name)
+        except ValueError:
+            pytest.skip(f"this processor has no {name}")
+        yield SimpleNamespace(name=name, **functions)
+        backends.use_instructions("plain")
+        for widest in ("avx2", "avx512"):
+            try:
+                backends.use_instructions(widest)
+            except ValueError:
+                break
 
 
 def load(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -133,7 +133,8 @@ def test_alignments_are_drawn_with_their_probabilities(method: str, gamma: float
         for e, path in enumerated(similarity[b], gap_open, gap_extend):
             weights[path] += math.exp(e / gamma)  # from end to end, gaps alone may tell two apart
         total = sum(weights.values())
-        seen = Counter(as_path(sample) for sample in samples[b])
+        found, counts = torch.unique(samples[b], dim=0, return_counts=True)
+        seen = Counter({as_path(path): count for path, count in zip(found, counts.tolist(), strict=True)})
         assert set(seen) <= set(weights)
         # Pearson's statistic over the likely ones and the rest together: its mean is the number of classes less 1.
         likely = [path for path, weight in weights.items() if weight / total * draws > 20]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from pathlib import Path
@@ -174,6 +175,22 @@ def test_gradients_of_both_outputs_are_those_of_finite_differences(
     assert torch.autograd.gradcheck(f, inputs, eps=1e-6, atol=1e-7, rtol=1e-6)
 
 
+def seams(shape: tuple[int, int], kind: str) -> tuple[tuple[Tensor, ...], Tensor, tuple[Tensor, Tensor]]:
+    """Tables and gaps that a float holds, lengths, and upstream gradients."""
+    N, M = shape
+    B = 5 if M < 100 else 2  # which share a table of gaps
+    inputs = problem(B, N, M, {"scalar": (), "each": (B,), "shared": shape, "own": (B, *shape)}[kind], seed=7)
+    lengths = torch.tensor([[N, M]] * (B - 1) + [[max(1, N - 17), max(1, M - 33)]])
+    upstream = torch.linspace(1.0, -0.4, B), torch.randn(B, N, M, generator=torch.Generator().manual_seed(1)).double()
+    return tuple(x.float().double() for x in inputs), lengths, upstream
+
+
+@functools.cache  # for all backends and both precisions
+def exact_seams(shape: tuple[int, int], kind: str) -> list[Tensor]:
+    inputs, lengths, upstream = seams(shape, kind)
+    return values_and_gradients(reference.soft_sw, inputs, 0.3, lengths, *upstream)
+
+
 # Tiles are 32 rows by 256 (CPU) or 64 (GPU) columns; strips 2 to 32 rows.
 @pytest.mark.parametrize(
     ("shape", "kind"),
@@ -190,22 +207,11 @@ def test_gradients_of_both_outputs_are_those_of_finite_differences(
 def test_tiles_join_without_a_seam(shape: tuple[int, int], kind: str, ops: SimpleNamespace) -> None:
     if ops.name == "reference":
         pytest.skip("the oracle of this test")
-    N, M = shape
-    B = 5 if M < 100 else 2  # which share a table of gaps
-    inputs = problem(B, N, M, {"scalar": (), "each": (B,), "shared": shape, "own": (B, *shape)}[kind], seed=7)
-    lengths = torch.tensor([[N, M]] * (B - 1) + [[max(1, N - 17), max(1, M - 33)]])
-    upstream = torch.linspace(1.0, -0.4, B), torch.randn(B, N, M, generator=torch.Generator().manual_seed(1)).double()
-    expected = values_and_gradients(reference.soft_sw, inputs, 0.3, lengths, *upstream)
-    for actual, target in zip(
-        values_and_gradients(ops.soft_sw, inputs, 0.3, lengths, *upstream), expected, strict=True
-    ):
-        assert relative_error(actual, target) < 1e-11
-    single = tuple(x.float() for x in inputs)
-    expected = values_and_gradients(reference.soft_sw, tuple(x.double() for x in single), 0.3, lengths, *upstream)
-    for actual, target in zip(
-        values_and_gradients(ops.soft_sw, single, 0.3, lengths, *upstream), expected, strict=True
-    ):
-        assert relative_error(actual, target) < 1e-5
+    inputs, lengths, upstream = seams(shape, kind)
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-5)):
+        actual = values_and_gradients(ops.soft_sw, tuple(x.to(dtype) for x in inputs), 0.3, lengths, *upstream)
+        for got, expected in zip(actual, exact_seams(shape, kind), strict=True):
+            assert relative_error(got, expected) < tolerance
 
 
 # In groups of several pairs, which add to one table.

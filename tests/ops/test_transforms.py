@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from backends import ragged
+from backends import DEVICES, implementation, ragged
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
@@ -122,6 +122,11 @@ def second_derivatives(name: str, kind: str) -> Any:
 def close(actual: Any, expected: Any) -> None:
     for a, b in zip(tree_leaves(actual), tree_leaves(expected), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.fixture(params=DEVICES)
+def ops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    yield from implementation(request.param, monkeypatch)
 
 
 @pytest.fixture(params=NAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +153,22 @@ def test_gradients_of_both_outputs_are_those_of_finite_differences(
     assert torch.autograd.gradcheck(f, [cost], eps=1e-6, atol=1e-7, rtol=1e-6)
 
 
+def seams(shape: tuple[int, int]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Costs that a float holds, lengths, and upstream gradients."""
+    N, M = shape
+    lengths = torch.tensor([[N, M], [max(1, N - 17), max(1, M - 33)], [N, max(1, M - 1)]])
+    g = torch.Generator().manual_seed(1)
+    upstream = torch.tensor([1.0, -0.5, 2.0]), torch.randn(3, N, M, generator=g).double()
+    return costs(3, N, M, seed=7).float().double(), lengths, upstream
+
+
+@functools.cache  # for all backends and both precisions
+def exact_seams(shape: tuple[int, int], band: int | None, minimum: str) -> list[Tensor]:
+    cost, lengths, upstream = seams(shape)
+    named = {"gamma": 0.3, "lengths": lengths, "band": -1 if band is None else band, "smooth": minimum == "smooth"}
+    return values_and_gradients(functools.partial(reference.dtw, **named), (cost,), upstream)
+
+
 # Tiles are 32 rows by 256 (CPU) or 32 (GPU) columns; strips 1 to 32 rows. The band cuts through them.
 @pytest.mark.parametrize("minimum", MINIMA)
 @pytest.mark.parametrize("shape", [(33, 70), (64, 64), (31, 257), (70, 530), (100, 3), (3, 100)])
@@ -161,21 +178,12 @@ def test_tiles_join_without_a_seam(
 ) -> None:
     if ops.name == "reference":
         pytest.skip("the oracle of this test")
-    N, M = shape
-    lengths = torch.tensor([[N, M], [max(1, N - 17), max(1, M - 33)], [N, max(1, M - 1)]])
-    g = torch.Generator().manual_seed(1)
-    upstream = torch.tensor([1.0, -0.5, 2.0]), torch.randn(3, N, M, generator=g).double()
-
-    def exact(cost: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.dtw(
-            cost, gamma=0.3, lengths=lengths, band=-1 if band is None else band, smooth=minimum == "smooth"
-        )
-
+    cost, lengths, upstream = seams(shape)
+    expected = exact_seams(shape, band, minimum)
     # In float32 smooth_dtw keeps R itself: a thousand gamma leave the weights 6e-5.
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-5 if minimum == "soft" else 3e-4)):
-        cost = costs(3, N, M, seed=7).to(dtype)
-        actual = values_and_gradients(warp(ops, minimum), (cost,), upstream, gamma=0.3, lengths=lengths, band=band)
-        expected = values_and_gradients(exact, (cost.double(),), upstream)
+        named: dict[str, Any] = {"gamma": 0.3, "lengths": lengths, "band": band}
+        actual = values_and_gradients(warp(ops, minimum), (cost.to(dtype),), upstream, **named)
         assert relative_error(actual[0], expected[0]) < min(tolerance, 1e-5)
         assert relative_error(actual[1], expected[1]) < min(tolerance, 1e-5)
         assert relative_error(actual[2], expected[2]) < tolerance
@@ -396,6 +404,18 @@ def test_compiles_without_a_graph_break() -> None:
         torch.testing.assert_close(actual, expected)
 
 
+@functools.cache  # for all backends and both precisions
+def exact_gradient_of_the_value(minimum: str, shape: tuple[int, int, int], band: int | None, cut: bool) -> Tensor:
+    exact = costs(*shape, seed=4).float().double().requires_grad_()
+    named = {"gamma": 0.3, "lengths": ragged(*shape) if cut else None, "band": -1 if band is None else band}
+    value, _ = reference.dtw(exact, **named, smooth=minimum == "smooth")
+    return torch.autograd.grad((value * weights_of(value)).sum(), exact)[0]
+
+
+def weights_of(value: Tensor) -> Tensor:
+    return torch.linspace(1.5, -0.5, len(value), dtype=torch.float64).to(value)
+
+
 # Found by the forward pass where a pair fits a core's cache; the longest does not.
 @pytest.mark.parametrize("minimum", MINIMA)
 @pytest.mark.parametrize(
@@ -407,16 +427,12 @@ def test_the_gradient_of_the_value_alone_is_right(
 ) -> None:
     if ops.name == "reference":
         pytest.skip("the oracle of this test")
+    expected = exact_gradient_of_the_value(minimum, shape, band, with_lengths)
     lengths = ragged(*shape) if with_lengths else None
-    weights = torch.linspace(1.5, -0.5, shape[0], dtype=torch.float64)
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-3 if minimum == "smooth" else 1e-5)):
-        leaf = costs(*shape, seed=4).to(dtype).requires_grad_()
-        exact = leaf.detach().double().requires_grad_()
-        named: dict[str, Any] = {"gamma": 0.3, "lengths": lengths}
-        wanted, _ = reference.dtw(exact, **named, band=-1 if band is None else band, smooth=minimum == "smooth")
-        (expected,) = torch.autograd.grad((wanted * weights).sum(), exact)
-        value, table = warp(ops, minimum)(leaf, **named, band=band)
-        loss = (value * weights.to(value)).sum()
+        leaf = costs(*shape, seed=4).float().to(dtype).requires_grad_()
+        value, table = warp(ops, minimum)(leaf, gamma=0.3, lengths=lengths, band=band)
+        loss = (value * weights_of(value)).sum()
         (gradient,) = torch.autograd.grad(loss, leaf, retain_graph=True)
         assert relative_error(gradient, expected) < tolerance
         assert torch.equal(torch.autograd.grad(loss, leaf, retain_graph=True)[0], gradient)
