@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import pickle
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ended_in_process
 from datasets import (
     carl,
     lav,
@@ -33,26 +35,13 @@ from lacray.config import DataConfig
 from lacray.data import FrameStore
 from lacray.data.__main__ import main
 from lacray.data.convert import _put
-from lacray.exits import guarded
 
 SIZE = 24
 
 
 @pytest.fixture
 def converted(capfd):
-    """Runs the command: exit code, what was said, lines of errors."""
-
-    def run(*arguments: object) -> tuple[int, str, list[str]]:
-        try:
-            guarded(main, ["convert", *map(str, arguments)])
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        told = capfd.readouterr()
-        assert "Traceback" not in told.err
-        return code, told.out, [line.removeprefix("error: ") for line in told.err.splitlines()]
-
-    return run
+    return functools.partial(ended_in_process, capfd, main, "convert")
 
 
 def mixed(root: Path) -> Path:

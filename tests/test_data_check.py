@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from commands import ended_in_process
 from datasets import carl, frames_of, lav, pattern, penn, plain, tcc, write_csv, write_pictures, write_video
 from tiny import make_features
 
@@ -20,24 +22,11 @@ from lacray.data import Video, VideoSet
 from lacray.data.__main__ import main
 from lacray.data.completeness import against_published
 from lacray.data.published import PENN_ACTION
-from lacray.exits import guarded
 
 
 @pytest.fixture
 def checked(capfd):
-    """Runs the command: exit code, lines said, lines of errors."""
-
-    def run(*arguments: object) -> tuple[int, str, list[str]]:
-        try:
-            guarded(main, ["check", *map(str, arguments)])
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        told = capfd.readouterr()
-        assert "Traceback" not in told.err
-        return code, told.out, [line.removeprefix("error: ") for line in told.err.splitlines()]
-
-    return run
+    return functools.partial(ended_in_process, capfd, main, "check")
 
 
 @pytest.fixture(scope="module")

@@ -7,27 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from datasets import write_csv, write_video
-from settings import features_config
+from settings import features_config, train, videos_config
 from tiny import make_features
 
 from lacray.apply import Model, load
-from lacray.config import Config, build
-from lacray.run import Run, execute
 
 PHASES = ("across", "down", "back")
 SIZE = 48
-
-
-def train(config: Config, folder: Path) -> Path:
-    """A checkpoint, as `python -m lacray.train` writes it."""
-    run = Run(
-        values=config.flat(), results=str(folder), study="train", run_id="model", stage="train", keep_checkpoint=True
-    )
-    for _ in execute(run, device=torch.device("cpu")):
-        pass
-    return folder / "train" / "checkpoints" / "model.pt"
 
 
 @pytest.fixture(scope="session")
@@ -88,25 +75,7 @@ def videos_root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def videos_checkpoint(videos_root, tmp_path_factory) -> Path:
-    config = build(
-        {
-            "data.root": str(videos_root),
-            "data.size": 32,
-            "data.num_frames": 16,
-            "data.batch_size": 2,
-            "data.validation_share": 0.0,
-            "encoder.hidden": 32,
-            "encoder.heads": 2,
-            "encoder.feedforward": 32,
-            "encoder.layers": 1,
-            "encoder.embedding": 16,
-            "fit.epochs": 6,
-            "fit.steps_per_epoch": 10,
-            "fit.evaluate_every": 6,
-            "fit.learning_rate": 0.003,
-        }
-    )
-    return train(config, tmp_path_factory.mktemp("videos-results"))
+    return train(videos_config(videos_root), tmp_path_factory.mktemp("videos-results"))
 
 
 @pytest.fixture

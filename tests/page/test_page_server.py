@@ -451,7 +451,7 @@ def test_a_request_that_is_no_json_is_told(page):
 def test_the_newest_checkpoint_of_the_data_set_is_taken(trained, tmp_path):
     root, results = trained
     path = newest_checkpoint(str(results), str(root), root)
-    assert Path(path).name == "takes.pt"
+    assert Path(path).name == "model.pt"
     with pytest.raises(
         UserError, match=r"needs a checkpoint, and of the 1 in .* none was trained on it; train one: python"
     ):
