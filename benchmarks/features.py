@@ -26,7 +26,7 @@ from decoding import RATE, write
 from measuring import peak_gib
 
 from lacray import backbone as backbones
-from lacray.backbone import Backbone, FeatureNet
+from lacray.backbone import FeatureNet, FrozenBackbone
 from lacray.data.listing import Entry
 from lacray.data.sources import source_of
 from lacray.extraction import PRECISIONS, default_precision, extract
@@ -53,7 +53,7 @@ def decode_all(path: Path, size: int) -> int:
     )
 
 
-def check(path: Path, net: Backbone, out: Path, device: torch.device) -> None:
+def check(path: Path, net: FrozenBackbone, out: Path, device: torch.device) -> None:
     """Features on disk are those of a loop over single frames."""
     pictures = torch.from_numpy(source_of(str(path)).read(np.arange(5), size=net.size))
     mean, std = (torch.tensor(values)[:, None, None] for values in (net.mean, net.std))

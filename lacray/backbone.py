@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lacray.config import UserError
+from lacray.weights import load_weights
 
 TIMM = "timm:"
 
@@ -22,7 +23,7 @@ class BackboneError(UserError):
 
 
 @dataclass(frozen=True)
-class Backbone:
+class FrozenBackbone:
     """A network in eval mode without its classifier, and what it wants."""
 
     name: str
@@ -37,7 +38,7 @@ class Backbone:
     source: str
     """Where the weights came from, in words."""
 
-    def to(self, device: torch.device) -> Backbone:
+    def to(self, device: torch.device) -> FrozenBackbone:
         self.module.to(device)
         return self
 
@@ -48,7 +49,7 @@ class FeatureNet(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, *, precision: torch.dtype) -> None:
+    def __init__(self, backbone: FrozenBackbone, *, precision: torch.dtype) -> None:
         super().__init__()
         self.module, self.precision = backbone.module, precision
         self.register_buffer("mean", torch.tensor(backbone.mean)[:, None, None], persistent=False)
@@ -61,7 +62,7 @@ class FeatureNet(nn.Module):
             return self.module(pictures).float()
 
 
-def load(name: str, *, weights: str | None = None, size: int | None = None) -> Backbone:
+def load(name: str, *, weights: str | None = None, size: int | None = None) -> FrozenBackbone:
     """A backbone by what the user calls it.
 
     Args:
@@ -83,7 +84,7 @@ def load(name: str, *, weights: str | None = None, size: int | None = None) -> B
         module, channels, wanted, mean, std, source = _of_timm(name.removeprefix(TIMM), weights)
     else:
         module, channels, wanted, mean, std, source = _of_torchvision(name, weights)
-    backbone = Backbone(name, module.eval(), channels, size or wanted, mean, std, digest(module), source)
+    backbone = FrozenBackbone(name, module.eval(), channels, size or wanted, mean, std, digest(module), source)
     _check(backbone)
     return backbone
 
@@ -106,7 +107,7 @@ def _of_torchvision(name: str, weights: str) -> Parts:
     size = int(preset.crop_size[0])
     if weights != "default":
         module, channels = _without_classifier(name, torchvision.models.get_model(name, weights=None))
-        load_weights(module, name, Path(weights))
+        _load(module, name, weights)
         return module, channels, size, preset.mean, preset.std, Path(weights).name
     try:
         model = torchvision.models.get_model(name, weights=entry)
@@ -137,7 +138,7 @@ def _of_timm(name: str, weights: str) -> Parts:
             f"with a network, and give them: --backbone {TIMM}{name} --weights FILE"
         ) from error
     if weights != "default":
-        load_weights(module, name, Path(weights))
+        _load(module, name, weights)
     wanted = timm.data.resolve_model_data_config(module)
     source = f"timm {name}" if weights == "default" else Path(weights).name
     return module, module.num_features, int(wanted["input_size"][1]), wanted["mean"], wanted["std"], source
@@ -171,35 +172,16 @@ def _without_classifier(name: str, model: nn.Module) -> tuple[nn.Module, int]:
     return model, channels
 
 
-def load_weights(module: nn.Module, name: str, path: Path) -> None:
-    """Load a local state dict into a network without classifier: all that it has must be there.
-
-    Raises:
-        BackboneError: it is none, or not of this network.
-    """
-    if not path.is_file():
-        raise BackboneError(f"--weights: must be `default` or a file, got {str(path)!r}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise BackboneError(
-            f"--weights: {path} is no state dict that loads with weights_only ({type(error).__name__})"
-        ) from error
-    state = next((state[key] for key in ("state_dict", "model") if isinstance(state, dict) and key in state), state)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BackboneError(f"--weights: {path} must hold a state dict of tensors")
-    own = module.state_dict()
-    given = {key.removeprefix("module."): value for key, value in state.items()}
-    # Counters that old releases did not save; and the classifier, which may be another one or none.
-    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
-    misfit = [key for key in own if key in given and given[key].shape != own[key].shape]
-    if missing or misfit:
-        first = min(missing + misfit)
-        raise BackboneError(
-            f"--weights: {path} does not fit {name}: {len(missing)} of its {len(own)} tensors are missing and "
-            f"{len(misfit)} of another shape, first {first}; give the file of this network, or another --backbone"
-        )
-    module.load_state_dict({key: given[key] for key in own if key in given}, strict=False)
+def _load(module: nn.Module, name: str, weights: str) -> None:
+    load_weights(
+        module,
+        weights,
+        network=name,
+        setting="--weights",
+        words="`default`",
+        other="another --backbone",
+        error=BackboneError,
+    )
 
 
 def digest(module: nn.Module) -> str:
@@ -216,7 +198,7 @@ def digest(module: nn.Module) -> str:
 
 
 @torch.inference_mode()
-def _check(backbone: Backbone) -> None:
+def _check(backbone: FrozenBackbone) -> None:
     """Refuse a network whose output is no vector a frame, or that does not take frames of the size."""
     try:
         out = backbone.module(torch.zeros(1, 3, backbone.size, backbone.size))

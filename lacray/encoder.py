@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from lacray.batch_norm import is_frozen
 from lacray.config import ConfigError, DataConfig, EncoderConfig
+from lacray.trunk import freeze, map_side, torchvision_trunk
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -24,7 +23,6 @@ ATTENTION_CELLS = 1 << 27
 """Query-key cells of one attention call at most outside training, over clips and heads: 512 MiB in float32."""
 SMALL_STAGES = ((32, 7, 4), (64, 3, 1), (128, 3, 2), (128, 3, 1))
 """Width, kernel and stride of the small network's convolutions."""
-NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 
 class Backbone(nn.Module, ABC):
@@ -297,7 +295,7 @@ class PaperBackbone(Backbone):
         super().__init__()
         self.pictures = Pictures()
         self.trunk, channels = torchvision_trunk(config)
-        side = _map_side(self.trunk, size)
+        side = map_side(self.trunk, size)
         if side < 5:
             raise ConfigError(
                 f"data.size: must give {config.name} maps of 5 x 5 at least for the two convolutions after it, got "
@@ -332,117 +330,6 @@ class PaperBackbone(Backbone):
 
     def codes(self, maps: Tensor) -> Tensor:
         return self.head(F.adaptive_max_pool3d(self.convolutions(maps.transpose(1, 2)), 1).flatten(1))
-
-
-def torchvision_trunk(config: EncoderConfig) -> tuple[nn.Module, int]:
-    """A torchvision backbone up to its last feature map of stride 16, and that map's channels.
-
-    Raises:
-        ConfigError: an unknown name, weights that are not there or do not fit, or a backbone without feature maps.
-    """
-    names = torchvision.models.list_models(module=torchvision.models)
-    if config.name not in names:
-        from difflib import get_close_matches
-
-        near = ["small", *get_close_matches(config.name, names, n=3)]
-        raise ConfigError(f"encoder.name: must be `small` or a torchvision model, got {config.name!r}; near: {near}")
-    weights = None
-    if config.weights == "default":
-        weights = torchvision.models.get_model_weights(config.name)["DEFAULT"]
-    try:
-        model = torchvision.models.get_model(config.name, weights=weights)
-    except OSError as error:
-        raise ConfigError(
-            f"encoder.weights: torchvision's default weights of {config.name} could not be fetched ({error}); "
-            "give a local file, or encoder.weights=none"
-        ) from error
-    if config.weights not in ("default", "none"):
-        load_weights(model, config)
-    if config.name.startswith(("resnet", "resnext", "wide_resnet")):
-        # Conv4c: the third block of layer3.
-        trunk = nn.Sequential(
-            model.conv1, model.bn1, model.relu, model.maxpool, model.layer1, model.layer2, model.layer3[:3]
-        )
-    elif isinstance(features := getattr(model, "features", None), nn.Sequential):
-        trunk = features
-    else:
-        raise ConfigError(
-            f"encoder.name: {config.name} has no sequence of feature maps to cut; use a resnet, efficientnet, "
-            "mobilenet, densenet, convnext or vgg"
-        )
-    return _cut_at_stride_16(trunk)
-
-
-def _cut_at_stride_16(trunk: nn.Sequential) -> tuple[nn.Module, int]:
-    was_training = trunk.training
-    trunk.eval()
-    side = 64
-    with torch.no_grad():
-        maps = torch.zeros(1, 3, side, side)
-        last, channels = 0, 3
-        for index, stage in enumerate(trunk):
-            maps = stage(maps)
-            if maps.dim() != 4 or maps.shape[-1] != maps.shape[-2]:
-                raise ConfigError(
-                    "encoder.name: its stages must give maps (batch, channels, height, width), got "
-                    f"{tuple(maps.shape)}; use a resnet, efficientnet, mobilenet, densenet, convnext or vgg"
-                )
-            if maps.shape[-1] < side // 16:
-                break
-            last, channels = index + 1, maps.shape[1]
-    trunk.train(was_training)
-    return trunk[:last], channels
-
-
-@torch.no_grad()
-def _map_side(trunk: nn.Module, size: int) -> int:
-    was_training = trunk.training
-    side = trunk.eval()(torch.zeros(1, 3, size, size)).shape[-1]
-    trunk.train(was_training)
-    return side
-
-
-def load_weights(model: nn.Module, config: EncoderConfig) -> None:
-    """Load a local state dict into a torchvision model; its classifier may be missing."""
-    path = Path(config.weights)
-    if not path.is_file():
-        raise ConfigError(f"encoder.weights: must be `default`, `none` or a file, got {config.weights!r}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ConfigError(
-            f"encoder.weights: {path} is no state dict that loads with weights_only ({type(error).__name__})"
-        ) from error
-    if not isinstance(state, dict):
-        raise ConfigError(f"encoder.weights: {path} must hold a state dict, got {type(state).__name__}")
-    state = state.get("state_dict", state)
-    classifier = ("fc.", "classifier.", "head.")
-    own = {name: value for name, value in model.state_dict().items() if not name.startswith(classifier)}
-    given = {name: value for name, value in state.items() if not name.startswith(classifier)}
-    # Counters that old releases did not save.
-    wrong = [name for name in own.keys() ^ given.keys() if not name.endswith("num_batches_tracked")]
-    wrong += [name for name in own.keys() & given.keys() if own[name].shape != getattr(given[name], "shape", None)]
-    if wrong:
-        raise ConfigError(
-            f"encoder.weights: {path} does not fit {config.name}: {len(wrong)} keys differ, first {min(wrong)}; "
-            "give the file of this model, or another encoder.name"
-        )
-    model.load_state_dict(given, strict=False)
-
-
-def freeze(trunk: nn.Module, what: str) -> None:
-    """Stop gradients in all (`none` trained), all but the last stage (`last`) or all but the norms of a backbone."""
-    if what == "all":
-        return
-    if what == "norms":
-        trunk.requires_grad_(False)
-        for module in trunk.modules():
-            if isinstance(module, NORMS):
-                module.requires_grad_(True)
-        return
-    stages = [stage for stage in trunk.children() if any(True for _ in stage.parameters())]
-    for stage in stages if what == "none" else stages[:-1]:
-        stage.requires_grad_(False)
 
 
 def build_encoder(config: EncoderConfig, data: DataConfig, *, num_features: int | None = None) -> Encoder:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from lacray import __version__
-from lacray.backbone import Backbone, FeatureNet
+from lacray.backbone import FeatureNet, FrozenBackbone
 from lacray.config import UserError
 from lacray.data.arrays import load_array
 from lacray.data.files import whole, write_whole
@@ -55,7 +55,7 @@ class _Job:
     target: Path
 
 
-def record_of(backbone: Backbone, *, precision: str, dtype: str) -> dict[str, Any]:
+def record_of(backbone: FrozenBackbone, *, precision: str, dtype: str) -> dict[str, Any]:
     """What decides the numbers: two features of one record are of one kind."""
     return {
         "backbone": backbone.name,
@@ -99,7 +99,7 @@ def default_precision(device: torch.device) -> str:
 
 def extract(
     entries: Sequence[Entry],
-    backbone: Backbone,
+    backbone: FrozenBackbone,
     out: Path,
     *,
     precision: str,
@@ -145,7 +145,7 @@ def extract(
     return found
 
 
-def _claim(out: Path, record: dict[str, Any], backbone: Backbone) -> None:
+def _claim(out: Path, record: dict[str, Any], backbone: FrozenBackbone) -> None:
     """Write the record of a folder, or compare with the one that is there.
 
     Raises:
@@ -186,7 +186,7 @@ def feature_paths(names: Sequence[str], out: Path) -> dict[str, Path]:
 
 
 def _jobs(
-    entries: Sequence[Entry], backbone: Backbone, out: Path, dtype: np.dtype[Any], found: Extracted
+    entries: Sequence[Entry], backbone: FrozenBackbone, out: Path, dtype: np.dtype[Any], found: Extracted
 ) -> Iterator[_Job]:
     targets = feature_paths([entry.name for entry in entries], out)
     for entry in entries:
@@ -214,7 +214,7 @@ def _is_done(target: Path, video: str, shape: tuple[int, int], dtype: np.dtype[A
 def _write(
     job: _Job,
     net: FeatureNet,
-    backbone: Backbone,
+    backbone: FrozenBackbone,
     dtype: np.dtype[Any],
     batch: int,
     tell: Callable[[int], None],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from commands import ended_in_process
 from datasets import lav, opened, pattern, penn, tcc, write_video
 
 from lacray import backbone as backbones
@@ -18,7 +20,6 @@ from lacray.backbone import FeatureNet
 from lacray.data.listing import Entry
 from lacray.data.sources import source_of
 from lacray.data.video import decode
-from lacray.exits import guarded
 
 NET, CHANNELS, SIZE = "mobilenet_v3_small", 1024, 64
 
@@ -42,19 +43,7 @@ def root(tmp_path) -> Path:
 
 @pytest.fixture
 def run(capfd):
-    """Runs the command: exit code, what it said, lines of errors."""
-
-    def run(*arguments: object) -> tuple[int, str, list[str]]:
-        try:
-            guarded(features.main, [*map(str, arguments)])
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        told = capfd.readouterr()
-        assert "Traceback" not in told.err
-        return code, told.out, [line.removeprefix("error: ") for line in told.err.splitlines()]
-
-    return run
+    return functools.partial(ended_in_process, capfd, features.main)
 
 
 def expected(path: Path, weights: Path) -> np.ndarray:
@@ -223,6 +212,7 @@ def test_any_classifier_of_torchvision_loses_its_last_layer(name, tmp_path):
         ),
         (("--backbone", "squeezenet1_0", "--weights", "{w}"), "squeezenet1_0 has no last linear layer to be left out"),
         (("--backbone", "resnet18", "--weights", "{w}"), "does not fit resnet18: "),
+        (("--backbone", "resnet18", "--weights", "{t}/resnet34.pth"), "0 of another shape and 96 foreign to it"),
         (("--backbone", "resnet18", "--weights", "{t}/none.pth"), "--weights: must be `default` or a file"),
         (("--backbone", "{t}/text.pth"), "text.pth must begin with the name of its torchvision model"),
         (("--backbone", "resnet18", "--weights", "{t}/text.pth"), "is no state dict that loads with weights_only"),
@@ -231,6 +221,8 @@ def test_any_classifier_of_torchvision_loses_its_last_layer(name, tmp_path):
 )
 def test_what_is_wrong_is_told_with_the_remedy(run, root, weights, tmp_path, arguments, said):
     (tmp_path / "text.pth").write_text("hello")
+    if any("resnet34" in word for word in arguments):  # which has all that a resnet18 has
+        torch.save(torchvision.models.get_model("resnet34", weights=None).state_dict(), tmp_path / "resnet34.pth")
     code, _, errors = run(root, *(word.format(w=weights, t=tmp_path) for word in arguments))
     assert code == 2
     assert said in errors[0]
