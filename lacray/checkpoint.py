@@ -182,13 +182,3 @@ def model_of(state: dict[str, Any], where: str) -> Trained:
         first = str(error).splitlines()[0].strip()
         raise CheckpointError(f"checkpoint: {where} holds weights of another setting than its own ({first})") from error
     return Trained(encoder.eval(), loss.eval(), config, state["num_features"], state["calibration"])
-
-
-def load_encoder(path: Path | str) -> tuple[Encoder, Config]:
-    """The trained encoder of a checkpoint, in eval mode, and its setting.
-
-    Raises:
-        CheckpointError: as `load_model`.
-    """
-    model = load_model(path)
-    return model.encoder, model.config

@@ -221,7 +221,7 @@ def embed_file(
     A video of any length: pictures are read some at a time, and memory grows with the number of frames alone.
 
     Args:
-        config: the encoder's, from `checkpoint.load_encoder`.
+        config: the encoder's, from `checkpoint.load_model`.
         encoder: on `device`; is in eval mode afterwards.
         progress: called with (frames done, frames in all) as they are encoded.
 

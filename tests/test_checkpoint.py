@@ -89,7 +89,7 @@ def test_file_that_is_no_checkpoint_is_refused(tmp_path):
         ("old.pt", "must have format 3, got 1"),
         ("part.pt", "is not whole: it lacks calibration, config, cuda_random_states, encoder, loss"),
     ]:
-        for read in (checkpoint.read_checkpoint, checkpoint.load_model, checkpoint.load_encoder):
+        for read in (checkpoint.read_checkpoint, checkpoint.load_model):
             with pytest.raises(CheckpointError, match=f"{name} {said}"):
                 read(tmp_path / name)
 
@@ -127,8 +127,8 @@ def test_weights_of_another_setting_than_the_files_own_are_refused(features, tmp
 def test_loaded_encoder_scores_as_the_trained_one_did(features, tmp_path):
     config = config_of(features)
     event = trained(config, tmp_path / "run.pt")
-    encoder, read = checkpoint.load_encoder(tmp_path / "run.pt")
-    assert read == config
-    again = embedding.evaluate(config, encoder, open_videos(config.data), "validation")
+    model = checkpoint.load_model(tmp_path / "run.pt")
+    assert model.config == config
+    again = embedding.evaluate(config, model.encoder, open_videos(config.data), "validation")
     assert again.metrics == event.evaluations[0].metrics
     assert len(again.metrics) >= 8
