@@ -504,7 +504,9 @@ async function carry() {
       if (one.start === undefined) { lacking += 1; continue; }
       const parts = free(clip.marks, one.start, one.stop);
       if (!parts.length) { taken += 1; continue; }
-      clip.carried = [...clip.carried.filter((old) => old.phase !== segment.phase), ...parts.map((part) => ({ ...part, phase: segment.phase }))];
+      // Carried anew it takes the place of what was; the same phase, done again elsewhere, stays.
+      const isOther = (old) => old.phase !== segment.phase || old.stop <= one.start || old.start >= one.stop;
+      clip.carried = [...clip.carried.filter(isOther), ...parts.map((part) => ({ ...part, phase: segment.phase }))];
       num += 1;
     }
     const told = [`“${segment.phase}” carried to ${num} videos: Keep or Drop`];
