@@ -8,7 +8,8 @@
 The step is lacray.fit's own, watched from outside: marks are set where clips enter the encoder, where embeddings
 leave it, and where their gradient comes back. The losses take turns, so that what else the machine does meets all of
 them. A share is a part of the step with all frames in memory, as they are from the second epoch on; `decode` is what
-the first epoch pays on top. Claim: no loss takes more than 5 % of it. The last line of stdout is one JSON document.
+the first epoch pays on top; `whole videos` is what a loss that sees them whole pays once an epoch, shared out over
+its steps. Claim: no loss takes more than 5 % of it. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ from lacray.data import FrameStore, PairLoader, VideoSet, open_videos
 from lacray.encoder import build_encoder
 from lacray.losses import build_loss
 from lacray.ops import backend_name
+from lacray.whole import WholeEmbedder
 
-PARTS = ("load", "augment", "encoder forward", "loss forward", "loss backward", "encoder backward", "optimiser")
+PARTS = (
+    *("load", "augment", "encoder forward", "loss forward", "loss backward", "encoder backward", "optimiser"),
+    "whole videos",
+)
 LOSS_PARTS = ("loss forward", "loss backward")
 NEEDED = {"tcn": {"data.positive_window": 5}}
 CLAIM = 0.05
@@ -57,6 +62,21 @@ class Step:
         self.module.encoder.register_forward_hook(self._embedded)
         self.module.loss.register_forward_pre_hook(lambda *_: self._mark("paired"))
         self.module.loss.register_forward_hook(lambda *_: self._mark("lost"))
+        self.whole = self._see_videos(videos, store) if self.module.loss.wants_videos(1.0) else 0.0
+
+    def _see_videos(self, videos: VideoSet, store: FrameStore) -> float:
+        """Seconds of a step that embedding all videos whole, once an epoch, comes to where that is done."""
+        loss = self.module.loss
+        embed = WholeEmbedder(
+            videos.train, store=store, device=self.device, with_features=self.module.loss.wants_features
+        )
+        embed(self.module.encoder)  # the frozen features, once a run
+        started = self.clock()
+        loss.see(embed(self.module.encoder))
+        seconds = self.clock() - started
+        loss.done = 1.0  # all that it adds has its full weight
+        self.module.train()
+        return seconds / max(1, len(videos.train) // self.config.data.batch_size)
 
     def _mark(self, name: str) -> None:
         self.marks[name] = self.clock()
@@ -89,6 +109,7 @@ class Step:
             "loss backward": marks["derived"] - forward,
             "encoder backward": backward - marks["derived"],
             "optimiser": self.clock() - backward,
+            "whole videos": self.whole,
         }
 
     def operators(self) -> dict[str, float]:

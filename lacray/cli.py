@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lacray.config import Config
 from lacray.data import DataError, VideoSet, open_videos
 from lacray.data.oddities import oddities
-from lacray.data.videoset import why_not_selectable
+from lacray.data.videoset import why_not_selectable, without_partner
 from lacray.text import home_expanded, printable
 
 # In a log, between two lines of something that takes long.
@@ -165,10 +165,19 @@ def prepare_videos(config: Config, *, for_study: bool, metric: str = "objective"
     """
     with progress_bar() as progress:
         videos = open_videos(config.data, progress=progress)
+    alone = without_partner(videos.train) if config.loss.compares_videos else []
+    lonely = (
+        [
+            f"{len(alone)} of {len(videos.train)} training videos have no other of their action ({alone[0].name}"
+            f"{', ...' if len(alone) > 1 else ''}): loss.name={config.loss.name} compares them with none"
+        ]
+        if alone
+        else []
+    )
     left_out = f", {len(videos.unreadable)} unreadable left out" if videos.unreadable else ""
     of_actions = f" of {len(videos.actions)} actions" if len(videos.actions) > 1 else ""
     _tell_videos(
-        (*first_of([f"left out, {line}" for line in videos.unreadable]), *videos.notes, *oddities(videos)),
+        (*first_of([f"left out, {line}" for line in videos.unreadable]), *videos.notes, *oddities(videos), *lonely),
         f"videos: {len(videos.train)} train, {len(videos.validation)} validation, {len(videos.val)} val, "
         f"{videos.num_phases} phases{of_actions} ({videos.root}){left_out}",
     )

@@ -80,6 +80,9 @@ class DataConfig(Section):
     sampling: Literal["time_augment", "uniform", "offset_uniform", "segment_uniform"] = "time_augment"
     """Random frames of a block (CARL, LAC); one from each of T equal parts; random frames of the whole video (TCC); one
     from each of T segments, the last ones of which may start over (LAV)."""
+    position_shift: NonNegative = 0.0
+    """In training each clip's positions begin anywhere between 0 and this, in units of `encoder.positions`, so that the
+    place in a clip tells less; 0: at 0."""
     sampling_region: float = Field(3.0, ge=1)
     """A clip's block is at most this many times its number of frames; CARL and LAC: 1.5."""
     consistent_offset: Share = 1.0
@@ -201,6 +204,11 @@ class LossSection(Section):
     @property
     def reads_positives(self) -> bool:
         """Whether it takes the clips of `data.positive_window`, and no others."""
+        return False
+
+    @property
+    def compares_videos(self) -> bool:
+        """Whether it takes two views of each video, and compares the videos of a step with each other."""
         return False
 
 
@@ -398,6 +406,67 @@ class LrpropConfig(LossSection):
     """L2-normalised embeddings."""
 
 
+class CrossConfig(LossSection):
+    """SCL between two views of one video, and the same between two videos of one action, whose targets are the matches
+    of an alignment of the whole videos: L_c + lambda(t) L_x."""
+
+    name: Literal["cross"] = "cross"
+    alignment: Literal["local", "end_to_end", "dtw", "nearest"] = "local"
+    """What finds the matches of two whole videos: `soft_sw`, `soft_nw`, `soft_dtw`; or no alignment, each frame's soft
+    nearest neighbours."""
+    evidence: Literal["both", "encoder", "features"] = "both"
+    """What says that two frames match: the encoder as it is, the frozen features of `data.input: features`, or both;
+    with `data.input: videos` both is the encoder alone."""
+    gamma: Positive = 0.3
+    """Smoothing of the alignment's max, or of the nearest neighbour, in nats."""
+    gap_open: NonNegative = 1.0
+    gap_extend: NonNegative = 0.2
+    """Penalties of the alignment, in nats."""
+    weight: NonNegative = 1.0
+    """lambda, once it has risen; 0: SCL."""
+    ramp_start: Share = 0.2
+    ramp_end: Share = 0.5
+    """Shares of the training between which lambda rises from 0, in a straight line."""
+    partners: Count = 6
+    """Pairs of different videos a step, drawn from those of one action in it; all of them where there are fewer."""
+    tau: Positive = 0.1
+    sigma: Positive = math.sqrt(10.0)
+    """Width of the Gaussian targets, in frames, of L_c and L_x."""
+    time_scale: Literal["frames", "relative"] = "relative"
+    """L_c's targets compare frame indices as they are, or scaled by the ratio of the two videos' lengths."""
+    projection: int = Field(128, ge=0)
+    """Width of the head that training puts behind the encoder for L_c and L_x, and of its hidden layer; 0: none."""
+    learning_rate: Positive | None = None
+    """Of the head; null: the encoder's."""
+    normalize: bool = True
+    """L2-normalised behind the head."""
+    consistency: Share = 0.0
+    """How much of the matches of two videos is replaced by those that lead through the other videos of the step."""
+    order: NonNegative = 0.0
+    """Weight, beside L_x, of the contrast of order: a clip's alignment score against that of its reversal."""
+    score: NonNegative = 0.0
+    """Weight, beside L_x, of minus the alignment score of two clips, over the frames of the shorter one."""
+
+    @property
+    def compares_videos(self) -> bool:
+        return self.weight > 0
+
+    @model_validator(mode="after")
+    def _lambda_rises(self) -> CrossConfig:
+        if self.ramp_start > self.ramp_end:
+            raise ValueError(f"ramp_start must be <= ramp_end, got {self.ramp_start:g} and {self.ramp_end:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _scores_are_of_an_alignment(self) -> CrossConfig:
+        if self.alignment == "nearest" and (self.order > 0 or self.score > 0):
+            raise ValueError(
+                f"order and score must be 0 with alignment nearest, which has no score, got {self.order:g} and "
+                f"{self.score:g}"
+            )
+        return self
+
+
 class FitConfig(Section):
     """The training loop."""
 
@@ -437,7 +506,8 @@ class EvaluationConfig(Section):
 
 
 LossConfig = Annotated[
-    LacConfig | TcnConfig | TccConfig | LavConfig | GtaConfig | SclConfig | LrpropConfig, Field(discriminator="name")
+    LacConfig | TcnConfig | TccConfig | LavConfig | GtaConfig | SclConfig | CrossConfig | LrpropConfig,
+    Field(discriminator="name"),
 ]
 LOSS_CONFIGS: dict[str, type[LossSection]] = {
     kind.model_fields["name"].default: kind for kind in get_args(get_args(LossConfig)[0])
@@ -469,6 +539,24 @@ class Config(Section):
                 f"data.positive_window: must be 0 with loss.name={self.loss.name} and this objective, which reads "
                 f"clips in the order of time, got {window}; leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _videos_can_be_compared(self) -> Config:
+        if not self.loss.compares_videos:
+            return self
+        whose = f"with loss.name={self.loss.name}"
+        wrong = []
+        if self.data.pairing != "views":
+            wrong.append(
+                f"data.pairing: must be views {whose}, got {self.data.pairing}; partners are found in the step"
+            )
+        if self.data.batch_size < 2:
+            wrong.append(f"data.batch_size: must be >= 2 {whose}, which finds partners in a step, got 1")
+        if isinstance(self.loss, CrossConfig) and self.loss.evidence == "features" and self.data.input != "features":
+            wrong.append(f"loss.evidence: must be encoder or both with data.input={self.data.input}, got features")
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self
 
     def flat(self) -> dict[str, Scalar]:

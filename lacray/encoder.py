@@ -67,7 +67,14 @@ class Encoder(nn.Module):
         self.final_norm = nn.LayerNorm(config.hidden) if config.pre_norm else nn.Identity()
         self.project = nn.Linear(config.hidden, config.embedding)
 
-    def forward(self, frames: Tensor, lengths: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        frames: Tensor,
+        lengths: Tensor | None = None,
+        places: Tensor | None = None,
+        *,
+        shifts: Tensor | None = None,
+    ) -> Tensor:
         """Embed clips.
 
         Args:
@@ -76,13 +83,14 @@ class Encoder(nn.Module):
             lengths: (S,) int64, real frames of each clip; None: all T. The embeddings of frames beyond are
                 meaningless, and no other depends on them.
             places: (S, T, K) int64, which of `frames` are seen for each embedding, its own last; -1 in the padding.
+            shifts: (S,) where each clip's positions begin; None: at 0.
 
         Returns:
             (S, T, E).
         """
         if places is None:
             frames, places = _seen_alone(frames, lengths)
-        return self.over_time(self.per_frame(frames, places), lengths)
+        return self.over_time(self.per_frame(frames, places), lengths, shifts)
 
     def per_frame(self, frames: Tensor, places: Tensor) -> Tensor:
         """The backbone's code of each step, (S, T, hidden), of frames (N, ...); zeros in the padding.
@@ -115,13 +123,13 @@ class Encoder(nn.Module):
         # In one piece for training; a whole video at evaluation would hold every layer's maps of every frame.
         return (rows,) if self.training else rows.split(EVALUATION_FRAMES)
 
-    def over_time(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def over_time(self, hidden: Tensor, lengths: Tensor | None = None, shifts: Tensor | None = None) -> Tensor:
         """Codes of frames (S, T, hidden) -> embeddings (S, T, E)."""
         num_frames = hidden.shape[1]
         if self.center:
             hidden = centred_over_time(hidden, lengths)
         if self.position_mode != "none":
-            hidden = hidden + position_code(num_frames, hidden.shape[-1], self.position_mode, lengths, hidden)
+            hidden = hidden + position_code(num_frames, hidden.shape[-1], self.position_mode, lengths, hidden, shifts)
         hidden = self.dropout(hidden)
         padding = None
         if lengths is not None:
@@ -185,12 +193,21 @@ def sine_cosine(positions: Tensor, channels: int) -> Tensor:
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos())
 
 
-def position_code(num_frames: int, channels: int, mode: str, lengths: Tensor | None, like: Tensor) -> Tensor:
-    """Codes of the positions of a clip's frames, (1 or S, T, channels), in the type of `like`."""
+def position_code(
+    num_frames: int,
+    channels: int,
+    mode: str,
+    lengths: Tensor | None,
+    like: Tensor,
+    shifts: Tensor | None = None,
+) -> Tensor:
+    """Codes of a clip's positions, from 0 or from `shifts` on, (1 or S, T, channels), in the type of `like`."""
     positions = torch.arange(num_frames, device=like.device, dtype=torch.float32)[None]
     if mode == "rescaled":
         last = (lengths[:, None] if lengths is not None else torch.tensor([[num_frames]], device=like.device)) - 1
         positions = positions * (POSITIONS_RANGE / last.clamp_min(1))
+    if shifts is not None:
+        positions = positions + shifts[:, None].to(positions.dtype)
     return sine_cosine(positions, channels).to(like.dtype)
 
 

@@ -21,9 +21,11 @@ from lacray.batch_norm import share_batch_norms
 from lacray.config import Config, ConfigError, UserError
 from lacray.data import Batch, FrameStore, PairLoader, VideoSet
 from lacray.data.augment import apply_to_clips
+from lacray.data.videoset import without_partner
 from lacray.embedding import Evaluation, Progress, evaluate
 from lacray.encoder import Encoder, build_encoder
 from lacray.losses import Clips, Loss, build_loss
+from lacray.whole import WholeEmbedder
 
 
 class NonFiniteError(UserError):
@@ -42,7 +44,9 @@ class TrainStep(nn.Module):
         if batch.augmentations:
             frames = apply_to_clips(frames, batch.counts, batch.augmentations)
         clips = Clips(
-            embeddings=self.encoder(frames, batch.lengths if batch.is_padded else None, batch.places),
+            embeddings=self.encoder(
+                frames, batch.lengths if batch.is_padded else None, batch.places, shifts=batch.position_shifts
+            ),
             steps=batch.steps,
             lengths=batch.lengths,
             video_lengths=batch.video_lengths,
@@ -101,6 +105,20 @@ def check_batch(config: Config, workers: int) -> None:
         )
 
 
+def check_partners(config: Config, videos: VideoSet) -> None:
+    """Refuse a loss that compares videos where no two show one action.
+
+    Raises:
+        ConfigError: `loss.name` and what there is.
+    """
+    if config.loss.compares_videos and len(without_partner(videos.train)) == len(videos.train):
+        raise ConfigError(
+            f"loss.name: {config.loss.name} compares two training videos of one action, got {len(videos.train)} of "
+            f"{len({video.action for video in videos.train})} actions in {videos.root}; add videos, or use "
+            "loss.name=scl"
+        )
+
+
 def fit(
     config: Config,
     videos: VideoSet,
@@ -124,13 +142,14 @@ def fit(
         progress: of this rank's evaluations, as `embedding.evaluate` calls it.
 
     Raises:
-        ConfigError: as `check_batch`.
+        ConfigError: as `check_batch` and `check_partners`.
         CheckpointError: `state` does not fit this setting.
         NonFiniteError: with the step, the batch's videos and the parts of the loss.
         DataError: a video that can no longer be read.
         All of them on every rank, at the same step.
     """
     check_batch(config, distributed.world_size())
+    check_partners(config, videos)
     device = torch.device(device)
     store = store or FrameStore(config.data)
     torch.manual_seed(config.seed)
@@ -160,12 +179,16 @@ def fit(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
+    embed_whole = WholeEmbedder(videos.train, store=store, device=device, with_features=step.loss.wants_features)
     wrapped: nn.Module = step
     if distributed.world_size() > 1:
         share_batch_norms(step, device)
         wrapped = nn.parallel.DistributedDataParallel(step)
     for epoch in range(first_epoch, config.fit.epochs):
         started = time.perf_counter()
+        if step.loss.wants_videos((epoch + 1) / config.fit.epochs):
+            # With the weights that the epoch begins with: a resumed run finds the same, and need not keep them.
+            step.loss.see(embed_whole(step.encoder))
         parts, num_frames = _train_epoch(config, wrapped, step, loader, optimizer, scheduler, device, epoch)
         elapsed = time.perf_counter() - started
         seconds += elapsed
@@ -221,11 +244,13 @@ def _train_epoch(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.fit.precision == "bf16")
     sums: dict[str, Tensor] = {}
     num_frames = 0
+    first_step, num_steps = epoch * loader.steps_per_epoch, config.fit.epochs * loader.steps_per_epoch
     told: list[tuple[dict[str, Tensor], list[str]]] = []
     optimizer.zero_grad(set_to_none=True)
     for number, loaded in enumerate(_in_step(loader.epoch(epoch))):
         batch = loaded.to(device)
         is_step = (number + 1) % accumulate == 0
+        step.loss.done = (first_step + number // accumulate) / num_steps
         with _gradients_stay_here(wrapped) if not is_step else contextlib.nullcontext():
             with autocast:
                 loss, parts = wrapped(batch)
@@ -239,8 +264,7 @@ def _train_epoch(
         norm = nn.utils.clip_grad_norm_(step.parameters(), config.fit.clip_norm)
         # All ranks see the same summed gradient, so all of them stop here, at the same step.
         if not bool(torch.isfinite(norm)):
-            position = epoch * loader.steps_per_epoch + number // accumulate
-            raise _non_finite(config, position, told)
+            raise _non_finite(config, first_step + number // accumulate, told)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)

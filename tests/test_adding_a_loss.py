@@ -135,7 +135,7 @@ def test_the_five_steps_of_contributing_are_all_that_a_new_loss_takes(tmp_path):
 
     config = copy / "lacray" / "config.py"
     replaced(config, "\n\nclass FitConfig(Section):", f"{CONFIG}\n\nclass FitConfig(Section):")
-    replaced(config, " | LrpropConfig, Field(", " | LrpropConfig | ToyConfig, Field(")
+    replaced(config, " | LrpropConfig,\n", " | LrpropConfig | ToyConfig,\n")
     (copy / "lacray" / "losses" / "toy.py").write_text(LOSS)
     losses = copy / "lacray" / "losses" / "__init__.py"
     replaced(losses, "\nLOSSES:", "from lacray.losses.toy import ToyLoss\n\nLOSSES:")

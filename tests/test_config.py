@@ -263,7 +263,7 @@ def test_a_key_of_another_loss_says_whose_it_is():
     with pytest.raises(ConfigError) as error:
         build({"loss.name": "scl", "loss.gamma": 0.5, "loss.tau": -1.0})
     assert error.value.problems == [
-        "loss.gamma: is a setting of loss.name=lac or lav or gta or lrprop, and this one is scl; leave it out",
+        "loss.gamma: is a setting of loss.name=lac or lav or gta or cross or lrprop, and this one is scl; leave it out",
         "loss.tau: must be > 0, got -1.0",
     ]
 
@@ -271,11 +271,11 @@ def test_a_key_of_another_loss_says_whose_it_is():
 @pytest.mark.parametrize("name", [["lac"], {"lac": 1}, None, 3])
 def test_a_loss_that_is_no_name_is_refused(name):
     (problem,) = problems_of({"loss.name": name})
-    assert problem == f"loss.name: must be one of gta, lac, lav, lrprop, scl, tcc, tcn, got {name!r}"
+    assert problem == f"loss.name: must be one of cross, gta, lac, lav, lrprop, scl, tcc, tcn, got {name!r}"
 
 
 def test_a_loss_that_there_is_not_is_named_with_those_that_there_are():
-    with pytest.raises(ConfigError, match=r"loss.name: must be one of gta, lac, .* got 'slc' \(here\)"):
+    with pytest.raises(ConfigError, match=r"loss.name: must be one of cross, gta, lac, .* got 'slc' \(here\)"):
         build({"loss.name": "slc", "loss.tau": 1.0}, {"loss.name": "here"})
 
 

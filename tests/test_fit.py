@@ -119,6 +119,18 @@ def test_video_encoder_resumes_with_its_batch_statistics(pouring):
     assert_same(through.evaluations[0].metrics, after.evaluations[0].metrics)
 
 
+def test_a_loss_that_sees_whole_videos_resumes_from_pixels_to_the_last_bit(pouring):
+    config = pouring_config(pouring, fit__epochs=2, fit__steps_per_epoch=2, fit__evaluate_every=2)
+    values = {key: value for key, value in config.flat().items() if not key.startswith("loss.")}
+    config = build({**values, "loss.name": "cross", "loss.ramp_start": 0, "loss.ramp_end": 0})
+    half, through = trained(config)
+    (after,) = trained(config, state=half.state)
+    assert_same(through.state["encoder"], after.state["encoder"])
+    assert_same(through.parts, after.parts)
+    assert_same(through.diagnostics, after.diagnostics)
+    assert half.parts["lambda_L_x"] > 0
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The optimiser.
 
@@ -342,6 +354,8 @@ LOSSES: list[dict[str, Any]] = [
     {"loss.name": "tcn", "loss.objective": "triplet", "loss.positive_window": 2, "loss.negative_window": 4},
     {"loss.name": "tcc", "loss.stochastic": True, "loss.cycle_length": 3},
     {"loss.name": "scl", "loss.negatives": "noself"},
+    # From the first step on, which is all that is taken.
+    {"loss.name": "cross", "loss.ramp_start": 0, "loss.ramp_end": 0, "loss.order": 0.1, "loss.partners": 3},
 ]
 
 

@@ -23,8 +23,11 @@ sys.meta_path.insert(0, Blocker())
 """
 
 # Of the package's own modules, which each may import besides itself. Not listed: the entry points, which may all.
-FOUNDATION = {"cache", "config", "metrics", "native", "ops", "text"}
-DATA_SIDE = {"losses", "encoder", "data", "evaluation", "batch_norm", "distributed", "checkpoint", "embedding", "fit"}
+FOUNDATION = {"cache", "config", "metrics", "native", "odds", "ops", "text"}
+DATA_SIDE = {
+    *("losses", "encoder", "data", "evaluation", "batch_norm"),
+    *("distributed", "checkpoint", "embedding", "whole", "fit"),
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "cache": {"text"},
     "metrics": set(),
@@ -32,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": set(),
     "config": {"text"},
     "ops": {"cache", "config", "exits", "native", "text"},
+    "odds": {"ops"},
     "losses": FOUNDATION,
     "batch_norm": set(),
     "weights": {"config"},
@@ -43,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simpouring": {"cache"},
     "checkpoint": FOUNDATION | {"losses", "encoder", "distributed"},
     "embedding": FOUNDATION | {"data", "encoder", "evaluation", "distributed"},
+    "whole": FOUNDATION | {"data", "distributed", "embedding", "encoder", "losses"},
     "fit": FOUNDATION | DATA_SIDE,
     "results": {"config", "exits", "metrics"},
     "apply": FOUNDATION | DATA_SIDE | {"results"},

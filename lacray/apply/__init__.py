@@ -11,7 +11,8 @@ from lacray.apply.alignment import Alignment, Gap
 from lacray.apply.calibration import Calibration
 from lacray.apply.embedded import EmbeddedVideo, NoClockError
 from lacray.apply.model import Model, load
-from lacray.apply.scoring import Measure, Penalties
+from lacray.apply.scoring import Measure
+from lacray.odds import Penalties
 
 __all__ = [
     "Alignment",

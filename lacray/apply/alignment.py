@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from lacray.apply.calibration import Calibration
 from lacray.apply.embedded import EmbeddedVideo
-from lacray.apply.scoring import Penalties
-from lacray.apply.tables import best_path, probabilities
+from lacray.apply.tables import best_path
+from lacray.odds import Penalties, probabilities
 
 MOST_CELLS = 1 << 24
 """Of a table; of longer videos every second, third, ... frame is aligned. 4096 x 4096: two of nearly three minutes."""

@@ -1,10 +1,6 @@
-"""What a similarity says: the log-odds of a true match against chance, found on videos without any labels.
+"""What a model's similarities and scores are worth: log-odds against chance (`lacray.odds`), and a p for each score.
 
-As substitution matrices are made: c(s) = log(q(s) / p(s)), where p is how often two frames of two videos are s alike,
-and q how often those are that an alignment matches. A pair of frames at random scores below zero on average, by
-minus the Kullback-Leibler divergence of q from p, which local alignment needs. Which frames match is not known, so q
-is found by expectation maximisation: the probabilities of all matches by c (the E step), the similarities that they
-weigh (the M step), beginning with the warping path from end to end. c rises with s.
+Measured on videos without any labels, and kept with the weights that they were measured with.
 """
 
 from __future__ import annotations
@@ -17,16 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from lacray.apply.chance import Chance, fit_chance, out_of_order
-from lacray.apply.scoring import Measure, Penalties, measure_of, penalties_of
-from lacray.apply.tables import best_score, probabilities
+from lacray.apply.scoring import Measure, measure_of, penalties_of
+from lacray.apply.tables import best_score
 from lacray.checkpoint import Trained
 from lacray.data import FrameStore, Video
 from lacray.embedding import Progress, frame_codes
-from lacray.ops import dtw_path
+from lacray.odds import Penalties, log_odds
 
 MOST_VIDEOS = 24
 MOST_PAIRS = 48
@@ -38,13 +33,6 @@ MOST_CELLS = 1 << 24
 """Cells of all tables that are aligned, in calibrating and again for what chance reaches."""
 CHANCE_PAIRS = 400
 LEAST_CHANCE_PAIRS = 60
-MOST_ROUNDS = 40
-LEAST_GAIN = 1e-3
-"""Of the log-likelihood, as a share of it, below which the rounds end."""
-PRIOR = 20.0
-"""Matches by chance that are added to those found, so that similarities that are rarely seen say little."""
-LEVELS = np.concatenate([np.linspace(0, 0.9, 25)[:-1], 1 - 0.1 * 0.75 ** np.arange(25), [1.0]])
-"""Quantiles of similarity at chance between which c is constant; finer where matches are."""
 
 Embed = Callable[[Tensor], NDArray[np.float32]]
 
@@ -158,12 +146,12 @@ def calibrate_codes(
     else:
         # Nobody to be compared with: every other frame with those between.
         tables = [measure(video[::2], video[1::2] if len(video) > 1 else video) for video in videos]
-    similarities, log_odds, rounds = _log_odds(tables)
-    slope = _slope(similarities, log_odds, tables)
+    similarities, found, rounds = log_odds(tables)
+    slope = _slope(similarities, found, tables)
     draft = Calibration(
         measure=measure,
         similarities=tuple(similarities.tolist()),
-        log_odds=tuple(log_odds.tolist()),
+        log_odds=tuple(found.tolist()),
         nats_per_similarity=slope,
         chance=Chance(1.0, 0.0, 0.0, 0, 1.0),
         num_videos=len(codes),
@@ -184,56 +172,6 @@ def _pairs(lengths: Sequence[int], actions: Sequence[str]) -> list[tuple[int, in
     drawn = [every[place] for place in np.random.default_rng(1).permutation(len(every))[:MOST_PAIRS]]
     cells = np.cumsum([lengths[one] * lengths[other] for one, other in drawn])
     return drawn[: max(1, int((cells <= MOST_CELLS).sum()))]
-
-
-def _log_odds(tables: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """Similarities and the log-odds of a match at each, and in how many rounds they were found."""
-    everything = np.concatenate([table.ravel() for table in tables])
-    edges = np.unique(np.quantile(everything, LEVELS))[1:-1]
-    bins = [np.searchsorted(edges, table, side="right") for table in tables]
-    counts = np.bincount(np.concatenate([own.ravel() for own in bins]), minlength=len(edges) + 1).astype(np.float64)
-    sums = np.bincount(
-        np.searchsorted(edges, everything, side="right"), weights=everything.astype(np.float64), minlength=len(counts)
-    )
-    held = np.flatnonzero(counts)
-    place = np.zeros(len(counts), dtype=np.int64)
-    place[held] = np.arange(len(held))
-    bins, counts, centres = [place[own] for own in bins], counts[held], sums[held] / counts[held]
-    by_chance = counts / counts.sum()
-    found = np.zeros(len(held))
-    for own in bins:
-        # What stands highest in the table is nearest: only the order of similarities counts here.
-        cost = 1 - np.cumsum(by_chance)[own]
-        _, path = dtw_path(torch.from_numpy(cost)[None])
-        on_path = path[0][path[0][:, 0] >= 0].numpy()
-        found += np.bincount(own[on_path[:, 0], on_path[:, 1]], minlength=len(held))
-    likelihood = -np.inf
-    rounds = 0
-    penalties = Penalties()
-    while True:
-        log_odds = _rising_log_odds(found, by_chance)
-        if rounds == MOST_ROUNDS:
-            break
-        total, found = 0.0, np.zeros(len(held))
-        for own in bins:
-            score, matched = probabilities(log_odds[own].astype(np.float32), penalties)
-            total += score
-            found += np.bincount(own.ravel(), weights=matched.ravel().astype(np.float64), minlength=len(held))
-        rounds += 1
-        if total - likelihood < LEAST_GAIN * abs(total):
-            break
-        likelihood = total
-    return centres, log_odds, rounds
-
-
-def _rising_log_odds(found: NDArray[np.float64], by_chance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The most likely log-odds that do not fall, from how often each similarity was matched.
-
-    Source: isotonic regression of the ratio, Dykstra, Kochar and Robertson 1995.
-    """
-    matched = (found + PRIOR * by_chance) / (found.sum() + PRIOR)
-    ratio = isotonic_regression(matched / by_chance, weights=by_chance).x
-    return np.log(ratio / (ratio * by_chance).sum())
 
 
 def _slope(

@@ -18,13 +18,14 @@ from lacray import checkpoint
 from lacray.apply.alignment import Alignment, align
 from lacray.apply.calibration import Calibration, calibrate
 from lacray.apply.embedded import EmbeddedVideo
-from lacray.apply.scoring import Penalties, penalties_of
+from lacray.apply.scoring import penalties_of
 from lacray.checkpoint import CheckpointError, Trained
 from lacray.config import Config
 from lacray.data import DataError, FrameStore, Video
 from lacray.data.sources import VideoFile, source_of
 from lacray.data.video import UnreadableVideoError
 from lacray.embedding import Progress, embed_file
+from lacray.odds import Penalties
 from lacray.results import open_checkpoint
 
 Source = str | os.PathLike[str] | Video | EmbeddedVideo | NDArray[Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +14,7 @@ from lacray.config import Config, LacConfig
 from lacray.losses import Loss
 from lacray.losses.lac import LacLoss
 from lacray.losses.parts import similarity
-
-LEAST_EXTEND = 0.01
-"""Nats; gaps of any length for nothing would leave no probability to matches."""
+from lacray.odds import Penalties
 
 Array = NDArray[np.floating[Any]]
 
@@ -37,30 +34,6 @@ class Measure:
         if self.normalize:
             codes = [F.normalize(code, dim=-1) for code in codes]
         return similarity(*codes, kind=self.kind, eps=self.eps)[0].numpy()
-
-
-@dataclass(frozen=True)
-class Penalties:
-    """What a gap costs, and how far from the best alignment others count; all in nats, as calibrated similarities."""
-
-    gap_open: float = 2.0
-    """When a gap starts."""
-    gap_extend: float = 0.5
-    """For each further frame of it."""
-    gamma: float = 1.0
-    """1: the probability of a match is that of a pair hidden Markov model whose emissions are the calibration's."""
-
-    @property
-    def going_on(self) -> float:
-        """What every match costs, so that the ways to the next one, past a gap of any length on either side, sum to 1.
-
-        Without it an alignment of frames that have nothing in common would go on for the number of ways alone, however
-        little each of them is worth: that is how a pair hidden Markov model differs from bare penalties.
-
-        Source: Durbin et al. 1998, Biological sequence analysis, section 4.1.
-        """
-        opened, extended = (math.exp(-gap / self.gamma) for gap in (self.gap_open, max(self.gap_extend, LEAST_EXTEND)))
-        return 2 * self.gamma * math.log1p(opened / (1 - extended))
 
 
 def measure_of(config: Config) -> Measure:

@@ -58,6 +58,8 @@ class Batch:
     """(P, 2) int64, clips of one video or of two videos of one action, which are to be aligned."""
     augmentations: list[augment.Augmentation]
     """S draws; empty for none."""
+    position_shifts: Tensor | None
+    """(S,) float, where each clip's positions begin; None: at 0."""
     names: list[str]
     """S names of videos."""
 
@@ -166,6 +168,7 @@ class _Clip:
     index: int
     """Of the video."""
     augmentation: augment.Augmentation | None
+    position_shift: float
 
 
 _Pair = tuple[_Clip, _Clip]
@@ -201,7 +204,9 @@ class PairDataset(Dataset["_Pair | DataError"]):
         steps = sample_steps(config, (one, other), rng)
         is_augmented = config.augment and config.input == "videos"
         draws = [augment.draw(rng) if is_augmented else None for _ in chosen]
-        one_clip, other_clip = (self._clip(*parts) for parts in zip(chosen, steps, draws, strict=True))
+        # Drawn last and only where asked for: whatever else is drawn stays as it is without.
+        shifts = rng.uniform(0, config.position_shift, size=2) if config.position_shift > 0 else np.zeros(2)
+        one_clip, other_clip = (self._clip(*parts) for parts in zip(chosen, steps, draws, shifts.tolist(), strict=True))
         return one_clip, other_clip
 
     def _partner(self, index: int, rng: np.random.Generator) -> int:
@@ -210,18 +215,18 @@ class PairDataset(Dataset["_Pair | DataError"]):
         other = int(rng.integers(len(same) - 1))
         return same[other + (same[other] >= index)]
 
-    def _clip(self, index: int, steps: Steps, draw: augment.Augmentation | None) -> _Clip:
+    def _clip(self, index: int, steps: Steps, draw: augment.Augmentation | None, shift: float) -> _Clip:
         config = self.config
         seen = context_steps(steps, num_contexts=config.num_seen, stride=config.context_stride)
         needed, places = frames_once(seen)
-        return _Clip(self.store.read(self.videos[index], needed), places, steps, index, draw)
+        return _Clip(self.store.read(self.videos[index], needed), places, steps, index, draw, shift)
 
 
 class _Collate:
     """Puts the clips of pairs together, padded to T steps."""
 
-    def __init__(self, videos: list[Video], num_frames: int) -> None:
-        self.num_frames = num_frames
+    def __init__(self, videos: list[Video], config: DataConfig) -> None:
+        self.num_frames, self.is_shifted = config.num_frames, config.position_shift > 0
         self.names = [video.name for video in videos]
         self.lengths = [video.num_frames for video in videos]
         actions = sorted({video.action for video in videos})
@@ -251,6 +256,7 @@ class _Collate:
             action=torch.tensor([self.actions[clip.index] for clip in clips]),
             pairs=torch.arange(len(clips)).unflatten(0, (-1, 2)),
             augmentations=[clip.augmentation for clip in clips if clip.augmentation is not None],
+            position_shifts=torch.tensor([clip.position_shift for clip in clips]) if self.is_shifted else None,
             names=[self.names[clip.index] for clip in clips],
         )
 
@@ -318,7 +324,7 @@ class PairLoader:
             self.dataset,
             batch_sampler=keys,
             num_workers=self.config.num_loaders,
-            collate_fn=_Collate(self.dataset.videos, self.config.num_frames),
+            collate_fn=_Collate(self.dataset.videos, self.config),
             pin_memory=self.pin_memory,
             # fork after torch has started threads is a known way to hang
             multiprocessing_context=_forkserver() if self.config.num_loaders else None,

@@ -136,6 +136,11 @@ def by_action(videos: Iterable[Video]) -> dict[str, list[Video]]:
     return dict(sorted(found.items()))
 
 
+def without_partner(videos: Iterable[Video]) -> list[Video]:
+    """Those that no other of them shows the action of."""
+    return [own[0] for own in by_action(videos).values() if len(own) == 1]
+
+
 def why_not_selectable(videos: VideoSet, metric: str = "objective") -> list[str]:
     """Why a study could not select on these videos by a metric: known now, not after its trials."""
     remedy = f"or train without a study: {shlex.join(['python', '-m', 'lacray.train', f'data.root={videos.root}'])}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from lacray.config import Config
 from lacray.losses.clips import Clips
+from lacray.losses.cross import CrossLoss
 from lacray.losses.gta import GtaLoss
 from lacray.losses.lac import LacLoss
 from lacray.losses.lav import LavLoss
@@ -15,10 +16,12 @@ from lacray.losses.lrprop import LrpropLoss
 from lacray.losses.scl import SclLoss
 from lacray.losses.tcc import TccLoss
 from lacray.losses.tcn import TcnLoss
+from lacray.losses.whole import WholeVideos
 
-__all__ = ["LOSSES", "Clips", "Loss", "build_loss"]
+__all__ = ["LOSSES", "Clips", "Loss", "WholeVideos", "build_loss"]
 
 LOSSES: dict[str, Callable[[Any, Config], Loss[Any]]] = {
+    "cross": lambda own, config: CrossLoss(own, embedding=config.encoder.embedding),
     "gta": lambda own, config: GtaLoss(own),
     "lac": lambda own, config: LacLoss(own, num_frames=config.data.num_frames),
     "lav": lambda own, config: LavLoss(own),

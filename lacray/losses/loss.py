@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lacray.config import LossSection
 from lacray.losses.clips import Clips
+from lacray.losses.whole import WholeVideos
 
 Own = TypeVar("Own", bound=LossSection)
 
@@ -25,6 +26,11 @@ class Loss(nn.Module, ABC, Generic[Own]):
 
     couples_pairs = False
     """Whether it is no mean over pairs: several ranks then join their embeddings, to be one batch."""
+
+    wants_features = False
+    """Whether it reads the frozen features of whole videos, where the encoder takes features."""
+    done: float = 0.0
+    """The share of the training that was over before this step; whoever trains sets it."""
 
     def __init__(self, config: Own) -> None:
         super().__init__()
@@ -47,6 +53,14 @@ class Loss(nn.Module, ABC, Generic[Own]):
         """The loss's own parameters for the optimiser; with the encoder's learning rate unless they say another."""
         own = list(self.parameters())
         return [{"params": own}] if own else []
+
+    def wants_videos(self, until: float) -> bool:
+        """Whether it has to `see` the training videos whole before an epoch that ends at this share of the training."""
+        return False
+
+    def see(self, videos: WholeVideos) -> None:
+        """Take the training videos, embedded whole with the weights as they are, for the steps of an epoch."""
+        raise NotImplementedError
 
     def diagnostics(self) -> dict[str, float]:
         """What the loss has learned, by column name."""

@@ -41,11 +41,14 @@ class SclLoss(Loss[SclConfig]):
         own = list(self.parameters())
         return {"projection.norm": float(nn.utils.get_total_norm(own))} if own else {}
 
+    def projected(self, embeddings: Tensor) -> Tensor:
+        """What is compared: embeddings (..., E) behind the head, (..., width)."""
+        embeddings = self.projection(embeddings)
+        return F.normalize(embeddings, dim=-1) if self.config.normalize else embeddings
+
     def compute(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
-        embeddings = self.projection(clips.embeddings)
-        if config.normalize:
-            embeddings = F.normalize(embeddings, dim=-1)
+        embeddings = self.projected(clips.embeddings)
         one, other = torch.cat([clips.pairs, clips.pairs.flip(1)]).T
         rows, columns = clips.mask[one], clips.mask[other]
         ratio = None

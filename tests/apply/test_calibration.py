@@ -10,8 +10,8 @@ import torch
 from processes import as_they_are, in_eight_pieces, process
 from scipy import stats
 
+from lacray import odds
 from lacray.apply import Calibration, Measure, Penalties
-from lacray.apply import calibration as calibrating
 from lacray.apply.calibration import calibrate_codes
 from lacray.apply.chance import Chance, fit_chance, out_of_order
 from lacray.apply.tables import best_path, best_score
@@ -37,8 +37,8 @@ def test_log_odds_that_are_known_are_found_without_being_told_the_matches():
         on_path = np.arange(first, 60)
         table[on_path + 10, on_path] += 3
         tables.append(table.astype(np.float32))
-    similarities, log_odds, rounds = calibrating._log_odds(tables)
-    assert 1 < rounds < calibrating.MOST_ROUNDS
+    similarities, log_odds, rounds = odds.log_odds(tables)
+    assert 1 < rounds < odds.MOST_ROUNDS
     assert (np.diff(similarities) > 0).all()
     assert (np.diff(log_odds) >= -1e-9).all()
     middle = (similarities > 0.5) & (similarities < 2.5)

@@ -14,7 +14,8 @@ from lacray.apply import Alignment, EmbeddedVideo, Measure, NoClockError, Penalt
 from lacray.apply.alignment import _all_frames, align, counterparts
 from lacray.apply.calibration import Calibration, calibrate_codes
 from lacray.apply.chance import Chance
-from lacray.apply.tables import HARD, best_path, best_score, probabilities
+from lacray.apply.tables import HARD, best_path, best_score
+from lacray.odds import probabilities
 
 GAPS = Penalties(gap_open=1.3, gap_extend=0.4, gamma=0.7)
 CLEAR = Calibration(Measure(), (-1.0, 1.0), (-3.0, 3.0), 3.0, Chance(1.0, 5.0, 0.0, 100, 0.0), 2, 1, 1)
