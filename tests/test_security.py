@@ -86,7 +86,9 @@ def test_a_search_space_runs_no_code(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "..", "a\x00b", "a\\..\\b"])
 def test_no_name_in_a_file_leads_out_of_the_results(tmp_path, name):
     place = Place(str(tmp_path / "results"))
-    manifest = {"format": 1, "space": {"name": name, "search": {"seed": {"type": "int", "low": 0, "high": 1}}}}
+    space = {"name": name, "search": {"seed": {"type": "int", "low": 0, "high": 1}}}
+    told = {"trials": 1, "metric": "objective", "seed": 0, "videos": {}, "versions": {}}
+    manifest = {"format": 1, "space": space, **told}
     assert write_manifest(place, "s", manifest)
     with pytest.raises(UserError, match="must be letters"):
         space_of(manifest, "s")
