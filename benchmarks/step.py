@@ -67,16 +67,16 @@ class Step:
     def _see_videos(self, videos: VideoSet, store: FrameStore) -> float:
         """Seconds of a step that embedding all videos whole, once an epoch, comes to where that is done."""
         loss = self.module.loss
-        embed = WholeEmbedder(
-            videos.train, store=store, device=self.device, with_features=self.module.loss.wants_features
-        )
-        embed(self.module.encoder)  # the frozen features, once a run
-        started = self.clock()
-        loss.see(embed(self.module.encoder))
-        seconds = self.clock() - started
+        embed = WholeEmbedder(loss, videos.train, store=store, device=self.device)
+        loss.see(embed(self.module.encoder))  # the frozen features too, once a run
+        seconds = []
+        for _ in range(5):
+            started = self.clock()
+            embed(self.module.encoder)
+            seconds.append(self.clock() - started)
         loss.done = 1.0  # all that it adds has its full weight
         self.module.train()
-        return seconds / max(1, len(videos.train) // self.config.data.batch_size)
+        return quartiles(seconds)["median"] / max(1, len(videos.train) // self.config.data.batch_size)
 
     def _mark(self, name: str) -> None:
         self.marks[name] = self.clock()

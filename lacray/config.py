@@ -427,6 +427,9 @@ class CrossConfig(LossSection):
     ramp_start: Share = 0.2
     ramp_end: Share = 0.5
     """Shares of the training between which lambda rises from 0, in a straight line."""
+    stride: Count = 2
+    """Of a whole video every so many-th frame is embedded and aligned: frames that are closer than sigma say the same,
+    and cost more."""
     partners: Count = 6
     """Pairs of different videos a step, drawn from those of one action in it; all of them where there are fewer."""
     tau: Positive = 0.1

@@ -179,7 +179,7 @@ def fit(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
-    embed_whole = WholeEmbedder(videos.train, store=store, device=device, with_features=step.loss.wants_features)
+    embed_whole = WholeEmbedder(step.loss, videos.train, store=store, device=device)
     wrapped: nn.Module = step
     if distributed.world_size() > 1:
         share_batch_norms(step, device)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lacray import distributed
 from lacray.data import DataError, FrameStore, Video
-from lacray.embedding import frame_codes
+from lacray.data.sampling import context_steps, frames_once
 from lacray.encoder import Encoder, centred_over_time
-from lacray.losses import WholeVideos
+from lacray.losses import Loss, WholeVideos
 from lacray.odds import Odds, log_odds
 
 MOST_FRAMES = 1024
@@ -30,16 +32,14 @@ class WholeEmbedder:
     Nothing is drawn, so that what trains goes on to the last bit as if it had not been called.
 
     Args:
+        loss: says which frames of a video it sees, and whether their features too.
         videos: those that are trained on.
-        with_features: whether the frozen features that the encoder takes are wanted beside its embeddings.
     """
 
-    def __init__(
-        self, videos: Sequence[Video], *, store: FrameStore, device: torch.device, with_features: bool
-    ) -> None:
+    def __init__(self, loss: Loss[Any], videos: Sequence[Video], *, store: FrameStore, device: torch.device) -> None:
         self.videos, self.store, self.device = videos, store, device
-        self.with_features = with_features and store.config.input == "features"
-        self.strides = [-(-video.num_frames // MOST_FRAMES) for video in videos]
+        self.with_features = loss.wants_features and store.config.input == "features"
+        self.strides = [max(loss.whole_stride, -(-video.num_frames // MOST_FRAMES)) for video in videos]
         self.pairs = _drawn(videos, self.strides)
         self._features: list[Tensor] | None = None
         self._feature_odds: Odds | None = None
@@ -65,19 +65,24 @@ class WholeEmbedder:
         return WholeVideos(embeddings, self._odds(embeddings), self.strides, self._features, self._feature_odds)
 
     def _embedded(self, encoder: Encoder, number: int) -> Tensor:
-        video = self.videos[number]
-        codes = frame_codes(encoder, self.store, video, 0, video.num_frames, self.device)
-        embeddings = F.normalize(encoder.over_time(codes[None])[0, :: self.strides[number]], dim=-1).cpu()
+        video, config = self.videos[number], self.store.config
+        seen = context_steps(self._steps(number), num_contexts=config.num_seen, stride=config.context_stride)
+        needed, places = frames_once(seen)
+        frames, own = (torch.from_numpy(array).to(self.device) for array in (self.store.read(video, needed), places))
+        whole = encoder.over_time(encoder.per_frame(frames, own[None]))[0]
+        embeddings = F.normalize(whole, dim=-1).cpu()
         if not bool(torch.isfinite(embeddings).all()):
             raise DataError(f"{video.path}: its embeddings must be finite, got NaN or infinity; mend or remove it")
         return embeddings
 
     def _frozen(self, number: int) -> Tensor:
-        video = self.videos[number]
-        frames = self.store.read(video, np.arange(0, video.num_frames, self.strides[number]))
+        frames = self.store.read(self.videos[number], self._steps(number))
         # As the encoder does: what all frames of a video share does not tell them apart.
         centred = centred_over_time(torch.from_numpy(frames).to(self.device, torch.float32)[None])[0]
         return F.normalize(centred, dim=-1)
+
+    def _steps(self, number: int) -> NDArray[np.int64]:
+        return np.arange(0, self.videos[number].num_frames, self.strides[number])
 
     def _odds(self, codes: list[Tensor]) -> Odds:
         """The log-odds by the cosine of normalised codes; rank 0's, since processors differ in the last bit."""

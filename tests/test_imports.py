@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simpouring": {"cache"},
     "checkpoint": FOUNDATION | {"losses", "encoder", "distributed"},
     "embedding": FOUNDATION | {"data", "encoder", "evaluation", "distributed"},
-    "whole": FOUNDATION | {"data", "distributed", "embedding", "encoder", "losses"},
+    "whole": FOUNDATION | {"data", "distributed", "encoder", "losses"},
     "fit": FOUNDATION | DATA_SIDE,
     "results": {"config", "exits", "metrics"},
     "apply": FOUNDATION | DATA_SIDE | {"results"},

@@ -41,6 +41,7 @@ class CrossLoss(Loss[CrossConfig]):
         shared = {name: getattr(config, name) for name in SclConfig.model_fields if name not in ("name", "negatives")}
         self.contrast = SclLoss(SclConfig(**shared), embedding=embedding)
         self.wants_features = config.evidence != "encoder"
+        self.whole_stride = config.stride
         self._videos: WholeVideos | None = None
         self._num_steps = 0
         self._sums = {"pairs": 0.0, "matched": 0.0}

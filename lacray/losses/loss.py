@@ -29,6 +29,8 @@ class Loss(nn.Module, ABC, Generic[Own]):
 
     wants_features = False
     """Whether it reads the frozen features of whole videos, where the encoder takes features."""
+    whole_stride = 1
+    """Of a whole video it sees every so many-th frame."""
     done: float = 0.0
     """The share of the training that was over before this step; whoever trains sets it."""
 

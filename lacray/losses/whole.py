@@ -12,7 +12,7 @@ from lacray.odds import Odds
 
 @dataclass(frozen=True)
 class WholeVideos:
-    """All training videos, each embedded whole, without gradient and without dropout; of long ones every s-th frame.
+    """All training videos, each embedded whole, without gradient and without dropout, from every s-th frame.
 
     Attributes:
         embeddings: (n_v, E) of each, L2-normalised.
