@@ -153,7 +153,9 @@ class CrossLoss(Loss[CrossConfig]):
         rows, columns = clips.mask[one], clips.mask[other]
         cells = rows[:, :, None] & columns[:, None, :]
         weights = torch.cat(targets).to(embeddings.dtype).masked_fill(~cells, 0)
-        logits = (embeddings[one] @ embeddings[other].mT / config.tau).masked_fill(~columns[:, None, :], -torch.inf)
+        logits = (_taken(embeddings, one) @ _taken(embeddings, other).mT / config.tau).masked_fill(
+            ~columns[:, None, :], -torch.inf
+        )
         log_probabilities = torch.log_softmax(logits, dim=-1).masked_fill(~cells, 0)
         return -(weights * log_probabilities).sum() / weights.sum().clamp_min(LEAST_MASS)
 
@@ -164,7 +166,7 @@ class CrossLoss(Loss[CrossConfig]):
         grid = torch.cat([torch.cartesian_prod(of_video[one], of_video[other]) for one, other in pairs])
         one, other = grid.T
         embeddings = F.normalize(clips.embeddings, dim=-1)
-        table = videos.odds(embeddings[one] @ embeddings[other].mT)
+        table = videos.odds(_taken(embeddings, one) @ _taken(embeddings, other).mT)
         lengths = clips.lengths[grid]
         found: dict[str, Tensor] = {}
         score = self._score(table, lengths)
@@ -182,6 +184,14 @@ class CrossLoss(Loss[CrossConfig]):
         config = self.config
         gaps = table.new_tensor(config.gap_open), table.new_tensor(config.gap_extend)
         return ALIGNMENTS[config.alignment](table, *gaps, gamma=config.gamma, lengths=lengths)[0]
+
+
+def _taken(embeddings: Tensor, clips: Tensor) -> Tensor:
+    """The embeddings of some clips, one clip as often as it is named.
+
+    Not by `embeddings[clips]`: what comes back to a clip that is named twice would be added by threads, in any order.
+    """
+    return embeddings.index_select(0, clips)
 
 
 def _clips_of(clips: Clips) -> dict[int, Tensor]:
