@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +35,18 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file; whoever reads `path` finds it whole, or the one before it."""
     with whole(path) as file:
         file.write(content)
+
+
+def keep_before(path: Path, content: bytes) -> Path | None:
+    """A copy of a file that is about to hold something else, as NAME.TIME.bak beside it; None where nothing is lost."""
+    before = path.read_bytes() if path.exists() else content
+    if before == content:
+        return None
+    stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    names = [f"{path.name}.{stamp}.bak", *(f"{path.name}.{stamp}.{number}.bak" for number in range(2, 1000))]
+    kept = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    write_whole(kept, before)
+    return kept
 
 
 def _umask() -> int:

@@ -7,7 +7,6 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from lacray.config import UserError
 from lacray.data import boris, elan
 from lacray.data.annotated import Labelled
 from lacray.data.annotations import LABELS
-from lacray.data.files import write_whole
+from lacray.data.files import keep_before, write_whole
 from lacray.data.labels import COLUMNS, Segment
 from lacray.text import printable
 
@@ -173,18 +172,9 @@ def _save_table(path: Path, marks: Mapping[str, Sequence[Mark]]) -> Path:
     for name in sorted(marks):
         writer.writerows((name, mark.start, mark.stop, mark.phase) for mark in marks[name])
     content = text.getvalue().encode()
-    before = path.read_bytes() if path.exists() else None
-    if before is not None and before != content:
-        write_whole(_backup(path), before)
+    keep_before(path, content)
     write_whole(path, content)
     return path
-
-
-def _backup(path: Path) -> Path:
-    """A name for what was there that nothing has yet; no table of the data set, by its suffix."""
-    stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
-    names = [f"{path.name}.{stamp}.bak", *(f"{path.name}.{stamp}.{number}.bak" for number in range(2, 1000))]
-    return next(path.with_name(name) for name in names if not path.with_name(name).exists())
 
 
 def _in_seconds(video: Marked) -> Labelled:
