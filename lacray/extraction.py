@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from lacray import __version__
 from lacray.backbone import FeatureNet, FrozenBackbone
 from lacray.config import UserError
-from lacray.data.arrays import load_array
+from lacray.data.arrays import RECORD, load_array, read_record
 from lacray.data.files import whole, write_whole
-from lacray.data.layouts import RECORD
 from lacray.data.listing import Entry
 from lacray.data.names import FOLDER, is_video
 from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError
-from lacray.data.videoset import DataError
 
 PIECE_BYTES = 1 << 26
 """Pictures that are decoded in one go, at most; two such pieces are in memory."""
@@ -53,10 +51,12 @@ class _Job:
     path: str
     num_frames: int
     target: Path
+    identity: str
+    """Of the video's content."""
 
 
 def record_of(backbone: FrozenBackbone, *, precision: str, dtype: str) -> dict[str, Any]:
-    """What decides the numbers: two features of one record are of one kind."""
+    """What decides the numbers: two features of one record are of one kind. Beside it, the identities of the videos."""
     return {
         "backbone": backbone.name,
         "weights_sha256": backbone.weights,
@@ -67,26 +67,6 @@ def record_of(backbone: FrozenBackbone, *, precision: str, dtype: str) -> dict[s
         "precision": precision,
         "dtype": dtype,
     }
-
-
-def read_record(out: Path) -> dict[str, Any] | None:
-    """What made the features of a folder; None where nothing says.
-
-    Raises:
-        DataError: the record cannot be read.
-    """
-    path = out / RECORD
-    if not path.exists():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: is no record of features ({error}); remove the folder, or give another --out"
-        ) from error
-    if not isinstance(record, dict):
-        raise DataError(f"{path}: is no record of features; remove the folder, or give another --out")
-    return record
 
 
 def default_precision(device: torch.device) -> str:
@@ -121,9 +101,9 @@ def extract(
     Raises:
         UserError: the folder holds features of another kind; a disk that is full; features that float16 cannot hold.
     """
-    _claim(out, record_of(backbone, precision=precision, dtype=dtype), backbone)
+    record = _claim(out, record_of(backbone, precision=precision, dtype=dtype), backbone)
     found = Extracted()
-    jobs = list(_jobs(entries, backbone, out, DTYPES[dtype], found))
+    jobs = list(_jobs(entries, backbone, out, DTYPES[dtype], record["videos"], found))
     net = FeatureNet(backbone.to(torch.device(device)), precision=PRECISIONS[precision]).to(device).eval()
     total, done = sum(job.num_frames for job in jobs), 0
     for job in jobs:
@@ -134,6 +114,8 @@ def extract(
 
         try:
             _write(job, net, backbone, DTYPES[dtype], batch, tell)
+            record["videos"][job.target.relative_to(out).as_posix()] = job.identity
+            _write_record(out, record)
         except UnreadableVideoError as error:
             found.unreadable.append(f"{job.name}: {error}")
         except OSError as error:
@@ -145,8 +127,8 @@ def extract(
     return found
 
 
-def _claim(out: Path, record: dict[str, Any], backbone: FrozenBackbone) -> None:
-    """Write the record of a folder, or compare with the one that is there.
+def _claim(out: Path, record: dict[str, Any], backbone: FrozenBackbone) -> dict[str, Any]:
+    """The record of a folder: written where there is none, else compared with the one that is there.
 
     Raises:
         UserError: the folder holds features of another kind, or of nobody knows what.
@@ -159,12 +141,12 @@ def _claim(out: Path, record: dict[str, Any], backbone: FrozenBackbone) -> None:
                 f"{out}: holds features of which nothing says what made them ({stray.name}); move them, or give "
                 "another --out"
             )
-        more = {"weights_from": backbone.source, "lacray": __version__, "torch": torch.__version__}
+        more = {"weights_from": backbone.source, "lacray": __version__, "torch": torch.__version__, "videos": {}}
         try:
-            write_whole(out / RECORD, (json.dumps({**record, **more}, indent=1) + "\n").encode())
+            _write_record(out, {**record, **more})
         except OSError as error:
             raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
-        return
+        return {**record, **more}
     other = [
         f"{key} {known.get(key)!r} there, {value!r} now" for key, value in record.items() if known.get(key) != value
     ]
@@ -172,6 +154,11 @@ def _claim(out: Path, record: dict[str, Any], backbone: FrozenBackbone) -> None:
         raise UserError(
             f"{out}: must hold features of one kind, got {'; '.join(other)}; give another --out, or remove the folder"
         )
+    return {**known, "videos": known.get("videos", {})}
+
+
+def _write_record(out: Path, record: dict[str, Any]) -> None:
+    write_whole(out / RECORD, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def feature_paths(names: Sequence[str], out: Path) -> dict[str, Path]:
@@ -186,28 +173,36 @@ def feature_paths(names: Sequence[str], out: Path) -> dict[str, Path]:
 
 
 def _jobs(
-    entries: Sequence[Entry], backbone: FrozenBackbone, out: Path, dtype: np.dtype[Any], found: Extracted
+    entries: Sequence[Entry],
+    backbone: FrozenBackbone,
+    out: Path,
+    dtype: np.dtype[Any],
+    known: Mapping[str, str],
+    found: Extracted,
 ) -> Iterator[_Job]:
     targets = feature_paths([entry.name for entry in entries], out)
     for entry in entries:
         path, target = str(entry.path), targets[entry.name]
+        source = source_of(path)
         try:
-            num_frames, _ = source_of(path).probe()
+            num_frames, _ = source.probe()
+            identity = f"{source.extent()} bytes, {source.digest().hex()[:32]}"
         except UnreadableVideoError as error:
             found.unreadable.append(f"{entry.name}: {error}")
             continue
-        if _is_done(target, path, (num_frames, backbone.channels), dtype):
+        # By content: a file that takes another's place may well be the older one.
+        is_same = known.get(target.relative_to(out).as_posix()) == identity
+        if is_same and _is_whole(target, (num_frames, backbone.channels), dtype):
             found.kept.append(entry.name)
         else:
-            yield _Job(entry.name, path, num_frames, target)
+            yield _Job(entry.name, path, num_frames, target, identity)
 
 
-def _is_done(target: Path, video: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> bool:
-    """Whether a video's features are there, and not older than it."""
+def _is_whole(target: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> bool:
     try:
         there = load_array(target, mapped=True)
-        return there.shape == shape and there.dtype == dtype and target.stat().st_mtime >= source_of(video).changed()
-    except (OSError, ValueError, EOFError, AttributeError, UnreadableVideoError):
+        return there.shape == shape and there.dtype == dtype
+    except (OSError, ValueError, EOFError, AttributeError):
         return False
 
 

@@ -17,9 +17,10 @@ import torch
 from lacray import backbone as backbones
 from lacray.cli import first_of, positive, progress_bar, shell, tell, warn
 from lacray.config import UserError, build
+from lacray.data.arrays import read_record
 from lacray.data.layouts import find_root, list_videos
 from lacray.exits import advice, guarded
-from lacray.extraction import DTYPES, PRECISIONS, Extracted, default_precision, extract, read_record
+from lacray.extraction import DTYPES, PRECISIONS, Extracted, default_precision, extract
 from lacray.text import home_expanded
 
 

@@ -141,9 +141,12 @@ def test_features_and_progress_go_along(converted, tmp_path):
         for name, length in lengths.items():
             shape = (length, 3) if folder == "features" else (length,)
             np.save(root / folder / f"{name}.npy", np.full(shape, length / 100, np.float32))
+    (root / "features" / "backbone.json").write_text('{"backbone": "net", "videos": {}}')
     converted(root, tmp_path / "new")
     videos = opened(tmp_path / "new", validation_share=0, input="features")
     assert [video.num_frames for video in videos.training] == [20, 21, 22]
+    assert videos.made_by == opened(root, validation_share=0, input="features").made_by
+    assert "net" in str(videos.made_by)
     assert all(
         video.progress is not None and video.progress[0] == np.float32(video.num_frames / 100) for video in videos.val
     )

@@ -20,6 +20,7 @@ from lacray.backbone import FeatureNet
 from lacray.data.listing import Entry
 from lacray.data.sources import source_of
 from lacray.data.video import decode
+from lacray.results import differences
 
 NET, CHANNELS, SIZE = "mobilenet_v3_small", 1024, 64
 
@@ -105,26 +106,45 @@ def test_the_record_says_what_made_them(run, root, weights):
     assert backbones.load(str(weights), size=SIZE).weights == first
 
 
-def test_it_goes_on_where_it_stood_and_makes_anew_what_is_older_than_its_video(run, root, weights):
+def test_it_goes_on_where_it_stood_and_makes_anew_what_is_not_its_videos(run, root, weights):
     command = (root, "--backbone", weights, "--size", SIZE, "--precision", "float32")
     run(*command)
     array = _array(root / "videos" / "a.mp4")
     before = array.read_bytes()
-    for damaged in ("absent", "cut", "older"):
+    for damaged in ("absent", "cut", "of another"):
         kept = _array(root / "videos" / "day 1" / "b.mp4").stat()
         if damaged == "absent":
             array.unlink()
         elif damaged == "cut":
             array.write_bytes(before[:-100])
         else:
-            os.utime(array, (1, 1))
+            # Another video takes its name, one that is older than the features.
+            write_video(root / "videos" / "a.mp4", pattern(7, size=32, seed=9))
+            os.utime(root / "videos" / "a.mp4", (1, 1))
         code, said, _ = run(*command)
         assert code == 0
         assert "features: 1 videos written" in said
         assert "2 there before" in said
-        assert array.read_bytes() == before
+        assert (array.read_bytes() == before) == (damaged != "of another")
         assert _array(root / "videos" / "day 1" / "b.mp4").stat().st_mtime_ns == kept.st_mtime_ns
+    np.testing.assert_allclose(np.load(array), expected(root / "videos" / "a.mp4", weights), rtol=2e-3, atol=2e-3)
     assert "features: 0 videos written, 3 there before" in run(*command)[1]
+
+
+def test_a_training_and_a_model_know_the_backbone_of_their_features(run, root, weights, tmp_path):
+    run(root, "--backbone", weights, "--size", SIZE, "--precision", "float32")
+    began = opened(root, input="features", validation_share=0)
+    assert began.made_by is not None
+    assert NET in began.made_by
+    record = root / "features" / "backbone.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"weights_sha256": "0123456789abcdef"}))
+    now = opened(root, input="features", validation_share=0)
+    (line,) = differences(began.fingerprint(), now.fingerprint())
+    assert line.startswith("features: was ")
+    assert "weights 0123456789ab" in line
+    # Numbers of another precision are of the same network.
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"precision": "bfloat16", "dtype": "float32"}))
+    assert opened(root, input="features", validation_share=0).fingerprint() == now.fingerprint()
 
 
 def test_two_kinds_are_never_mixed_in_a_folder(run, root, weights, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +29,10 @@ PROBES = 32
 """Lists of the index that are searched."""
 TRAINED_ON = 50
 """Vectors for each list of the index, drawn at random, that its lists are made from."""
+
+
+LEFT_AFTER_S = 86_400.0
+"""Age of what a killed process has left of an index, after which it is removed."""
 
 
 class _Search(Protocol):
@@ -113,11 +119,35 @@ def write_index(
     """
     faiss = _faiss()
     told = told or (lambda *_: None)
-    building = folder.with_name(f".{folder.name}.{os.getpid()}")
-    building.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        # Of one that was killed; another that writes the same now has touched its own.
+        if time.time() - left.stat().st_mtime > LEFT_AFTER_S:
+            shutil.rmtree(left, ignore_errors=True)
+    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        _build(faiss, building, num, size, pieces(), told)
+        if not folder.exists():
+            building.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+    finally:
+        # Nothing is there any more where it has its name; another process may have been first.
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _build(
+    faiss: Any,
+    building: Path,
+    num: int,
+    size: int,
+    pieces: Iterable[NDArray[np.float32]],
+    told: Callable[[str, int, int], None],
+) -> None:
     vectors = np.memmap(building / "vectors.f16", dtype=np.float16, mode="w+", shape=(num, size))
     done = 0
-    for piece in pieces():
+    for piece in pieces:
         vectors[done : done + len(piece)] = piece
         done += len(piece)
         told("writing vectors", done, num)
@@ -137,7 +167,6 @@ def write_index(
     faiss.write_index(index, str(building / "lists.faiss"))
     vectors.flush()
     (building / "about.json").write_text(json.dumps({"num": num, "size": size}))
-    building.rename(folder)
 
 
 def _faiss() -> Any:

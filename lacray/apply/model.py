@@ -22,6 +22,7 @@ from lacray.apply.scoring import penalties_of
 from lacray.checkpoint import CheckpointError, Trained
 from lacray.config import Config
 from lacray.data import DataError, FrameStore, Video
+from lacray.data.arrays import RECORD, made_by
 from lacray.data.sources import VideoFile, source_of
 from lacray.data.video import UnreadableVideoError
 from lacray.embedding import Progress, embed_file
@@ -179,6 +180,14 @@ class Model:
             raise DataError(
                 f"{path}: must have {self.trained.num_features} channels, as the features that the model was "
                 f"trained on, got {channels}"
+            )
+        # Of another network with as many channels they would have no meaning.
+        folder = next((above for above in Path(path).absolute().parents if (above / RECORD).exists()), None)
+        made = made_by(folder) if is_array and folder is not None else None
+        if made is not None and self.trained.made_by not in (None, made):
+            raise DataError(
+                f"{path}: must be features of {self.trained.made_by}, as those of the training, got those of {made}; "
+                "make them with that backbone, in another --out"
             )
 
 

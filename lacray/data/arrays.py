@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from lacray.data.videoset import DataError
+
+RECORD = "backbone.json"
+"""Beside the features: what made them."""
 
 # numpy reads a header with Python's parser, and CPython 3.11 counts the depth of all threads' parsing as one: two
 # headers at once may end in a SystemError.
@@ -49,3 +56,36 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     with _PARSING, np.load(path, allow_pickle=False) as file:
         return dict(file)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What made the features of a folder; None where nothing says.
+
+    Raises:
+        DataError: the record cannot be read.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError(f"a {type(record).__name__}")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: is no record of features ({error}); remove it where the features are yours, else their folder"
+        ) from error
+    return record
+
+
+def made_by(folder: Path) -> str | None:
+    """In a line, what decides which features a folder holds; the precision of their numbers does not.
+
+    Raises:
+        DataError: the record cannot be read.
+    """
+    record = read_record(folder)
+    if record is None:
+        return None
+    told = {key: record.get(key) for key in ("size", "mean", "std")}
+    return f"{record.get('backbone')}, weights {record.get('weights_sha256')!s:.12}, {told}"

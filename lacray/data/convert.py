@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lacray.config import DataConfig
+from lacray.data import arrays
 from lacray.data.discovery import LEAST_PICTURES, unwanted
 from lacray.data.layouts import Progress, Survey, find_root, list_videos, survey
 from lacray.data.listing import Sidecars, some
@@ -210,6 +211,8 @@ def _put_sidecars(root: Path, videos: Sequence[Video], places: dict[str, str], p
                 stem = place.rpartition(".")[0] if is_video(place) else place
                 (partial / folder / stem).parent.mkdir(parents=True, exist_ok=True)
                 _put_file(path, partial / folder / f"{stem}.npy", copies)
+        if (sidecars.folder / arrays.RECORD).exists() and (partial / folder).is_dir():
+            _put_file(sidecars.folder / arrays.RECORD, partial / folder / arrays.RECORD, copies)
 
 
 # --- Tables ----------------------------------------------------------------------------------------------------------

@@ -64,18 +64,6 @@ def check_regular(path: str) -> None:
         raise UnreadableVideoError("is a folder" if stat.S_ISDIR(mode) else "is no regular file")
 
 
-def last_change(path: str) -> float:
-    """When a file or folder was changed last, in seconds as `os.stat` has them.
-
-    Raises:
-        UnreadableVideoError: it is not there any more.
-    """
-    try:
-        return os.path.getmtime(path)
-    except OSError as error:
-        raise UnreadableVideoError(f"cannot be read any more ({error.strerror})") from error
-
-
 def ends_digest(path: str) -> bytes:
     """Of a file's beginning and end, the same for its copies.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from lacray.config import DataConfig
 from lacray.data import carl, lav, penn, plain, tcc
+from lacray.data.arrays import RECORD, made_by
 from lacray.data.discovery import VIDEO_SUFFIXES, unwanted
 from lacray.data.facts import Clock
 from lacray.data.labels import frame_labels, progress_of
@@ -31,9 +32,6 @@ LAYOUTS: list[Layout] = [carl.LAYOUT, tcc.LAYOUT, penn.LAYOUT, lav.LAYOUT, plain
 MAX_LOOKED_INTO = 30
 
 NUM_READERS = 8
-
-RECORD = "backbone.json"
-"""Beside the features: what made them."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -328,6 +326,7 @@ def video_set(config: DataConfig, found: Survey) -> VideoSet:
         num_features=next(iter(found.channels), None),
         unreadable=found.unreadable,
         notes=found.listing.notes,
+        made_by=made_by(found.root / "features") if config.input == "features" else None,
     )
     need = 2 if config.pairing == "videos" else 1
     left = by_action(result.train)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lacray.data.arrays import load_array
 from lacray.data.containers import opened
-from lacray.data.facts import Clock, Facts, check_regular, ends_digest, last_change
+from lacray.data.facts import Clock, Facts, check_regular, ends_digest
 from lacray.data.stills import PictureFolder
 from lacray.data.tfrecords import IN_RECORD, RecordedVideo
 from lacray.data.video import UnreadableVideoError, decode, frame_index
@@ -46,9 +46,6 @@ class Source(Protocol):
     def extent(self) -> int:
         """Bytes that it takes."""
 
-    def changed(self) -> float:
-        """When it was changed last, in seconds as `os.stat` has them."""
-
     def digest(self) -> bytes:
         """Of some of its content, the same for copies of it."""
 
@@ -57,9 +54,6 @@ class _File:
     """What is the same for every video that is one file."""
 
     path: str
-
-    def changed(self) -> float:
-        return last_change(self.path)
 
     def extent(self) -> int:
         try:

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from lacray.data.containers import UnreadableVideoError
 from lacray.data.discovery import is_picture
-from lacray.data.facts import Clock, Facts, last_change
+from lacray.data.facts import Clock, Facts
 from lacray.data.pictures import to_rgb
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
@@ -112,10 +112,6 @@ class PictureSource(ABC):
     @abstractmethod
     def extent(self) -> int:
         """Bytes that all pictures take."""
-
-    def changed(self) -> float:
-        """When any of them was, as far as their folder or file tells."""
-        return last_change(self.path)
 
     def probe(self) -> tuple[int, None]:
         """Their number; the first and the last are decoded."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lacray.data.containers import UnreadableVideoError
 from lacray.data.discovery import shown
-from lacray.data.facts import check_regular, last_change
+from lacray.data.facts import check_regular
 from lacray.data.kept import KeptArrays, Key, file_key
 from lacray.data.stills import PictureSource
 
@@ -79,9 +79,6 @@ class RecordedVideo(PictureSource):
                 return file.read(int(record.sizes[number]))
         except OSError as error:
             raise UnreadableVideoError(f"cannot be read any more ({error.strerror})") from error
-
-    def changed(self) -> float:
-        return last_change(self.file)
 
     def extent(self) -> int:
         return int(self._record().sizes.sum())

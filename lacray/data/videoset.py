@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from lacray import metrics
 from lacray.config import UserError
 
+MADE_BY = "features"
+"""Among the names of videos in a fingerprint; they have suffixes, or are below a folder."""
+
 
 class DataError(UserError):
     """What is wrong with a data set on disk, a line each."""
@@ -66,6 +69,8 @@ class VideoSet:
     """`name: why`, for each video that was left out."""
     notes: list[str] = field(default_factory=list)
     """What was passed over and what was assumed, to be said once."""
+    made_by: str | None = None
+    """What made the features, in a line, where their folder says it."""
 
     @property
     def train(self) -> list[Video]:
@@ -92,14 +97,15 @@ class VideoSet:
         return any(video.is_labelled for video in self.training)
 
     def fingerprint(self) -> dict[str, str]:
-        """Each video's part in a training and its labels' checksum, by name: what must not change between two runs."""
+        """What must not change between two runs: each video's part in a training and its labels' checksum, by name; and
+        what made the features, at MADE_BY."""
         found = {}
         for video in self.training + self.val:
             part = "validation" if video.name in self.held else video.split
             labels = "no labels" if video.labels is None else f"labels {zlib.crc32(video.labels.tobytes()):08x}"
             action = f", {video.action}" if video.action else ""
             found[video.name] = f"{part}, {video.num_frames} frames, {labels}{action}"
-        return found
+        return found | ({MADE_BY: self.made_by} if self.made_by is not None else {})
 
     def checksum(self) -> str:
         """Of names, splits, lengths and labels; the same whatever share is kept apart for selection."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from lacray.apply.scoring import measure_of, penalties_of
 from lacray.checkpoint import CheckpointError, load_model, read_checkpoint, save
 from lacray.config import build
 from lacray.data import DataError
+from lacray.data.arrays import made_by
 from lacray.data.video import decode
 from lacray.losses import build_loss
 
@@ -102,6 +106,23 @@ def test_model_of_features_refuses_a_video_and_a_model_of_videos_an_array(
         features_model.embed(tmp_path / "wide.npy")
     with pytest.raises(DataError, match=r"none.mp4: does not exist"):
         videos_model.embed(tmp_path / "none.mp4")
+
+
+def test_features_of_another_backbone_are_refused(features_model, features_root, tmp_path):
+    trained = replace(features_model.trained, made_by=made_by_of(tmp_path, "first"))
+    model = replace(features_model, trained=trained)
+    (tmp_path / "features" / "day 1").mkdir()
+    array = shutil.copy(features_root / "features" / "clip00.npy", tmp_path / "features" / "day 1" / "clip00.npy")
+    assert model.embed(array).shape == features_model.embed(array).shape
+    made_by_of(tmp_path, "second")
+    with pytest.raises(DataError, match=r"clip00.npy: must be features of first, .* got those of second"):
+        model.embed(array)
+
+
+def made_by_of(root: Path, backbone: str) -> str | None:
+    (root / "features").mkdir(exist_ok=True)
+    (root / "features" / "backbone.json").write_text(json.dumps({"backbone": backbone}))
+    return made_by(root / "features")
 
 
 def test_features_have_no_clock(features_model, features_root):

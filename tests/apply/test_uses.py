@@ -95,6 +95,12 @@ def test_index_on_disk_finds_nearly_all_that_comparing_finds(tmp_path, monkeypat
         shares.append(len(set(places.tolist()) & set(expected.tolist())) / 10)
         assert (np.diff(distances) >= 0).all()
     assert np.mean(shares) > 0.95
+    # Another process was quicker: its index stays, and nothing else does.
+    before = (tmp_path / "index" / "lists.faiss").stat().st_mtime_ns
+    with threadpool_limits(1):
+        write_index(tmp_path / "index", len(vectors), 8, lambda: np.array_split(vectors, 7))
+    assert (tmp_path / "index" / "lists.faiss").stat().st_mtime_ns == before
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
 @pytest.mark.parametrize("kind", ["cosine", "negative_squared"])
