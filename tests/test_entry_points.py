@@ -70,6 +70,7 @@ def test_the_best_of_a_study_is_trained_with_the_command_that_the_study_says(stu
         assert torch.isfinite(model.encoder(torch.randn(1, 7, 12))).all()
 
 
+@pytest.mark.slow
 def test_a_study_and_a_training_of_two_workers_on_s3_are_those_of_one_on_this_disk(studied: Studied, tmp_path):
     """The same trials with the same values, and early stops; only the sums are in another order."""
 
