@@ -10,9 +10,7 @@ if __name__ == "__main__":
 
     leave_at_once()
 
-import numpy as np
-
-from lacray.apply import load
+from lacray.apply import EmbeddedVideo, load
 from lacray.apply.folders import find_item, open_folder, read_item, read_items
 from lacray.apply.library import moments_of
 from lacray.apply.pictures import draw_moments, save
@@ -20,6 +18,7 @@ from lacray.apply.reports import write_moments
 from lacray.apply.scoring import measure_of
 from lacray.cli import not_negative, positive, tell, whole
 from lacray.config import UserError
+from lacray.data.labels import SAME_S
 from lacray.exits import guarded
 from lacray.work import add_checkpoint, out_folder, show_left_out, working, written
 
@@ -33,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = open_folder(model, arguments.root, told=told)
         asked = find_item(model, folder, name, "moment")
         query = read_item(model, asked, told=told)
-        frame = at(query.seconds, len(query), seconds, arguments.moment)
+        frame = at(query, seconds, arguments.moment)
         left_out = list(folder.left_out)
         videos = read_items(model, folder.items, left_out, told=told)
         measure = measure_of(model.config)
@@ -89,23 +88,22 @@ def moment(text: str) -> tuple[str, float | int]:
     return name, number
 
 
-def at(times: object, num_frames: int, when: float | int, text: str) -> int:
-    """The frame that is shown then.
+def at(video: EmbeddedVideo, when: float | int, text: str) -> int:
+    """The frame that is shown then, to the millisecond: that of a time which was written for it.
 
     Raises:
         UserError: the video is not as long, or has no times.
     """
     if isinstance(when, int):
-        if when >= num_frames:
-            raise UserError(f"moment: {text} must be one of the video's {num_frames} frames, #0 to #{num_frames - 1}")
+        if when >= len(video):
+            raise UserError(f"moment: {text} must be one of the video's {len(video)} frames, #0 to #{len(video) - 1}")
         return when
-    if not isinstance(times, np.ndarray):
+    end = video.time_of(len(video))
+    if end is None:
         raise UserError(f"moment: {text} is in seconds, and the video has no frame times; write VIDEO@#FRAME")
-    frame = max(int(np.searchsorted(times, when, side="right")) - 1, 0)
-    lasts = float(np.median(np.diff(times))) if num_frames > 1 else 0.0
-    if when > float(times[-1]) + lasts:
-        raise UserError(f"moment: {text} must be within the video, which ends at {times[-1] + lasts:.2f} s")
-    return frame
+    if when > end + SAME_S:
+        raise UserError(f"moment: {text} must be within the video, which ends at {end:.2f} s")
+    return int(video.frame_at(when))
 
 
 if __name__ == "__main__":

@@ -110,6 +110,30 @@ def test_an_observation_of_several_files_is_cut_where_one_ends(root):
     assert labels_of(root) == {"a.mp4": [("reach", 40, 49)], "b.mp4": [("reach", 0, 19), ("lift", 20, 29)]}
 
 
+@pytest.mark.parametrize("length", [0.0, None])
+def test_a_file_without_a_length_before_others_is_refused(root, length):
+    events = [(2.2, "", "reach"), (2.6, "", "reach")]
+    files = ("a.mp4", "b.mp4", "day1/c.mp4")
+    project(root, {"one": observation(events, files=files, lengths=(length, 2.0, 2.0))})
+    assert "lacks the length of a file, after which others follow" in problems_of(root)
+    # That of the last file places nothing.
+    project(root, {"one": observation(events, files=files, lengths=(2.0, 2.0, length))})
+    assert labels_of(root) == {"b.mp4": [("reach", 5, 14)]}
+    (root / "study.boris").unlink()
+    source = f"player #1:{';'.join(files)}"
+    header = "Observation id,Source,Media duration (s),Behavior,Behavior type,Time"
+    rows = [
+        f"one,{source},{length or ''};2.0;2.0,reach,{kind},{time}" for time, kind in ((2.2, "START"), (2.6, "STOP"))
+    ]
+    write_csv(root / "events.csv", header, rows)
+    assert "lacks the lengths of the files of observation 'one'; read the project" in problems_of(root)
+
+
+def test_a_time_offset_of_nothing_is_none(root):
+    project(root, {"one": observation([(0.4, "", "reach"), (1.0, "", "reach")], **{"time offset": None})})
+    assert labels_of(root) == {"a.mp4": [("reach", 10, 24)]}
+
+
 def test_a_time_offset_is_taken_off(root):
     project(root, {"one": observation([(100.4, "", "reach"), (101.0, "", "reach")], **{"time offset": 100.0})})
     assert labels_of(root) == {"a.mp4": [("reach", 10, 24)]}
@@ -400,6 +424,16 @@ def test_elan_exports_with_a_line_an_annotation_or_a_column_a_tier(root):
     (root / "labels" / "y.csv").write_text("\n".join(lines))
     assert "must have one tier to be read, got 'hands', 'eyes'" in problems_of(root)
     assert labels_of(root, tier="Hands") == {"b.mp4": [("reach", 10, 24)]}
+
+
+@pytest.mark.parametrize("offset", ["500", "-40"])
+def test_an_elan_export_of_a_medium_with_an_offset_is_refused(root, offset):
+    """ELAN adds the offset to the times, or does not, as a box of its window says."""
+    lines = [f'"#file:///C:/day 1/a.mp4 -- offset: {offset}"', "Tier\tBegin Time - msec\tEnd Time - msec\tAnnotation"]
+    (root / "x.txt").write_text("\n".join([*lines, "hands\t0\t400\treach"]))
+    said = problems_of(root)
+    assert "must be of media without an offset, since nothing says whether its times hold it" in said
+    assert f"got 'file:///C:/day 1/a.mp4' by {offset} ms; put the document (.eaf) in its place" in said
 
 
 def test_an_elan_export_that_says_no_times_is_refused(root):

@@ -750,6 +750,8 @@ def test_seconds_forgive_rounding_and_no_more(tmp_path):
     for rows, said in (
         (["a,0,1.5,x"], "segments.csv:2: a.mp4: labels must not be longer than the video, got end 1.5 s for 1.000 s"),
         (["a,0,0.6,x", "a,0.4,0.8,y"], "segments.csv:3: a.mp4: segments overlap at frames 10..19"),
+        (["a,0.4,0.44,x", "a,0.4,0.8,y"], "segments.csv:3: a.mp4: segments overlap at frames 10..19"),
+        (["a,0.4,0.8,y", "a,0.6,0.64,x"], "segments.csv:3: a.mp4: segments overlap at frames 15..15"),
         (["a,0.41,0.43,x"], "a.mp4: a segment must hold a frame, got none from 0.41 to 0.43 s"),
         (["a,0.5,0.5,x"], "must be 0 <= start_seconds < end_seconds, got 0.5 and 0.5"),
         (["a,soon,1,x"], "start_seconds and end_seconds must be seconds, as 83.5 or 1:23.5, got 'soon' and '1'"),
@@ -757,6 +759,15 @@ def test_seconds_forgive_rounding_and_no_more(tmp_path):
     ):
         write_csv(tmp_path / "segments.csv", header, rows)
         assert said in problems_of(tmp_path)
+
+
+def test_times_of_frames_find_them_however_they_were_rounded_to_the_millisecond(tmp_path):
+    """At 400 frames a second a frame's time ends with half a millisecond, and Python writes 0.0025 as 0.003."""
+    write_timed(tmp_path / "a.mp4", list(range(12)), rate=400)
+    rows = [f"a,{first / 400:.3f},{(first + 1) / 400:.3f},x{first}" for first in range(11)]
+    write_csv(tmp_path / "segments.csv", "video,start_seconds,end_seconds,phase", rows)
+    (video,) = opened(tmp_path, validation_share=0).training
+    assert video.labels.tolist() == [*range(11), -1]
 
 
 def test_seconds_count_from_where_a_player_begins(tmp_path):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lacray.apply.calibration import Calibration
 from lacray.apply.embedded import EmbeddedVideo
 from lacray.apply.tables import best_path
+from lacray.data.labels import SAME_S
 from lacray.odds import Penalties, probabilities
 
 MOST_CELLS = 1 << 24
@@ -206,7 +207,7 @@ def _number(place: float) -> float | None:
 def _time_there(here: EmbeddedVideo, there: EmbeddedVideo, places: NDArray[np.float64], seconds: float) -> float | None:
     place = here.frame_at(seconds)
     assert here.seconds is not None
-    if seconds < here.seconds[0] or (here.end is not None and seconds > here.end):
+    if seconds < here.seconds[0] - SAME_S or (here.end is not None and seconds > here.end + SAME_S):
         return None
     first = int(place)
     found = places[first]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacray.config import UserError
+from lacray.data.labels import SAME_S
 
 
 class NoClockError(UserError):
@@ -46,15 +47,18 @@ class EmbeddedVideo:
     def frame_at(self, seconds: float) -> float:
         """The place of a moment among the frames, not whole between two of them.
 
+        The time of a frame is this frame's to the millisecond, as tables have it.
+
         Raises:
             NoClockError: the video has no clock.
         """
         if self.seconds is None:
             raise NoClockError(f"{self.name}: has no frame times, as features hold none; ask by frame")
         # Of frames that are shown at one time the last one stays.
-        first = int(np.searchsorted(self.seconds, seconds, side="right")) - 1
+        first = int(np.searchsorted(self.seconds, seconds + SAME_S, side="right")) - 1
         if first < 0:
             return 0.0
         if first + 1 == len(self):
             return float(first)
-        return first + float((seconds - self.seconds[first]) / (self.seconds[first + 1] - self.seconds[first]))
+        behind = max(seconds - float(self.seconds[first]), 0.0)
+        return first + behind / float(self.seconds[first + 1] - self.seconds[first])

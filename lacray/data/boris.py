@@ -54,7 +54,7 @@ class _Observation:
     where: str
     files: list[str] = field(default_factory=list)
     lengths: list[float] = field(default_factory=list)
-    """Seconds of each file but the last one, at least."""
+    """Seconds of each file but the last one."""
     offset: float = 0.0
     """What is added to the time of the first file to give that of the events."""
     states: list[_State] = field(default_factory=list)
@@ -94,7 +94,7 @@ class _Behaviour(BaseModel):
 
 
 class _MediaInfo(BaseModel):
-    length: dict[str, FiniteFloat] = {}
+    length: dict[str, FiniteFloat | None] = {}
 
 
 class _Recorded(BaseModel):
@@ -102,7 +102,7 @@ class _Recorded(BaseModel):
     # A live observation has an empty list here.
     file: dict[str, list[str]] | list[Any] = []
     events: list[list[Any]] = []
-    time_offset: FiniteFloat = Field(0.0, alias="time offset")
+    time_offset: FiniteFloat | None = Field(0.0, alias="time offset")
     media_info: _MediaInfo = _MediaInfo()
     media_creation_date_as_offset: bool = False
 
@@ -160,11 +160,18 @@ def _recorded(path: Path, name: str, recorded: _Recorded, found: Annotations) ->
     others = [file for player, own in players.items() if player != PLAYER for file in own]
     if others:
         found.notes.append(f"{where}: labels the video of player 1; not read for {listed(others)} of other players")
-    lengths = [recorded.media_info.length.get(file) for file in files]
-    if None in lengths[:-1]:
+    lengths = _lengths(files, [recorded.media_info.length.get(file) for file in files])
+    if lengths is None:
         found.problems.append(f"{where}: lacks the length of a file, after which others follow; open it anew in BORIS")
         return None
-    return _Observation(name, where, files, [length for length in lengths if length], recorded.time_offset)
+    return _Observation(name, where, files, lengths, recorded.time_offset or 0.0)
+
+
+def _lengths(files: Sequence[str], given: Sequence[float | None]) -> list[float] | None:
+    """The lengths of files after which others follow; None where not all of them have one."""
+    wanted = max(len(files) - 1, 0)
+    lengths = [length for length in given[:wanted] if length is not None and length > 0]
+    return lengths if len(lengths) == wanted else None
 
 
 def _events(
@@ -339,12 +346,12 @@ def _observation_of(
         offset = seconds_of(given, table.separator)
         if offset is None:
             found.problems.append(f"{where}: the time offset must be seconds, got {given!r}")
-        lengths = [seconds_of(text, table.separator) for text in _first_player(row.cells.get("media_duration_(s)", ""))]
-        if len(files) > 1 and (len(lengths) < len(files) or None in lengths[:-1]):
+        told = row.cells.get("media_duration_(s)", "").partition("|")[0].split(";")
+        lengths = _lengths(files, [seconds_of(text.strip(), table.separator) for text in told])
+        if lengths is None:
             found.problems.append(f"{where}: lacks the lengths of the files of observation {name!r}; read the project")
             files = []
-        own = [length for length in lengths if length is not None]
-        observations[name] = _Observation(name, where, files, own, offset or 0.0)
+        observations[name] = _Observation(name, where, files, lengths or [], offset or 0.0)
     one = observations[name]
     if not one.files:
         return None
@@ -363,10 +370,6 @@ def _sources(text: str) -> list[str]:
     if not text.startswith(mark):
         return []
     return [file.strip() for file in text.partition("|player #")[0].removeprefix(mark).split(";") if file.strip()]
-
-
-def _first_player(text: str) -> list[str]:
-    return [part.strip() for part in text.partition("|")[0].split(";") if part.strip()]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -254,7 +254,14 @@ def read_export(path: Path, tier: str | None = None) -> Annotations:
         return found
     tracks = []
     num_empty = 0
-    addresses = tuple(name for address in _addresses(path) for name in _spellings(address))
+    media = _media(path)
+    if shifted := [f"{name!r} by {offset} ms" for name, offset in media.items() if offset != "0"]:
+        found.problems.append(
+            f"{path}: must be of media without an offset, since nothing says whether its times hold it, got "
+            f"{', '.join(shifted)}; put the document ({SUFFIX}) in its place"
+        )
+        return found
+    addresses = tuple(name for address in media for name in _spellings(address))
     for row in table.rows:
         if of_rows and names and row.cells.get("tier") != chosen:
             continue
@@ -325,13 +332,14 @@ def _media_of(row: Row, columns: _Columns, addresses: tuple[str, ...]) -> tuple[
     return tuple(_spellings(written.removesuffix(SUFFIX))) or addresses
 
 
-def _addresses(path: Path) -> list[str]:
-    """Media that stand in the lines before the header: `"#file:///C:/day 1/a.mp4 -- offset: 0"`."""
-    found = []
+def _media(path: Path) -> dict[str, str]:
+    """Media that stand in the lines before the header, `"#file:///C:/day 1/a.mp4 -- offset: 0"`, with their offset."""
+    found = {}
     for line in text_of(path).splitlines()[:20]:
         address = re.search(r"file:/+[^\t\"]+", line) if line.lstrip('"').startswith("#") else None
         if address is not None:
-            found.append(re.sub(r"\s+-- offset: .*$", "", address[0]).removesuffix(SUFFIX))
+            name, _, offset = address[0].partition(" -- offset:")
+            found[name.strip().removesuffix(SUFFIX)] = offset.strip() or "0"
     return found
 
 

@@ -24,8 +24,8 @@ KNOWN = frozenset({*COLUMNS, *SECONDS, *(name for pair in ALSO_SECONDS for name 
 CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:\.\d*)?)")
 # One thousand, or one and three places: 1,000 and 1.000 are either, by who has written them.
 THOUSANDS = re.compile(r"\d{1,3}([.,' \u00a0\u202f]\d{3})+")
-# Times are written to the millisecond at best: two that agree so far are the same.
-MILLISECONDS = 1000.0
+SAME_S = 0.5e-3 + 1e-9
+"""Seconds. Times are written to the millisecond at best: two that are no further apart are the same."""
 
 
 MOST_PHASES = 1000
@@ -114,7 +114,7 @@ def frame_labels(
     """The phase of each frame, -1 where it has none, and what is wrong with the segments.
 
     A frame is in a segment of seconds if start <= its time < end, to the millisecond. Rounding is forgiven in seconds:
-    an end up to one frame behind what the file lasts, and a common frame of two segments, which the later one gets.
+    an end up to one frame behind what the file lasts, and the last frame of a segment where the next begins with it.
 
     Args:
         name: of the video, for messages.
@@ -128,11 +128,13 @@ def frame_labels(
     """
     labels = np.full(num_frames, -1, dtype=np.int64)
     problems: list[str] = []
+    # Frames of the segment before.
+    begun = end = 0
     for segment in sorted(segments, key=lambda segment: segment.start):
         if segment.in_seconds:
             assert clock is not None
-            first, stop = (int(edge) for edge in np.searchsorted(_ms(clock.times), _ms([segment.start, segment.end])))
-            if segment.end > clock.end + clock.frame + 1 / MILLISECONDS:
+            first, stop = np.searchsorted(clock.times, np.array([segment.start, segment.end]) - SAME_S).tolist()
+            if segment.end > clock.end + clock.frame + 2 * SAME_S:
                 problems.append(
                     f"{segment.where}: {name}: labels must not be longer than the video, got end {segment.end:g} s "
                     f"for {clock.end:.3f} s"
@@ -149,15 +151,13 @@ def frame_labels(
                     f"{segment.where}: {name}: labels must not be longer than the video, got end_frame {stop} for "
                     f"{num_frames} frames"
                 )
-        taken = int((labels[first:stop] >= 0).sum())
-        if taken > (1 if segment.in_seconds else 0):
+        if begun < first == end - 1 and segment.in_seconds:
+            end = first
+        if first < end:
             problems.append(f"{segment.where}: {name}: segments overlap at frames {first}..{stop - 1}")
+        begun, end = (first, stop) if stop > end else (begun, end)
         labels[first:stop] = phases.index(segment.phase)
     return labels, problems
-
-
-def _ms(seconds: NDArray[np.float64] | list[float]) -> NDArray[np.float64]:
-    return np.round(np.asarray(seconds) * MILLISECONDS)
 
 
 def integers_of(path: Path) -> NDArray[np.int64] | str:
