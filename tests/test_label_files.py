@@ -164,6 +164,9 @@ def test_a_name_that_may_be_two_videos_is_refused_and_a_folder_tells(root):
     assert "'c.mp4' may be day1/c.mp4 or day2/c.mp4" in problems_of(root)
     project(root, {"one": observation(states, files=("/home/x/day2/c.mp4",))})
     assert labels_of(root) == {"day2/c.mp4": [("reach", 0, 24)]}
+    (root / "day1" / "c.mp4").rename(root / "c.mp4")
+    project(root, {"one": observation(states, files=("/home/x/day1/c.mp4",))})
+    assert "'/home/x/day1/c.mp4' may be c.mp4 or day2/c.mp4" in problems_of(root)
 
 
 def test_two_observations_of_one_video_under_two_names_are_refused(root):

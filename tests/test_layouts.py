@@ -332,7 +332,9 @@ def test_a_folder_of_videos_as_they_are_is_a_data_set(folder):
 
 
 def test_what_is_no_video_is_passed_over_and_named_once(folder):
-    root = folder("videos/a.mp4", "videos/b.mp4", "outside.mp4")
+    root = folder("videos/a.mp4", "videos/b.mp4", "outside.mp4", "more videos/c.mp4", "features/d.mp4")
+    (root / "all").symlink_to("videos")
+    (root / "study.boris.gz").write_bytes(b"x")
     videos = root / "videos"
     for name in ("._a.mp4", ".DS_Store", "Thumbs.db", "c.mp4.part", "d.mp4.crdownload", "e.mp4~", "a.srt", "README"):
         (videos / name).write_bytes(b"\x00\x05\x16\x07")
@@ -354,10 +356,20 @@ def test_what_is_no_video_is_passed_over_and_named_once(folder):
         "1 .ts that are no videos (g.ts)",
         "1 .ogg that are no videos (h.ogg)",
         "1 links to nothing (gone.mp4)",
-        "1 videos outside videos/ (outside.mp4)",
+        "2 videos outside videos/ (more videos/c.mp4, outside.mp4)",
     ):
         assert said in note
     assert found.unreadable == []
+
+
+def test_films_and_pictures_of_alignments_are_no_videos_of_the_folder_that_they_lie_in(folder):
+    root = folder("a.mp4", "b.mp4", "alignment/together.mp4", "alignment/c.mp4")
+    for name in ("matches.csv", "gaps.csv", "take3.png", "take4.png"):
+        (root / "alignment" / name).write_bytes(b"x")
+    assert names_of(root) == ["a.mp4", "alignment/c.mp4", "b.mp4"]
+    assert "1 films of alignments (alignment/together.mp4)" in opened(root).notes[0]
+    (root / "alignment" / "c.mp4").unlink()
+    assert names_of(root) == ["a.mp4", "b.mp4"]
 
 
 def test_what_was_passed_over_fits_a_line_however_much_it_is(folder):
@@ -494,6 +506,9 @@ def test_two_files_that_differ_by_unicode_form_alone_stay_two_and_are_ambiguous(
         (("day1/a.mp4", "day2/a.mp4"), "a.mp4", "'a.mp4' may be day1/a.mp4 or day2/a.mp4; write its folder"),
         (("a.mp4", "a.mov"), "a", "'a' may be a.mov or a.mp4; write its folder and its suffix"),
         (("A.mp4", "a.mp4"), "a.MP4", "'a.MP4' may be A.mp4 or a.mp4"),
+        (("a.mp4", "day2/a.mp4"), "day1/a.mp4", "'day1/a.mp4' may be a.mp4 or day2/a.mp4; write its folder"),
+        (("x/a.mp4", "y/x/a.mp4"), "z/x/a.mp4", "'z/x/a.mp4' may be x/a.mp4 or y/x/a.mp4; write its folder"),
+        (("videos/day1/a.mp4",), "videos/a.mp4", "no such video, 'videos/a.mp4'; did you mean videos/day1/a.mp4?"),
         (("day1/a.mp4", "b.mp4"), "day2/a.mp4", "no such video, 'day2/a.mp4'; did you mean day1/a.mp4?"),
         (("clip01.mp4", "clip02.mp4"), "clip1.mp4", "no such video, 'clip1.mp4'; did you mean clip01.mp4"),
         (("a.mp4",), "a.avi", "no such video, 'a.avi'; did you mean a.mp4?"),
@@ -503,6 +518,26 @@ def test_two_files_that_differ_by_unicode_form_alone_stay_two_and_are_ambiguous(
 )
 def test_a_name_that_tells_no_one_video_is_refused_with_what_it_may_be(folder, videos, written, said):
     assert said in problems_of(labelled(folder(*videos), written))
+
+
+@pytest.mark.parametrize(
+    ("videos", "written", "found"),
+    [
+        (("videos/a.mp4", "videos/b.mp4"), "day1/a.mp4", "videos/a.mp4"),
+        (("videos/a.mp4", "videos/day2/a.mp4"), "/home/me/mine/videos/a.mp4", "videos/a.mp4"),
+        (("videos/a.mp4", "videos/day2/a.mp4"), "/home/me/mine/videos/day2/a.mp4", "videos/day2/a.mp4"),
+    ],
+)
+def test_a_folder_that_is_written_and_not_there_is_said(folder, videos, written, found):
+    videos = opened(labelled(folder(*videos), written), validation_share=0)
+    assert [video.name for video in videos.training if video.is_labelled] == [found]
+    assert videos.notes == [f"segments.csv: {written!r} is taken for {found}, without the folders before it"]
+
+
+def test_a_reading_with_other_capitals_goes_before_one_without_a_folder_that_is_written(folder):
+    root = labelled(folder("a.mp4", "DAY1/a.mp4"), "day1/a.mp4")
+    assert with_labels(root) == ["DAY1/a.mp4"]
+    assert opened(root, validation_share=0).notes == []
 
 
 def test_two_names_in_different_folders_are_not_taken_for_one_file(folder):
@@ -539,6 +574,14 @@ def test_features_lie_in_folders_as_videos_do_or_all_in_one(folder, tmp_path):
     (root / "features" / "day1" / "a.npy").rename(root / "features" / "a.npy")
     said = problems_of(root, input="features")
     assert "features/a.npy: must be of one video, may be of videos/day1/a.mp4 and videos/day2/a.mp4" in said
+
+
+def test_features_of_another_folder_are_not_taken_for_those_that_are_missing(folder):
+    root = folder("videos/day1/a.mp4", "videos/day2/a.mp4")
+    (root / "features" / "day2").mkdir(parents=True)
+    for name in ("a.npy", "day2/a.npy"):
+        np.save(root / "features" / name, np.ones((5, 3), np.float32))
+    assert "must hold one array for videos/day1/a.mp4, got a.npy and day2/a.npy" in problems_of(root, input="features")
 
 
 def test_folder_of_features_alone_is_told_what_to_give(tmp_path):

@@ -124,6 +124,6 @@ def _located(root: Path, entries: list[Entry]) -> list[Entry]:
     names = Names({**{name: name for name in found.paths}, **found.twins})
     located = []
     for entry in entries:
-        near = [] if entry.path.exists() else names.find(entry.name)
+        near = [] if entry.path.exists() else names.find_path(entry.name)
         located.append(replace(entry, path=found.paths[near[0]]) if len(near) == 1 else entry)
     return located

@@ -11,6 +11,8 @@ from lacray.data.discovery import VIDEO_SUFFIXES
 
 FOLDER = "videos"
 Parts = tuple[str, ...]
+Fitting = Callable[[list[Parts], Parts], list[Parts]]
+"""Of the names that end with the same step as what is wanted, those that it may be."""
 
 
 class Names:
@@ -28,24 +30,37 @@ class Names:
     def find(self, text: str) -> list[str]:
         """The videos that a text may name: one, several between which it does not tell, or none.
 
-        The strictest reading that fits any video counts. A folder that is written is never ignored: `day1/a.mp4` is
-        not `day2/a.mp4`.
+        The strictest reading that fits any video counts. Only where none takes in all that is written, as of another
+        machine's path, the end of it may be a video: `day1/a.mp4` may be `a.mp4`, and never is `day2/a.mp4`. Where both
+        are there, which of the two it is cannot be told.
         """
+        return self._fitting(text, _is_or_ends) or self._fitting(text, _is_end_of)
+
+    def find_path(self, text: str) -> list[str]:
+        """As `find`, of what may as well be the path of a file elsewhere: a whole name, or one without any folder."""
+        return self._fitting(text, _is_or_has_no_folder)
+
+    def takes_all_of(self, text: str) -> bool:
+        """Whether a text names a video by all that is written, and not by its end."""
+        return bool(self._fitting(text, _is_or_ends))
+
+    def _fitting(self, text: str, fitting: Fitting) -> list[str]:
+        """The videos that a text names in the strictest way in which any fits."""
         if text in self.videos:
             return [self.videos[text]]
-        asked = _below(_parts(text))
+        asked = _parts(text)
         if not asked:
             return []
         has_suffix = _stem(asked) != asked
         for fold in (_same, _folded):
-            for stem, by_end in ((False, self._by_end[fold, False]), (True, self._by_end[fold, True])):
+            for stem in (False, True):
                 if stem and has_suffix and not self.any_suffix:
                     continue
                 wanted = fold(_stem(asked) if stem else asked)
-                found = [(parts, name) for parts, name in by_end.get(wanted[-1], ()) if _agree(parts, wanted)]
-                exact = [name for parts, name in found if parts == wanted]
+                known = self._by_end[fold, stem].get(wanted[-1], [])
+                found = fitting([parts for parts, _ in known], wanted)
                 if found:
-                    return list(dict.fromkeys(exact or [name for _, name in found]))
+                    return list(dict.fromkeys(name for parts, name in known if parts in found))
         return []
 
     def closest(self, text: str, *, most: int = 3) -> list[str]:
@@ -65,8 +80,7 @@ class Names:
             for stem in (False, True):
                 table = tables.setdefault((fold, stem), {})
                 for spelled, name in self.videos.items():
-                    parts = _below(_parts(spelled))
-                    parts = fold(_stem(parts) if stem else parts)
+                    parts = fold(_stem(_parts(spelled)) if stem else _parts(spelled))
                     table.setdefault(parts[-1], []).append((parts, name))
         return tables
 
@@ -101,13 +115,30 @@ def _stem(parts: Parts) -> Parts:
     return (*parts[:-1], parts[-1].rpartition(".")[0].rstrip()) if is_video(parts[-1]) else parts
 
 
-def _agree(one: Parts, other: Parts) -> bool:
-    """Whether the shorter of two paths is the end of the longer."""
-    length = min(len(one), len(other))
-    return one[-length:] == other[-length:]
+def _is_or_ends(known: list[Parts], wanted: Parts) -> list[Parts]:
+    """The whole names, else those that end so."""
+    whole = [parts for parts in known if _below(parts) == _below(wanted)]
+    return whole or [parts for parts in known if _ends(parts, wanted)]
+
+
+def _is_end_of(known: list[Parts], wanted: Parts) -> list[Parts]:
+    """Those that end what is wanted, behind FOLDER where that is in it; and all others that end as one of them does."""
+    ends = [parts for parts in known if _ends(wanted, parts)]
+    ends = ends or [_below(parts) for parts in known if _ends(wanted, _below(parts))]
+    return [parts for parts in known if any(_ends(parts, end) for end in ends)]
+
+
+def _is_or_has_no_folder(known: list[Parts], wanted: Parts) -> list[Parts]:
+    whole = [parts for parts in known if wanted in (parts, _below(parts))]
+    return whole or (known if len(wanted) == 1 else [])
+
+
+def _ends(parts: Parts, end: Parts) -> bool:
+    return parts[-len(end) :] == end
 
 
 def same_end(one: str, other: str) -> bool:
     """Whether two spellings may be of one file: the folders that both write are the same."""
     first, second = (_folded(_below(_parts(text)))[:-1] for text in (one, other))
-    return not (first and second) or _agree(first, second)
+    length = min(len(first), len(second))
+    return not length or _ends(first, second[-length:])
