@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
 def first_two(model: Model, root: str | None, told: Told) -> list[Item]:
     """The first two videos that were not trained on, else the first two."""
-    folder = open_folder(model, root or model.config.data.root, told=told)
+    folder = open_folder(model, root or model.config.data.root, told=told, needs_labels=False)
     unseen = [item for item in folder.items if folder.videos[item.name].split == "val"]
     chosen = unseen if len(unseen) > 1 else folder.items
     if len(chosen) < 2:

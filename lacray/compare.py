@@ -19,7 +19,7 @@ from lacray.apply.reports import ranked, write_deviations
 from lacray.cli import tell, warn
 from lacray.config import UserError
 from lacray.exits import guarded
-from lacray.work import add_checkpoint, open_model, out_folder, show_left_out, working, written
+from lacray.work import add_checkpoint, add_tier, open_labelled, open_model, out_folder, show_left_out, working, written
 
 NUM_SHOWN = 10
 LIKELY_BY_CHANCE = 0.05
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = out_folder(arguments.out)
     with working() as told:
         model = open_model(arguments.checkpoint, told)
-        folder = open_folder(model, arguments.root, told=told)
+        folder = open_labelled(model, arguments.root, arguments.tier, told)
         chosen = find_item(model, folder, arguments.reference, "reference")
         known = folder.videos.get(chosen.name) if chosen in folder.items else None
         others = [
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m lacray.compare", description="How videos deviate from a reference, phase by phase, in seconds."
     )
     add_checkpoint(result)
+    add_tier(result)
     result.add_argument("reference", help="a video of the data set; its phases are those of its segments.csv")
     result.add_argument("root", metavar="DIR", help="the data set")
     result.add_argument("--out", default="deviations", metavar="DIR", help="folder to write to")

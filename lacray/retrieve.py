@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = out_folder(arguments.out)
     with working() as told:
         model = load(arguments.checkpoint)
-        folder = open_folder(model, arguments.root, told=told)
+        folder = open_folder(model, arguments.root, told=told, needs_labels=False)
         asked = find_item(model, folder, name, "moment")
         query = read_item(model, asked, told=told)
         frame = at(query, seconds, arguments.moment)

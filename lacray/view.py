@@ -24,7 +24,7 @@ from lacray.exits import advice, guarded
 from lacray.page.board import Board, open_board
 from lacray.page.server import Server
 from lacray.text import home_expanded
-from lacray.work import open_model
+from lacray.work import add_tier, open_model
 
 MOST_CHECKPOINTS = 1000
 """That are looked into for the newest one of a data set."""
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         root = find_root(build({"data.root": arguments.root}).data, told)
         checkpoint = arguments.checkpoint or newest_checkpoint(arguments.results, arguments.root, root)
         model = open_model(checkpoint, told)
-        folder = open_folder(model, arguments.root, told=told)
+        folder = open_folder(model, arguments.root, told=told, tier=arguments.tier)
         layout = list_videos(
             root, build({"data.root": arguments.root, "data.input": model.config.data.input}).data
         ).layout
@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("root", metavar="DIR", help="a folder of videos, or simpouring")
     result.add_argument("--checkpoint", help="of python -m lacray.train; default: the newest that was trained on DIR")
     result.add_argument("--results", default="results", metavar="DIR", help="where checkpoints are looked for")
+    add_tier(result)
     result.add_argument("--port", type=port, default=0, help="default: a free one")
     result.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
     result.add_argument(

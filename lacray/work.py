@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lacray.apply import Model, load
-from lacray.apply.folders import Item, open_folder
+from lacray.apply.folders import Folder, Item, find_item, open_folder
 from lacray.cli import first_of, progress_bar, tell, warn
 from lacray.config import UserError
 from lacray.data import DataError
@@ -21,6 +21,25 @@ Told = Callable[[str, int, int], None]
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """The argument that they all begin with."""
     parser.add_argument("checkpoint", help="of python -m lacray.train: a file or s3://...")
+
+
+def add_tier(parser: argparse.ArgumentParser) -> None:
+    """The option of those that read labels."""
+    parser.add_argument(
+        "--tier", metavar="NAME", help="of label files of ELAN and BORIS: the tier, subject or category that is read"
+    )
+
+
+def open_labelled(model: Model, root: str, tier: str | None, told: Told) -> Folder:
+    """A folder whose labels count; what was assumed of them is said.
+
+    Raises:
+        DataError: as `open_folder`.
+    """
+    folder = open_folder(model, root, told=told, tier=tier)
+    for line in first_of(folder.notes):
+        warn(line)
+    return folder
 
 
 @contextmanager
@@ -45,7 +64,7 @@ def open_model(checkpoint: str, told: Told) -> Model:
     root = model.config.data.root
     warn(f"checkpoint: its training was not over, so it is calibrated now on {root}; that is not kept")
     try:
-        folder = open_folder(model, root, told=told)
+        folder = open_folder(model, root, told=told, needs_labels=False)
     except DataError as error:
         raise UserError([f"checkpoint: is not calibrated, and cannot be: {line}" for line in error.problems]) from error
     chosen = [video for video in folder.videos.values() if video.split == "train"] or list(folder.videos.values())
@@ -74,8 +93,8 @@ def find_videos(model: Model, words: Sequence[str], root: str | None, told: Told
                 item = Item.of_file(str(path))
                 model.check(item.path)
             else:
-                folder = folder or open_folder(model, root or model.config.data.root, told=told)
-                item = folder.item(word, "videos")
+                folder = folder or open_folder(model, root or model.config.data.root, told=told, needs_labels=False)
+                item = find_item(model, folder, word, "videos")
             items.append(item)
         except UserError as error:
             problems += [line for line in error.problems if line not in problems]

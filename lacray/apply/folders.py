@@ -16,6 +16,7 @@ from lacray.config import UserError, build
 from lacray.data import DataError, Video
 from lacray.data.layouts import find_root, list_videos, survey
 from lacray.data.names import Names
+from lacray.data.plain import has_tiers
 from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError
 from lacray.text import home_expanded
@@ -57,7 +58,7 @@ class Folder:
     """`name: why`, for each video that cannot be read."""
 
     def item(self, text: str, option: str) -> Item:
-        """The video that a text names: below the folder, or a file of it.
+        """The video that a text names: a file of it, its whole name, or that without any folder.
 
         Raises:
             DataError: it is none, or may be several.
@@ -67,7 +68,7 @@ class Folder:
         if (item := by_path.get(os.path.abspath(home_expanded(text)))) is not None:
             return item
         names = Names(list(known))
-        found = names.find(text)
+        found = names.find_path(text)
         if len(found) == 1:
             return known[found[0]]
         if found:
@@ -76,8 +77,14 @@ class Folder:
         raise DataError(f"{option}: no video {text!r} in {self.root}; did you mean {' or '.join(near)}?")
 
 
-def open_folder(model: Model, root: str, *, told: Told | None = None) -> Folder:
+def open_folder(
+    model: Model, root: str, *, told: Told | None = None, tier: str | None = None, needs_labels: bool = True
+) -> Folder:
     """The videos of a folder, each looked at, with their labels.
+
+    Args:
+        tier: as `data.tier`; None: that of the training, where it is the same folder and still has label files.
+        needs_labels: labels that are wrong are an error; else nothing may be made of any.
 
     Raises:
         DataError: there is no such folder, it holds no videos that can be read, or its labels are wrong.
@@ -85,16 +92,19 @@ def open_folder(model: Model, root: str, *, told: Told | None = None) -> Folder:
     own = model.config.data
     # What chooses among the videos and labels of the data set that was trained on, however its folder is written.
     is_own = root == own.root or os.path.realpath(home_expanded(root)) == os.path.realpath(home_expanded(own.root))
-    chosen = {"action": own.action, "tier": own.tier, "lead_in": own.lead_in} if is_own else {}
+    chosen = {"action": own.action, "lead_in": own.lead_in} if is_own else {}
     values = {"root": root, "input": own.input, "max_unreadable": 1.0, **chosen}
     config = build({f"data.{name}": value for name, value in values.items()}).data
     folder = find_root(config, told)
+    if tier is None and is_own and own.tier is not None and has_tiers(folder):
+        tier = own.tier
+    config = config.model_copy(update={"tier": tier})
     listing = list_videos(folder, config)
-    if listing.problems:
-        raise DataError(listing.problems)
+    if problems := listing.all_problems if needs_labels else listing.problems:
+        raise DataError(problems)
     found = survey(folder, listing, config, told)
-    if found.problems:
-        raise DataError(found.problems)
+    if problems := found.all_problems if needs_labels else found.problems:
+        raise DataError(problems)
     if not found.videos:
         raise DataError([f"{root}: no video of it can be read", *(f"{root}/{line}" for line in found.unreadable)])
     films = {entry.name: os.path.abspath(entry.path) for entry in listing.entries if entry.path.exists()}
@@ -114,7 +124,6 @@ def find_item(model: Model, folder: Folder, text: str, option: str) -> Item:
     path = home_expanded(text)
     if not path.is_file() or any(os.path.abspath(path) in (item.path, item.film) for item in folder.items):
         return folder.item(text, option)
-    # Names are matched by how they end: elsewhere/a.mp4 would be the folder's own a.mp4.
     item = Item.of_file(str(path))
     model.check(item.path)
     # A video of the folder may have the name of a file that lies elsewhere, and is another one.
@@ -133,7 +142,7 @@ def find_items(model: Model, words: Sequence[str], *, told: Told | None = None) 
     for word in words:
         try:
             if word == "simpouring" or home_expanded(word).is_dir():
-                folder = open_folder(model, word, told=told)
+                folder = open_folder(model, word, told=told, needs_labels=False)
                 left_out += folder.left_out
                 for item in folder.items:
                     items.setdefault(item.path, item)

@@ -10,6 +10,8 @@ from lacray.data.labels import Segment
 
 # Two segments overlap if they share more than this many seconds: less is rounding.
 ROUNDING_S = 0.1
+ALSO_TIER = "; label, compare and view: --tier NAME"
+"""Where data.tier=NAME is a remedy."""
 
 
 @dataclass(frozen=True)

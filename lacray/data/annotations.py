@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from lacray.data import boris, elan
-from lacray.data.annotated import Annotations, Reader, Track, listed, overlap
+from lacray.data.annotated import ALSO_TIER, Annotations, Reader, Track, listed, overlap
 from lacray.data.discovery import find_files
 from lacray.data.labels import Segment
 from lacray.data.listing import Listing
@@ -70,21 +70,23 @@ def read_labels(
         try:
             found = reader(path, tier)
         except DataError as error:
-            listing.problems += error.problems
+            listing.label_problems += error.problems
             continue
         listing.notes += found.notes
-        listing.problems += found.problems
+        listing.label_problems += found.problems
         tiers += found.tiers
         has_tracks = has_tracks or any(track.segments for track in found.tracks)
         for video, own in _by_video(path, found, names, listing).items():
             if video in source:
-                listing.problems.append(f"{path}: {video} has labels in {source[video]} too; keep one of the two files")
+                listing.label_problems.append(
+                    f"{path}: {video} has labels in {source[video]} too; keep one of the two files"
+                )
                 continue
             source[video] = path
             if own:
                 segments[video] = own
-    if tier is not None and not has_tracks and not listing.problems:
-        listing.problems.append(
+    if tier is not None and not has_tracks and not listing.label_problems:
+        listing.label_problems.append(
             f"data.tier: must be a tier, a subject or a category of the label files, got {tier!r}; they have "
             f"{listed(sorted(set(tiers))) or 'none'}"
         )
@@ -101,9 +103,9 @@ def _by_video(path: Path, found: Annotations, names: Names, listing: Listing) ->
         if not videos:
             unknown.append(spelled)
         elif len(videos) > 1:
-            listing.problems.append(f"{path}: {spelled!r} may be {' or '.join(videos[:3])}; name its folder too")
+            listing.label_problems.append(f"{path}: {spelled!r} may be {' or '.join(videos[:3])}; name its folder too")
         elif videos[0] in named:
-            listing.problems.append(
+            listing.label_problems.append(
                 f"{path}: {named[videos[0]]!r} and {spelled!r} would both be {videos[0]}; keep one of them"
             )
         else:
@@ -112,14 +114,18 @@ def _by_video(path: Path, found: Annotations, names: Names, listing: Listing) ->
             if both is None:
                 segments[videos[0]] = track.segments
                 continue
-            of = f"; data.tier=NAME reads one of {listed(found.tiers)}" if found.tiers else "; keep one of the two"
+            of = (
+                f"; data.tier=NAME reads one of {listed(found.tiers)}{ALSO_TIER}"
+                if found.tiers
+                else "; keep one of the two"
+            )
             first, second = both
             told = [f"{segment.phase!r} ({segment.start:g} to {segment.end:g} s)" for segment in (first, second)]
-            listing.problems.append(
+            listing.label_problems.append(
                 f"{second.where}: {videos[0]}: {told[0]} and {told[1]} overlap, and a frame has one phase{of}"
             )
     if unknown and len(unknown) == len(found.tracks):
-        listing.problems.append(
+        listing.label_problems.append(
             f"{path}: none of its videos is in this folder: {listed(unknown)}; the first video here is "
             f"{min(names.videos, default='none')}"
         )

@@ -135,7 +135,7 @@ def _chosen(path: Path, tiers: Sequence[str], tier: str | None, found: Annotatio
     if len(tiers) > 1:
         found.problems.append(
             f"{path}: must have one tier to be read, got {listed(tiers)}; name the one that holds the phases: "
-            "data.tier=NAME"
+            f"data.tier=NAME{ALSO_TIER}"
         )
     elif not tiers:
         found.notes.append(f"{path}: has no annotations with times; not read")

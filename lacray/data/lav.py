@@ -46,7 +46,7 @@ def read(root: Path, config: DataConfig) -> Listing:
         for inside, path in found.paths.items():
             entry = Entry(f"{split}/{inside}", path, split, action=_action(inside, records[split], known))
             told = _told(inside, records[split].get(entry.action, {}))
-            listing.entries.append(_labelled(entry, told, cut, listing.problems))
+            listing.entries.append(_labelled(entry, told, cut, listing.label_problems))
         _say_absent(split, records[split], found.paths, listing.notes)
     if cut:
         listing.notes.append(f"with more labels than pictures, as LAV cuts the rest off: {len(cut)} ({some(cut)})")

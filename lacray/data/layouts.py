@@ -48,6 +48,12 @@ class Survey:
     unreadable: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """What keeps it from being used, a line each."""
+    label_problems: list[str] = field(default_factory=list)
+    """What keeps its labels from being used."""
+
+    @property
+    def all_problems(self) -> list[str]:
+        return self.problems + self.label_problems
 
 
 def open_videos(config: DataConfig, *, progress: Progress | None = None) -> VideoSet:
@@ -62,12 +68,12 @@ def open_videos(config: DataConfig, *, progress: Progress | None = None) -> Vide
     """
     root = find_root(config, progress)
     listing = list_videos(root, config)
-    if listing.problems:
+    if listing.all_problems:
         # Before many videos are read.
-        raise DataError(listing.problems)
+        raise DataError(listing.all_problems)
     found = survey(root, listing, config, progress)
-    if found.problems:
-        raise DataError(found.problems)
+    if found.all_problems:
+        raise DataError(found.all_problems)
     return video_set(config, found)
 
 
@@ -229,14 +235,14 @@ def survey(root: Path, listing: Listing, config: DataConfig, progress: Progress 
         if num_channels is not None:
             found.channels.setdefault(num_channels, entry.name)
         labels, problems = _labels(root, entry, listing.phases[entry.action], num_frames, clock)
-        found.problems += problems
+        found.label_problems += problems
         path = os.path.abspath(entry.features or entry.path)
         truth = None
         try:
             progress_path = sidecars.of(entry.name)
             truth = progress_of(progress_path, num_frames) if progress_path is not None else None
         except (DataError, ValueError) as error:
-            found.problems.append(f"{root}/progress: {entry.name}: {error}; remove it")
+            found.label_problems.append(f"{root}/progress: {entry.name}: {error}; remove it")
         found.videos.append(Video(entry.name, path, num_frames, entry.split, labels, truth, entry.action))
     if len(found.channels) > 1:
         found.problems.append(
@@ -262,7 +268,8 @@ def _looked_at(entries: Sequence[Entry], told: Progress) -> Iterator[tuple[Entry
 
 
 def _look_at(entry: Entry) -> Outcome | str:
-    """Frames, channels of features, and the clock where labels are in seconds; or why it cannot be read."""
+    """Frames, channels of features, the clock where labels are in seconds, and the frames of the video that lies beside
+    features; or why it cannot be read."""
     try:
         num_frames, num_channels = source_of(str(entry.features or entry.path)).probe()
         needs_clock = any(segment.in_seconds for segment in entry.segments or ())

@@ -43,8 +43,14 @@ class Listing:
     """The names of each action's phases, in the order of the process; every action of an entry is a key."""
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    label_problems: list[str] = field(default_factory=list)
+    """What is wrong with their labels, which keeps nobody who needs none."""
     splits_by: str = ""
     """How the splits came about, where nobody has written them."""
+
+    @property
+    def all_problems(self) -> list[str]:
+        return self.problems + self.label_problems
 
 
 def some(names: Sequence[str]) -> str:

@@ -126,13 +126,13 @@ class _Reader:
             return entry
         labels = integers_of(file.path)
         if isinstance(labels, str):
-            self.listing.problems.append(f"{file.path}: {labels}")
+            self.listing.label_problems.append(f"{file.path}: {labels}")
             return entry
         if len(labels) != num_frames:
             self.stretched.append(shown(folder.name))
         fitted = spread(labels, num_frames)
         if fitted is None:
-            self.listing.problems.append(
+            self.listing.label_problems.append(
                 f"{file.path}: must have a label for each picture, got {len(labels)} labels for {num_frames} pictures; "
                 "fetch what is missing, or remove the file"
             )

@@ -107,6 +107,7 @@ class _Lookup:
         self.problems: list[str] = []
         self._unknown: dict[str, list[int]] = {}
         self._spelled: dict[str, str] = {}
+        """The videos that were found, each with how it was written first."""
 
     def video(self, row: Row) -> str | None:
         """The video of a line; None where it names none, or not one."""
@@ -128,7 +129,18 @@ class _Lookup:
             return found[0]
         return None
 
-    def unknown(self) -> list[str]:
+    def finish(self, listing: Listing, problems: list[str]) -> None:
+        """Tell what is wrong, and which folders that are written are not there."""
+        problems += self.problems + self._unknown_told()
+        shorter = [(text, name) for name, text in self._spelled.items() if not self.names.takes_all_of(text)]
+        if shorter:
+            text, name = shorter[0]
+            more = f", and {len(shorter) - 1} more so" if len(shorter) > 1 else ""
+            listing.notes.append(
+                f"{self.table.path.name}: {text!r} is taken for {name}, without the folders before it{more}"
+            )
+
+    def _unknown_told(self) -> list[str]:
         """A line for each name that is no video's, with what it may have been."""
         told = []
         for text, lines in list(self._unknown.items())[:MAX_UNKNOWN]:
@@ -169,11 +181,16 @@ def _labels(
     if not has_own:
         return read_labels(files, names, config.tier, listing)
     if config.tier is not None:
-        listing.problems.append(
+        listing.label_problems.append(
             f"data.tier: reads label files of ELAN and BORIS, got {config.tier!r}, but segments.csv is there and "
             "counts; leave one of the two out"
         )
     return _segments(root, names, listing)
+
+
+def has_tiers(root: Path) -> bool:
+    """Whether labels are read from files in which `data.tier` chooses."""
+    return not has_table(root, ("segments",)) and bool(label_files(root, ignored=OWN))
 
 
 def _columns_problem(table: Table, wanted: str, lacks: list[str]) -> str:
@@ -224,9 +241,9 @@ def _splits(root: Path, names: Names, videos: list[str], listing: Listing) -> li
             lookup.problems.append(f"{where}: place must be an integer >= 0, got {place!r}")
         line.split = given.get(video, line.split)
         line.action, line.place = action or line.action, int(place) if place.isdecimal() else 0
-    listing.problems += lookup.problems + lookup.unknown()
+    lookup.finish(listing, listing.problems)
     missing = [name for name in videos if name not in given]
-    if missing and table.rows:
+    if missing:
         listing.problems.append(
             f"{table.path}: {len(missing)} videos have no split, first {missing[0]}; add a line each"
         )
@@ -245,32 +262,36 @@ def _phases(root: Path, listing: Listing) -> dict[str, list[str]]:
     for entry in listing.entries:
         segments[entry.action] += [entry.segments] if entry.segments is not None else []
     found = {action: phase_order(own) for action, own in segments.items()}
-    table = _table(root, "phases", frozenset({"phase", "action"}), listing.problems)
+    table = _table(root, "phases", frozenset({"phase", "action"}), listing.label_problems)
     if table is None:
         return found
     wanted = ("phase",) if set(found) == {""} else ("action", "phase")
     lacks = [column for column in wanted if column not in table.columns]
     if lacks:
-        listing.problems.append(_columns_problem(table, ",".join(wanted), lacks))
+        listing.label_problems.append(_columns_problem(table, ",".join(wanted), lacks))
         return found
     told: dict[str, list[str]] = {}
     for row in table.rows:
         own = told.setdefault(row.cells.get("action", ""), [])
         if row.cells["phase"] in own:
-            listing.problems.append(f"{table.path}:{row.line}: {row.cells['phase']!r} is there twice; keep one line")
+            listing.label_problems.append(
+                f"{table.path}:{row.line}: {row.cells['phase']!r} is there twice; keep one line"
+            )
         own.append(row.cells["phase"])
     for action, phases in found.items():
         unknown = [phase for phase in phases if phase not in told.get(action, [])]
         if unknown:
             whose = f"{action} in segments.csv" if action else "segments.csv"
-            listing.problems.append(f"{table.path}: must name every phase of {whose}, lacks {some(unknown)}; add them")
+            listing.label_problems.append(
+                f"{table.path}: must name every phase of {whose}, lacks {some(unknown)}; add them"
+            )
             told.setdefault(action, []).extend(unknown)
     return {action: told.get(action, []) for action in found}
 
 
 def _segments(root: Path, names: Names, listing: Listing) -> dict[str, list[Segment]]:
     """The segments of every video that has some."""
-    table = _table(root, "segments", KNOWN, listing.problems)
+    table = _table(root, "segments", KNOWN, listing.label_problems)
     if table is None:
         return {}
     times = time_columns(table)
@@ -279,7 +300,7 @@ def _segments(root: Path, names: Names, listing: Listing) -> dict[str, list[Segm
         has_frames = not set(SECONDS) & set(table.columns)
         lacks += [] if times is not None else [c for c in (FRAMES if has_frames else SECONDS) if c not in table.columns]
         wanted = f"{','.join(COLUMNS)} (or {','.join(SECONDS)} in place of frames)"
-        listing.problems.append(_columns_problem(table, wanted, lacks))
+        listing.label_problems.append(_columns_problem(table, wanted, lacks))
         return {}
     if "action" in table.columns:
         listing.notes.append(f"{table.path.name}: its actions are not read; they are read from splits.csv")
@@ -295,7 +316,8 @@ def _segments(root: Path, names: Names, listing: Listing) -> dict[str, list[Segm
             problems.append(segment)
         elif segment is not None and video is not None:
             segments.setdefault(video, []).append(segment)
-    listing.problems += problems + lookup.problems + lookup.unknown()
+    listing.label_problems += problems
+    lookup.finish(listing, listing.label_problems)
     if not times[1] and any(column in KNOWN for column in set(table.columns) - {*COLUMNS}):
         listing.notes.append(f"{table.path.name}: has frames and seconds; its frames count")
     listing.notes += _alike({segment.phase for own in segments.values() for segment in own})

@@ -53,7 +53,7 @@ def read(root: Path, config: DataConfig) -> Listing:
             for record in records:
                 entry, problem = _entry(file, record)
                 listing.entries.append(entry)
-                listing.problems += problem
+                listing.label_problems += problem
                 if record.phases:
                     phases.setdefault(entry.action, set()).add(record.phases)
     listing.phases = numbered_phases(listing.entries)
