@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 from commands import ended_in_process
-from datasets import carl, frames_of, lav, pattern, penn, plain, tcc, write_csv, write_pictures, write_video
+from datasets import carl, frames_of, lav, opened, pattern, penn, plain, tcc, write_csv, write_pictures, write_video
 from tiny import make_features
 
 from lacray import train
@@ -266,4 +266,7 @@ def test_features_of_another_length_than_their_video_are_odd(checked, tmp_path):
         write_video(root / "videos" / f"{name}.mp4", pattern(20 + number if name != "train1" else 42))
     code, said, _ = checked(root, "data.input=features")
     assert code == 0
-    assert "features of another length than their video: 1 (videos/train1.mp4; 21 rows for 42 frames)" in said
+    odd = "features of another length than their video: 1 (videos/train1.mp4; 21 rows for 42 frames)"
+    assert odd in said
+    # A training says it as well.
+    assert f"{odd}; labels by frame count rows" in opened(root, input="features", validation_share=0).notes

@@ -67,6 +67,14 @@ def test_without_splits_every_fifth_video_is_val(tmp_path):
     assert [video.name for video in videos.training] == [name for name in names if name not in (names[4], names[9])]
 
 
+def test_a_table_of_splits_without_a_line_is_said(tmp_path):
+    root = plain(tmp_path, 5, 0)
+    write_csv(root / "splits.csv", "video,split", [])
+    videos = opened(root, validation_share=0)
+    assert [video.name for video in videos.val] == ["videos/train4.mp4"]
+    assert videos.notes == ["splits.csv: has no line below its header; every fifth video is val"]
+
+
 def test_tables_may_have_a_byte_order_mark_other_columns_and_spaces(tmp_path):
     root = plain(tmp_path, 2, 1, features=True)
     names = ("train0", "train1", "val0")
@@ -348,7 +356,8 @@ def test_what_is_no_video_is_passed_over_and_named_once(folder):
     (videos / "gone.mp4").symlink_to("nothing.mp4")
     found = opened(root)
     assert [video.name for video in found.training + found.val] == ["videos/a.mp4", "videos/b.mp4"]
-    (note,) = found.notes
+    note, packed = found.notes
+    assert packed == "not read: study.boris.gz; unpack it, or save it from BORIS without compression"
     assert note.startswith("passed over: 5 hidden or the system's (.DS_Store, ._a.mp4, ...); 5 unfinished downloads (")
     for said in (
         "1 .srt (a.srt)",

@@ -13,7 +13,6 @@ from lacray.config import DataConfig
 from lacray.data.completeness import against_published
 from lacray.data.facts import Facts
 from lacray.data.layouts import NUM_READERS, Progress, Survey, find_root, list_videos, survey, video_set
-from lacray.data.listing import Entry
 from lacray.data.oddities import oddities, same_content
 from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError
@@ -70,7 +69,6 @@ def check(config: DataConfig, settings: Sequence[str] = (), *, progress: Progres
     if (published := against_published(videos, config.action)) is not None:
         findings.found["published"], findings.unlike_published = published
     findings.odd = [*listing.notes, *_odd_files(config, everything, facts), *oddities(videos), *_odd_labels(videos)]
-    findings.odd += _other_lengths(listing.entries, everything)
     findings.computable = _computable(videos, is_usable=not findings.problems)
     findings.then = _then(config, settings, findings)
     return findings
@@ -227,27 +225,6 @@ def _odd_files(config: DataConfig, videos: Sequence[Video], facts: dict[str, Fac
         told = "; ".join(" = ".join(video.name for video in group) for group in copies[: MOST - 1])
         odd.append(f"the same content more than once: {told}{'; ...' if len(copies) > MOST - 1 else ''}")
     return odd
-
-
-def _other_lengths(entries: Sequence[Entry], videos: Sequence[Video]) -> list[str]:
-    """Features that have not one row for each frame of their video: a label of frame i is then of row i."""
-    rows = {video.name: video.num_frames for video in videos}
-    known = [entry for entry in entries if entry.features is not None and entry.name in rows and entry.path.exists()]
-
-    def look(entry: Entry) -> int | None:
-        try:
-            return source_of(str(entry.path)).probe()[0]
-        except UnreadableVideoError:
-            return None
-
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        found = dict(zip((entry.name for entry in known), pool.map(look, known), strict=True))
-    other = [name for name, frames in found.items() if frames not in (None, rows[name])]
-    if not other:
-        return []
-    first = f"{rows[other[0]]} rows for {found[other[0]]} frames"
-    told = f"features of another length than their video: {len(other)} ({named(other)}; {first})"
-    return [f"{told}; labels by frame count rows"]
 
 
 def _odd_labels(videos: VideoSet) -> list[str]:

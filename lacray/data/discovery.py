@@ -52,6 +52,8 @@ UNFINISHED = re.compile(
     r"(-frag\d+)?(\.part)?$|~$|^~\$",
     re.IGNORECASE,
 )
+ALIGNED, FILM = frozenset({"matches.csv", "gaps.csv"}), "together.mp4"
+"""What an alignment is written as: its film and pictures are no videos of the folder that they may lie in."""
 # Kinds in a summary of what was passed over, and names of each.
 MAX_KINDS, MAX_NAMES = 9, 2
 
@@ -156,14 +158,16 @@ class _Search:
         except OSError as error:
             self.passed.add(f"folders that cannot be opened: {error.strerror}", shown(name) or str(folder))
             return
+        is_aligned = {entry.name for entry in ordered} >= ALIGNED
         unfinished = {entry.name[: -len(".aria2")] for entry in ordered if entry.name.endswith(".aria2")}
-        if self.pictures and name and self._is_video(ordered):
+        if self.pictures and name and not is_aligned and self._is_video(ordered):
             self.files.append(_File(name, folder, folder.is_symlink(), real))
             ordered = [entry for entry in ordered if not is_picture(entry.name)]
         for entry in ordered:
             inside = f"{name}/{entry.name}" if name else entry.name
             if name or entry.name.lower() not in self.ignored:
                 kind = "unfinished downloads" if entry.name in unfinished else unwanted(entry.name)
+                kind = "films of alignments" if is_aligned and entry.name == FILM else kind
                 kind = kind or self._take(entry, inside, real)
                 if kind:
                     self.passed.add(kind, shown(inside))

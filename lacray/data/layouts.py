@@ -227,11 +227,14 @@ def survey(root: Path, listing: Listing, config: DataConfig, progress: Progress 
     found = Survey(root, listing)
     sidecars = Sidecars(root, "progress")
     told = progress or (lambda *_: None)
+    others: list[str] = []
     for entry, outcome in _looked_at(listing.entries, told):
         if isinstance(outcome, str):
             found.unreadable.append(f"{entry.name}: {outcome}")
             continue
-        num_frames, num_channels, clock = outcome
+        num_frames, num_channels, clock, num_shown = outcome
+        if num_shown is not None and num_shown != num_frames:
+            others.append(f"{entry.name}; {num_frames} rows for {num_shown} frames")
         if num_channels is not None:
             found.channels.setdefault(num_channels, entry.name)
         labels, problems = _labels(root, entry, listing.phases[entry.action], num_frames, clock)
@@ -244,6 +247,10 @@ def survey(root: Path, listing: Listing, config: DataConfig, progress: Progress 
         except (DataError, ValueError) as error:
             found.label_problems.append(f"{root}/progress: {entry.name}: {error}; remove it")
         found.videos.append(Video(entry.name, path, num_frames, entry.split, labels, truth, entry.action))
+    if others:
+        # A label of frame i is then of row i.
+        told_others = f"{len(others)} ({others[0]}{', ...' if len(others) > 1 else ''})"
+        listing.notes.append(f"features of another length than their video: {told_others}; labels by frame count rows")
     if len(found.channels) > 1:
         found.problems.append(
             f"{root}: features must all have the same channels, got {found.channels} (channels: first such video)"
@@ -257,7 +264,7 @@ def survey(root: Path, listing: Listing, config: DataConfig, progress: Progress 
     return found
 
 
-Outcome = tuple[int, int | None, Clock | None]
+Outcome = tuple[int, int | None, Clock | None, int | None]
 
 
 def _looked_at(entries: Sequence[Entry], told: Progress) -> Iterator[tuple[Entry, Outcome | str]]:
@@ -272,18 +279,19 @@ def _look_at(entry: Entry) -> Outcome | str:
     features; or why it cannot be read."""
     try:
         num_frames, num_channels = source_of(str(entry.features or entry.path)).probe()
-        needs_clock = any(segment.in_seconds for segment in entry.segments or ())
-        if not needs_clock:
-            return num_frames, num_channels, None
     except UnreadableVideoError as error:
         return str(error)
+    needs_clock = any(segment.in_seconds for segment in entry.segments or ())
+    clock = num_shown = None
     try:
-        clock = source_of(str(entry.path)).clock()
+        if needs_clock:
+            clock = source_of(str(entry.path)).clock()
+        if entry.features is not None and entry.path.exists():
+            num_shown = source_of(str(entry.path)).probe()[0]
     except UnreadableVideoError as error:
         if entry.features is None:
             return str(error)
-        return num_frames, num_channels, None
-    return num_frames, num_channels, clock
+    return num_frames, num_channels, clock, num_shown
 
 
 def _labels(

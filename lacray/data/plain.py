@@ -12,10 +12,12 @@ features/**.npy   (frames, channels) a video, in place of videos
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from lacray.config import DataConfig
+from lacray.data import boris
 from lacray.data.annotated import Reader
 from lacray.data.annotations import label_files, read_labels
 from lacray.data.discovery import VIDEO_SUFFIXES, Found, find_files, is_picture, shown
@@ -74,9 +76,10 @@ def _videos(root: Path) -> Found:
         ignored = {*OWN, *(path.name.lower() for path in _tables(root))}
         return find_files(root, VIDEO_SUFFIXES, ignored=ignored, pictures=True)
     found = find_files(root / FOLDER, VIDEO_SUFFIXES, pictures=True)
-    for path in sorted(root.iterdir()):
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file():
-            found.passed.add(f"videos outside {FOLDER}/", path.name)
+    inside = {os.path.realpath(path) for path in found.paths.values()}
+    for name, path in find_files(root, VIDEO_SUFFIXES, ignored={*OWN, FOLDER}, pictures=True).paths.items():
+        if os.path.realpath(path) not in inside:
+            found.passed.add(f"videos outside {FOLDER}/", name)
     return found
 
 
@@ -173,6 +176,8 @@ def _labels(
     tables = {path for path in _tables(root) if path.name.lower() not in OWN}
     has_own = has_table(root, ("segments",))
     unread = sorted(shown(path.name) for path in (tables | files.keys() if has_own else tables - files.keys()))
+    if packed := [name for name in find_files(root, {".gz"}).paths if name.lower().endswith(f"{boris.SUFFIX}.gz")]:
+        listing.notes.append(f"not read: {some(packed)}; unpack it, or save it from BORIS without compression")
     if unread:
         listing.notes.append(
             f"not read: {', '.join(unread[:3])}{', ...' if len(unread) > 3 else ''}; labels are read from "
@@ -220,6 +225,10 @@ def _splits(root: Path, names: Names, videos: list[str], listing: Listing) -> li
     lacks = [column for column in ("video", "split") if column not in table.columns]
     if lacks:
         listing.problems.append(_columns_problem(table, "video,split", lacks))
+        return list(lines.values())
+    if not table.rows:
+        listing.splits_by = "; every fifth is val, for want of lines in splits.csv"
+        listing.notes.append(f"{table.path.name}: has no line below its header; every fifth video is val")
         return list(lines.values())
     given: dict[str, str] = {}
     lookup = _Lookup(names, table)
