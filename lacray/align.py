@@ -14,12 +14,13 @@ if __name__ == "__main__":
 import numpy as np
 
 from lacray.apply import Alignment, Model
-from lacray.apply.films import write_film
+from lacray.apply.films import cannot_be_shown, write_film
 from lacray.apply.folders import Item, open_folder, read_item
 from lacray.apply.pictures import draw_alignment, save
 from lacray.apply.reports import write_alignments
 from lacray.cli import positive, tell, warn
 from lacray.config import UserError
+from lacray.data.discovery import FILM
 from lacray.exits import guarded
 from lacray.text import printable
 from lacray.work import Told, add_checkpoint, find_videos, open_model, out_folder, working, written
@@ -48,17 +49,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         for alignment, name in zip(alignments, picture_names(alignments), strict=True):
             save(draw_alignment(alignment), out / name)
             paths.append(out / name)
-        if not arguments.no_film:
+        lacking = "" if arguments.no_film else cannot_be_shown(reference, alignments)
+        if not arguments.no_film and not lacking:
             write_film(
-                out / "together.mp4",
+                out / FILM,
                 reference,
                 alignments,
                 height=arguments.height,
                 told=lambda done, total: told("writing the film", done, total),
             )
-            paths.append(out / "together.mp4")
+            paths.append(out / FILM)
     for alignment in alignments:
         say(alignment)
+    if lacking:
+        warn(f"no film: {lacking}")
     written(paths)
 
 

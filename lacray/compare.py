@@ -12,8 +12,9 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from lacray.apply.comparison import Deviation, deviations, phases_of
-from lacray.apply.folders import find_item, open_folder, read_item, read_items
+from lacray.apply.comparison import Deviation, deviations, durations, phases_of
+from lacray.apply.embedded import NoClockError
+from lacray.apply.folders import find_item, read_item, read_items
 from lacray.apply.pictures import draw_deviations, save
 from lacray.apply.reports import ranked, write_deviations
 from lacray.cli import tell, warn
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not others:
             raise UserError(f"{arguments.root}: must hold another video that shows the same as the reference, got none")
         reference = read_item(model, chosen, told=told)
+        durations(reference)  # refused before the others are embedded
         labels, names = (None, []) if known is None else (known.labels, folder.phases[known.action])
         phases = phases_of(labels, names, len(reference))
         left_out = list(folder.left_out)
@@ -49,10 +51,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         uncertain = []
         for number, video in enumerate(videos.values()):
             told("comparing", number, len(videos))
+            try:
+                durations(video)
+            except NoClockError as error:
+                left_out += error.problems
+                continue
             alignment = model.align(reference, video)
             found += deviations(alignment, phases, model.align)
             if alignment.p_value > LIKELY_BY_CHANCE:
                 uncertain.append(video.name)
+        if not found:
+            raise UserError([f"{arguments.root}: no video of it can be compared in seconds", *left_out])
     show_left_out(left_out)
     for name in uncertain:
         warn(f"{name}: shares no order with the reference that chance does not reach; do not rely on its lines")

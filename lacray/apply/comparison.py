@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacray.apply.alignment import Alignment, Gap
-from lacray.apply.embedded import EmbeddedVideo
-from lacray.config import UserError
+from lacray.apply.embedded import EmbeddedVideo, NoClockError
 
 SHORTEST = 0.4
 """Seconds; a shorter gap is a slip of the alignment, and counts for its phase's length alone."""
@@ -87,10 +86,10 @@ def deviations(
         align: of the same model; what was inserted is aligned once more, to see whether it is a phase done again.
 
     Raises:
-        UserError: one of the videos has no clock.
+        NoClockError: one of the videos has no frame times.
     """
     reference, video = alignment.a, alignment.b
-    lasts, own_lasts = _durations(reference), _durations(video)
+    lasts, own_lasts = durations(reference), durations(video)
     is_there = ~np.isnan(alignment.a_to_b)
     places = alignment.b_to_a
     inserted = np.zeros(len(reference))
@@ -123,11 +122,16 @@ def deviations(
     return found
 
 
-def _durations(video: EmbeddedVideo) -> NDArray[np.float64]:
-    """How long each frame is shown, (T,)."""
+def durations(video: EmbeddedVideo) -> NDArray[np.float64]:
+    """How long each frame is shown, (T,) seconds.
+
+    Raises:
+        NoClockError: nothing says it.
+    """
     if video.seconds is None or video.end is None:
-        raise UserError(
-            f"{video.name}: must have frame times to be compared in seconds; put the video beside its features"
+        raise NoClockError(
+            f"{video.name}: has no frame times to be compared in seconds, as pictures and features have none; give it "
+            "as a video file, beside its features where those are read"
         )
     return np.diff(np.append(video.seconds, video.end))
 
@@ -147,5 +151,5 @@ def _again(
     if found.p_value > CERTAIN:
         return seconds
     is_there = ~np.isnan(found.b_to_a)
-    np.add.at(seconds, np.rint(found.b_to_a[is_there]).astype(np.int64), _durations(part)[is_there])
+    np.add.at(seconds, np.rint(found.b_to_a[is_there]).astype(np.int64), durations(part)[is_there])
     return seconds

@@ -21,6 +21,7 @@ from lacray.apply.files import writing
 from lacray.apply.pictures import frames_of
 from lacray.config import UserError
 from lacray.data.containers import opened
+from lacray.data.listing import some
 from lacray.text import printable
 
 TIME_BASE = Fraction(1, 90_000)
@@ -56,15 +57,11 @@ def write_film(
         told: called with the frames done and those in all.
 
     Raises:
-        UserError: a video has no pictures or no clock, or it cannot be written.
+        UserError: a video cannot be shown (`cannot_be_shown`), or it cannot be written.
         DataError: one cannot be read.
     """
-    videos = [reference, *(alignment.b for alignment in alignments)]
-    if lacking := [video.name for video in videos if video.film is None or video.seconds is None]:
-        raise UserError(
-            f"{', '.join(lacking)}: must be there as a video to be shown, with its features where those are read; "
-            "--no-film leaves the film out"
-        )
+    if lacking := cannot_be_shown(reference, alignments):
+        raise UserError(lacking)
     tiles = [_Tiles(reference, np.arange(len(reference), dtype=np.float64), height)]
     tiles += [_Tiles(alignment.b, alignment.a_to_b, height) for alignment in alignments]
     columns = math.ceil(math.sqrt(len(tiles)))
@@ -101,6 +98,14 @@ def write_film(
                 told(number + 1, len(reference))
         container.mux(video.encode())
         sound.until(math.inf)
+
+
+def cannot_be_shown(reference: EmbeddedVideo, alignments: Sequence[Alignment]) -> str:
+    """Why there can be no film of a reference and what is aligned to it: a video without pictures or times, if any."""
+    videos = [reference, *(alignment.b for alignment in alignments)]
+    lacking = [video.name for video in videos if video.film is None or video.seconds is None]
+    rule = "must be there as a video file to be shown, beside its features where those are read"
+    return f"{some(lacking)}: {rule}" if lacking else ""
 
 
 class _Tiles:

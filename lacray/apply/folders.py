@@ -14,6 +14,7 @@ from lacray.apply.embedded import EmbeddedVideo
 from lacray.apply.model import Model
 from lacray.config import UserError, build
 from lacray.data import DataError, Video
+from lacray.data.discovery import shown
 from lacray.data.layouts import find_root, list_videos, survey
 from lacray.data.names import Names
 from lacray.data.plain import has_tiers
@@ -38,9 +39,12 @@ class Item:
     @classmethod
     def of_file(cls, path: str) -> Item:
         """A file that was named by itself."""
-        return cls(
-            Path(path).name, os.path.abspath(path), None if path.lower().endswith(".npy") else os.path.abspath(path)
-        )
+        whole = os.path.abspath(path)
+        return cls(shown(Path(path).name), whole, None if path.lower().endswith(".npy") else whole)
+
+    def by_path(self) -> Item:
+        """The same under the name that no other file has."""
+        return replace(self, name=shown(self.path))
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def find_item(model: Model, folder: Folder, text: str, option: str) -> Item:
     item = Item.of_file(str(path))
     model.check(item.path)
     # A video of the folder may have the name of a file that lies elsewhere, and is another one.
-    return replace(item, name=item.path) if item.name in folder.videos else item
+    return item.by_path() if item.name in folder.videos else item
 
 
 def find_items(model: Model, words: Sequence[str], *, told: Told | None = None) -> tuple[list[Item], list[str]]:
@@ -156,7 +160,7 @@ def find_items(model: Model, words: Sequence[str], *, told: Told | None = None) 
         raise DataError(problems)
     names = [item.name for item in items.values()]
     # Files of one name in several folders keep their paths.
-    return [replace(item, name=item.path) if names.count(item.name) > 1 else item for item in items.values()], left_out
+    return [item.by_path() if names.count(item.name) > 1 else item for item in items.values()], left_out
 
 
 def read_item(model: Model, item: Item, *, told: Told | None = None) -> EmbeddedVideo:

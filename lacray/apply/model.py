@@ -23,6 +23,7 @@ from lacray.checkpoint import CheckpointError, Trained
 from lacray.config import Config
 from lacray.data import DataError, FrameStore, Video
 from lacray.data.arrays import RECORD, made_by
+from lacray.data.discovery import shown
 from lacray.data.sources import VideoFile, source_of
 from lacray.data.video import UnreadableVideoError
 from lacray.embedding import Progress, embed_file
@@ -82,7 +83,9 @@ class Model:
             return video
         if isinstance(video, np.ndarray):
             return self._given(video)
-        path, name = (video.path, video.name) if isinstance(video, Video) else (os.fspath(video), Path(video).name)
+        path, name = (
+            (video.path, video.name) if isinstance(video, Video) else (os.fspath(video), shown(Path(video).name))
+        )
         self.check(path)
         embeddings = embed_file(self.config, self.trained.encoder, path, device=self.device, progress=progress)
         seconds, end = None, None
