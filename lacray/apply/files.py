@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lacray.config import UserError
-from lacray.data.files import whole
+from lacray.data.files import whole, write_kept, write_whole
 
 CANNOT_WRITE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
@@ -45,8 +45,11 @@ def refused(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({error.strerror}); give another --out") from error
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, keeps: bool = False) -> None:
     """Write a table; numbers that are not whole with three decimals, None as an empty cell.
+
+    Args:
+        keeps: one that was there, and is another, stays as NAME.TIME.bak.
 
     Raises:
         UserError: it cannot be written.
@@ -55,5 +58,5 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
-    with writing(path) as file:
-        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+    with refused(path):
+        (write_kept if keeps else write_whole)(path, text.getvalue().encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,10 +14,14 @@ from lacray.apply.embedded import EmbeddedVideo
 from lacray.apply.files import refused, write_csv
 from lacray.apply.retrieval import Moment
 from lacray.apply.transfer import Carried
+from lacray.config import UserError
 from lacray.data import boris, elan
 from lacray.data.annotated import Labelled
 from lacray.data.labels import Segment
+from lacray.data.plain import has_tiers
+from lacray.data.tables import find_table, text_of
 
+TABLE = "segments.csv"
 MATCHES = ("video", "reference_frame", "reference_seconds", "frame", "seconds", "probability")
 GAPS = ("video", "kind", "of", "first_frame", "end_frame", "start_seconds", "end_seconds")
 SEGMENTS = ("video", "start_frame", "end_frame", "start_seconds", "end_seconds", "phase", "confidence")
@@ -67,7 +72,7 @@ def write_segments(
     segments: Mapping[str, Sequence[Carried]],
     phases: Mapping[str, Sequence[str]],
 ) -> None:
-    """segments.csv, as data sets have it, with a confidence for each segment.
+    """segments.csv, as data sets have it, with a confidence for each segment; one that was there stays as a backup.
 
     Args:
         phases: the names of the phases, by video.
@@ -85,7 +90,7 @@ def write_segments(
         for name, found in segments.items()
         for own in found
     ]
-    write_csv(path, SEGMENTS, rows)
+    write_csv(path, SEGMENTS, rows, keeps=True)
 
 
 def write_annotations(
@@ -95,6 +100,8 @@ def write_annotations(
     phases: Mapping[str, Sequence[str]],
 ) -> list[Path]:
     """The same for people's annotation programs, of videos that are there: labels.boris; for ELAN a NAME.mp4.eaf each.
+
+    What was there, and is another, stays as a backup.
 
     Args:
         phases: the names of the phases, by video.
@@ -128,6 +135,27 @@ def write_annotations(
         with refused(paths[-1]):
             elan.write(paths[-1], labelled)
     return paths
+
+
+def check_place(out: Path, root: Path) -> None:
+    """Whether labels that are carried may be written to a folder: beside people's own, and not among them.
+
+    Args:
+        root: of the data set whose labels are carried.
+
+    Raises:
+        UserError: they would take the place of its labels or of somebody else's, or be read as its labels.
+    """
+    own, other = Path(os.path.realpath(root)), Path(os.path.realpath(out))
+    if own == other:
+        raise UserError(f"--out: must be another folder than the data set, whose labels are its own, got {out}")
+    if own in other.parents and has_tiers(own):
+        raise UserError(
+            f"--out: must lie outside of the data set, which reads all files of ELAN and BORIS in it, got {out}"
+        )
+    table = find_table(out, "segments")
+    if table is not None and (table.name != TABLE or text_of(table).split("\n")[0] != ",".join(SEGMENTS)):
+        raise UserError(f"--out: {table} was not written by this command, and may be labels; give another folder")
 
 
 def write_moments(path: Path, found: Sequence[Moment]) -> None:

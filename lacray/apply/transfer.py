@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_limits
 from lacray.apply.alignment import Alignment
 from lacray.apply.embedded import EmbeddedVideo
 
-NOWHERE = -1
-"""The label of frames in no phase."""
+NOWHERE, UNSAID = -1, -2
+"""The labels of frames in no phase, and of frames of which nobody has said whether they are in one."""
 SHORTEST = 3
 """Frames; a phase that lasts less is given to its neighbours."""
 MOST_CLASSIFIED = 10_000
@@ -27,7 +27,7 @@ class Labelled:
 
     video: EmbeddedVideo
     labels: NDArray[np.int64]
-    """(T,), -1 where it has none."""
+    """(T,), -1 where it has none, UNSAID where it may have one."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def carried_probabilities(
     Args:
         alignments: of labelled videos, as `a`, with one video, `b` of M frames; one at least. One is held at a time,
             since that of long videos takes 64 MiB.
-        labels: of each `a`, (N,), -1 for none.
+        labels: of each `a`, (N,), -1 for none; frames that are UNSAID say nothing of their counterparts.
         num_phases: K.
 
     Returns:
@@ -63,6 +63,8 @@ def carried_probabilities(
     total = np.zeros((1, num_phases + 1))
     for alignment, own in zip(alignments, labels, strict=True):
         total = total + _weight(alignment) * _said(alignment, own, num_phases)
+    # Where nobody says anything there is no phase.
+    total[:, -1] += total.sum(axis=1) == 0
     return total / total.sum(axis=1, keepdims=True)
 
 
@@ -73,9 +75,10 @@ def _weight(alignment: Alignment) -> float:
 
 
 def _said(alignment: Alignment, labels: NDArray[np.int64], num_phases: int) -> NDArray[np.float64]:
+    """(M, K + 1), rows of sum 1, less what matches frames that are UNSAID."""
     stride, num_frames = alignment.stride, len(alignment.b)
-    columns = np.where(labels >= 0, labels, num_phases)
-    own = np.eye(num_phases + 1)[columns[::stride]]
+    columns = np.where(labels >= 0, labels, np.where(labels == UNSAID, num_phases + 1, num_phases))
+    own = np.eye(num_phases + 2)[columns[::stride]]
     strided = alignment.match.T.astype(np.float64) @ own
     said = np.repeat(strided, stride, axis=0)[:num_frames]
     rest = np.clip(1 - said.sum(axis=1), 0, 1)
@@ -84,7 +87,7 @@ def _said(alignment: Alignment, labels: NDArray[np.int64], num_phases: int) -> N
     carried = np.full(num_frames, num_phases)
     carried[is_there] = columns[np.rint(places[is_there]).astype(np.int64)]
     said[np.arange(num_frames), carried] += rest
-    return said / said.sum(axis=1, keepdims=True)
+    return (said / said.sum(axis=1, keepdims=True))[:, : num_phases + 1]
 
 
 def classified_probabilities(
@@ -142,6 +145,25 @@ def segments_of(probabilities: NDArray[np.float64], *, shortest: int = SHORTEST)
         Carried(phase, first, stop, float((sums[stop, phase] - sums[first, phase]) / (stop - first)))
         for first, stop, phase in runs
         if phase != last
+    ]
+
+
+def segments_beside(own: NDArray[np.int64], probabilities: NDArray[np.float64]) -> list[Carried]:
+    """`segments_of` those frames that a video has no label for, of the phases that it has nowhere.
+
+    Args:
+        own: (M,) its labels, < 0 where it has none.
+        probabilities: (M, K + 1).
+    """
+    there = np.unique(own[own >= 0])
+    others = probabilities.copy()
+    others[:, -1] += others[:, there].sum(axis=1)
+    others[:, there] = 0
+    return [
+        replace(part, first=first + part.first, stop=first + part.stop)
+        for first, stop, phase in _runs(np.maximum(own, NOWHERE))
+        if phase == NOWHERE
+        for part in segments_of(others[first:stop])
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +13,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from apply_videos import rewritten
+from datasets import pattern, write_csv, write_pictures
+from test_label_files import document
 
-from lacray import align, compare, embed, label, retrieve
-from lacray.apply import load
-from lacray.apply.folders import open_folder
+from lacray import align, compare, embed, label, retrieve, view
+from lacray.apply import EmbeddedVideo, load
+from lacray.apply.folders import find_item, open_folder
 from lacray.checkpoint import read_checkpoint, save
 from lacray.config import UserError
 from lacray.data import boris
+from lacray.work import find_videos
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -148,12 +152,15 @@ def test_align_takes_names_of_the_data_set_and_refuses_all_that_are_none(place, 
         align.main([str(videos_checkpoint), "take1"])
 
 
-def test_align_of_features_draws_the_table_and_says_what_a_film_needs(place, features_checkpoint, features_root):
-    align.main([str(features_checkpoint), "--no-film"])
+def test_align_of_features_draws_the_table_and_says_what_a_film_needs(
+    place, features_checkpoint, features_root, capsys
+):
+    align.main([str(features_checkpoint)])
     assert (place / "alignment" / "clip11.png").stat().st_size > 3000
     assert rows_of(place / "alignment" / "matches.csv")[0]["seconds"] == ""
-    with pytest.raises(UserError, match=r"must be there as a video to be shown.*--no-film leaves the film out"):
-        align.main([str(features_checkpoint)])
+    said = capsys.readouterr().out
+    assert "no film: videos/clip10.mp4, videos/clip11.mp4: must be there as a video file to be shown" in said
+    assert "written: alignment/clip11.png" in said
     assert not (place / "alignment" / "together.mp4").exists()
 
 
@@ -329,3 +336,166 @@ def test_what_is_no_checkpoint_is_refused(command, place, videos_root):
     for name, rule in (("text.pt", "is no checkpoint of lacray"), ("gone.pt", "does not exist")):
         with pytest.raises(UserError, match=rule):
             command.main([name, *words[command]])
+
+
+@pytest.fixture
+def own(place, videos_root) -> Path:
+    """A copy of the data set, to be changed."""
+    return shutil.copytree(videos_root, place / "own")
+
+
+TIERS = {"hands": [(0, 400, "reach"), (400, 800, "lift")], "eyes": [(0, 400, "look")]}
+MEDIUM = 'MEDIA_URL="file:///take0.mp4" MIME_TYPE="video/mp4"'
+
+
+def test_label_overwrites_nobodys_labels(place, videos_checkpoint, own, monkeypatch):
+    before = (own / "segments.csv").read_bytes()
+    monkeypatch.chdir(own)
+    (place / "else").mkdir()
+    shutil.copy(own / "segments.csv", place / "else")
+    for out in (own, Path("."), place / "else"):
+        with pytest.raises(UserError, match=r"--out: (must be another folder than the data set|.* may be labels)"):
+            label.main([str(videos_checkpoint), str(own), "--out", str(out)])
+    assert (own / "segments.csv").read_bytes() == before
+    assert (place / "else" / "segments.csv").read_bytes() == before
+    # What is written into the data set would be read as its own, where that has no table.
+    (own / "segments.csv").unlink()
+    document(own / "x.eaf", TIERS, media=MEDIUM)
+    with pytest.raises(UserError, match="--out: must lie outside of the data set, which reads all files of ELAN"):
+        label.main([str(videos_checkpoint), ".", "--tier", "hands"])
+
+
+def test_label_keeps_what_was_corrected_since_it_was_written(place, videos_checkpoint, videos_root):
+    command = [str(videos_checkpoint), str(videos_root), "--references", "1"]
+    label.main(command)
+    written = {path for path in (place / "labels").rglob("*") if path.is_file()}
+    label.main(command)
+    assert {path for path in (place / "labels").rglob("*") if path.is_file()} == written
+    corrected = [*sorted(written)[:2], place / "labels" / "segments.csv"]
+    for path in corrected:
+        path.write_text(path.read_text() + "corrected")
+    label.main(command)
+    kept = list((place / "labels").rglob("*.bak"))
+    assert {path.name.partition(".20")[0] for path in kept} == {path.name for path in corrected}
+    assert all(path.read_text().endswith("corrected") for path in kept)
+
+
+def test_labels_of_several_tiers_are_needed_by_those_commands_alone_that_read_them(
+    place, videos_checkpoint, own, capsys
+):
+    (own / "segments.csv").unlink()
+    document(own / "x.eaf", TIERS, media=MEDIUM)
+    embed.main([str(videos_checkpoint), "own", "--out", "x.npz"])
+    align.main([str(videos_checkpoint), "take0", "take1", "--root", "own", "--no-film"])
+    retrieve.main([str(videos_checkpoint), "take0@#3", "own"])
+    for command, words in ((label, ["own"]), (compare, ["take0", "own"])):
+        with pytest.raises(UserError, match=r"must have one tier.*; label, compare and view: --tier NAME"):
+            command.main([str(videos_checkpoint), *words])
+    label.main([str(videos_checkpoint), "own", "--tier", "Hands"])
+    assert {row["phase"] for row in rows_of(place / "labels" / "segments.csv")} <= {"reach", "lift"}
+    assert "tier 'hands' is read, not 'eyes'" in capsys.readouterr().out
+    compare.main([str(videos_checkpoint), "take0", "own", "--tier", "eyes"])
+    assert {row["phase"] for row in rows_of(place / "deviations" / "deviations.csv")} == {"look"}
+    assert view.parser().parse_args(["own", "--tier", "eyes"]).tier == "eyes"
+    # Wrong labels of any kind, too.
+    write_csv(own / "segments.csv", "video,start_frame,end_frame,phase", ["gone.mp4,0,5,x", "take0,0,5000,y"])
+    retrieve.main([str(videos_checkpoint), "take0@#3", "own"])
+    with pytest.raises(UserError, match=r"no such video, 'gone\.mp4'"):
+        label.main([str(videos_checkpoint), "own"])
+
+
+def test_the_tier_of_a_training_counts_as_long_as_there_are_files_with_tiers(place, videos_checkpoint, own):
+    state = read_checkpoint(videos_checkpoint)
+    save({**state, "config": {**state["config"], "data.root": str(own), "data.tier": "eyes"}}, place / "eyes.pt")
+    model = load("eyes.pt")
+    assert open_folder(model, "own").phases == {"": ["across", "down", "back"]}
+    (own / "segments.csv").unlink()
+    assert open_folder(model, "own").phases == {"": []}
+    document(own / "x.eaf", TIERS, media=MEDIUM)
+    assert open_folder(model, "own").phases == {"": ["look"]}
+    assert open_folder(model, "own", tier="hands").phases == {"": ["reach", "lift"]}
+
+
+def test_a_word_with_folders_is_a_file_or_a_whole_name(place, videos_checkpoint, own):
+    (place / "elsewhere").mkdir()
+    shutil.copy(own / "videos" / "take5.mp4", place / "elsewhere" / "take1.mp4")
+    model = load(videos_checkpoint)
+
+    def found(word: str) -> str:
+        (item,) = find_videos(model, [word], "own", lambda *_: None)
+        assert find_item(model, open_folder(model, "own"), word, "moment") == item
+        return item.path
+
+    assert found("elsewhere/take1.mp4") == str(place / "elsewhere" / "take1.mp4")
+    for word in ("own/videos/take1.mp4", "videos/take1.mp4", "videos/take1", "take1.mp4", "TAKE1"):
+        assert found(word) == str(own / "videos" / "take1.mp4")
+    for word in ("gone/take1.mp4", "own/take1.mp4", "elsewhere/videos/take1.mp4", str(place / "gone" / "take1.mp4")):
+        with pytest.raises(UserError, match=r"videos: no video '.*' in own; did you mean videos/take1.mp4"):
+            found(word)
+    with pytest.raises(UserError, match=r"reference: no video 'gone/take1.mp4'"):
+        compare.main([str(videos_checkpoint), "gone/take1.mp4", "own"])
+
+
+@pytest.mark.parametrize("rate", [25, 30, 59.94, 400])
+def test_the_time_of_a_frame_as_tables_have_it_finds_this_frame(rate):
+    times = 0.0334 + np.arange(300) / rate
+    video = EmbeddedVideo("v", np.zeros((300, 2), np.float32), times, float(times[-1]) + 1 / rate)
+    for frame, seconds in enumerate(times.tolist()):
+        assert retrieve.at(video, float(f"{seconds:.3f}"), "v@x") == frame
+        assert video.frame_at(float(f"{seconds:.3f}")) == pytest.approx(frame, abs=0.5e-3 * rate + 1e-6)
+    assert retrieve.at(video, float(f"{video.end:.3f}"), "v@x") == 299
+
+
+def test_a_name_that_is_no_utf8_is_written_as_it_is_shown(place, videos_checkpoint, videos_root):
+    odd = place / os.fsdecode(b"bad\xff.mp4")
+    try:
+        shutil.copy(videos_root / "videos" / "take0.mp4", odd)
+    except OSError:
+        pytest.skip("this disk has names in UTF-8 alone")
+    embed.main([str(videos_checkpoint), str(odd), "--out", "x.parquet"])
+    assert pq.read_table("x.parquet")["video"].unique().to_pylist() == ["bad\\xff.mp4"]
+    align.main([str(videos_checkpoint), "take1", str(odd), "--no-film"])
+    assert {row["video"] for row in rows_of(place / "alignment" / "matches.csv")} == {"bad\\xff.mp4"}
+
+
+def test_compare_leaves_out_what_has_no_times_and_refuses_it_as_a_reference_at_once(
+    place, videos_checkpoint, own, capsys
+):
+    write_pictures(own / "videos" / "shots", pattern(12))
+    (own / "splits.csv").unlink()
+    compare.main([str(videos_checkpoint), "take0", "own"])
+    assert len({row["video"] for row in rows_of(place / "deviations" / "deviations.csv")}) == 7
+    assert "left out, videos/shots: has no frame times to be compared in seconds" in capsys.readouterr().out
+    with pytest.raises(UserError, match="videos/shots: has no frame times"):
+        compare.main([str(videos_checkpoint), "shots", "own"])
+    for number in range(1, 8):
+        (own / "videos" / f"take{number}.mp4").unlink()
+    (own / "segments.csv").unlink()
+    with pytest.raises(UserError, match=r"own: no video of it can be compared in seconds"):
+        compare.main([str(videos_checkpoint), "take0", "own"])
+
+
+def test_label_completes_videos_that_are_labelled_in_part_where_that_is_said(place, videos_checkpoint, own, capsys):
+    rng = np.random.default_rng(3)
+    lengths = [rng.integers(7, 14, size=3) for _ in range(8)]
+    rows = [f"take{n},0,{lengths[n][0]},across" for n in range(1, 8)]
+    edges = [0, *np.cumsum(lengths[0])]
+    rows += [f"take0,{edges[n]},{edges[n + 1]},{phase}" for n, phase in enumerate(("across", "down", "back"))]
+    write_csv(own / "segments.csv", "video,start_frame,end_frame,phase", rows)
+    with pytest.raises(UserError, match="of which all are labelled"):
+        label.main([str(videos_checkpoint), "own"])
+    said = "7 labelled videos lack phases that others have (videos/take1.mp4: down, back)"
+    assert said in capsys.readouterr().out
+    label.main([str(videos_checkpoint), "own", "--complete"])
+    found = rows_of(place / "labels" / "segments.csv")
+    assert {row["phase"] for row in found} == {"down", "back"}
+    right = total = 0
+    for number in range(1, 8):
+        truth = np.repeat(["across", "down", "back"], lengths[number])
+        for row in found:
+            if row["video"] == f"videos/take{number}.mp4":
+                part = slice(int(row["start_frame"]), int(row["end_frame"]))
+                assert part.start >= lengths[number][0]
+                right += int((truth[part] == row["phase"]).sum())
+        total += int((truth != "across").sum())
+    assert right / total > 0.6

@@ -17,10 +17,12 @@ from lacray.apply.index import Nearest, write_index
 from lacray.apply.reports import write_deviations
 from lacray.apply.retrieval import Moments, prepared
 from lacray.apply.transfer import (
+    UNSAID,
     Labelled,
     carried_probabilities,
     classified_probabilities,
     frame_labels,
+    segments_beside,
     segments_of,
 )
 
@@ -127,6 +129,26 @@ def test_labels_go_where_the_frames_go_and_nowhere_else():
     assert [(own.phase, own.first, own.stop) for own in found] == [(0, 2, 8), (1, 8, 10), (1, 13, 15), (2, 15, 19)]
     assert all(0.6 < own.confidence <= 1 for own in found)
     assert frame_labels(found, 19).tolist() == [-1, -1, *[0] * 6, 1, 1, -1, -1, -1, 1, 1, *[2] * 4]
+
+
+def test_what_nobody_has_said_of_a_reference_is_not_carried():
+    """Of two references the second has its first phase labelled alone: of the rest it says nothing."""
+    one = video("one", [10 * kind + n for kind, n in zip(KINDS, (0, 1, 2, 0, 1, 2, 3, 0, 1), strict=True)])
+    alignment = aligned(one, video("other", [0, 1, 2, 10, 11, 12, 13, 20, 21]))
+    in_part = np.where(LABELS == 0, 0, UNSAID)
+    probabilities = carried_probabilities([alignment, alignment], [LABELS, in_part], 3)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    np.testing.assert_allclose(probabilities, carried_probabilities([alignment], [LABELS], 3), atol=0.1)
+    alone = carried_probabilities([alignment], [np.full(9, UNSAID)], 3)
+    np.testing.assert_allclose(alone.sum(axis=1), 1)
+    assert (alone.argmax(axis=1) == 3).all()
+
+
+def test_segments_beside_labels_are_of_other_phases_and_frames():
+    own = np.array([0, 0, -1, -1, -1, -1, 2, 2, -1, -1, -1])
+    probabilities = np.eye(4)[[0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1]]
+    found = [(part.phase, part.first, part.stop) for part in segments_beside(own, probabilities)]
+    assert found == [(1, 2, 6), (1, 8, 11)]
 
 
 def test_labels_are_carried_by_every_third_frame_as_by_all():
