@@ -10,6 +10,7 @@ State events become segments, named by their behaviour. Point events have no len
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from lacray.data.annotated import Annotations, Labelled, Track, listed, merged
-from lacray.data.files import write_whole
+from lacray.data.files import write_kept
 from lacray.data.labels import Segment, seconds_of
 from lacray.data.tables import Row, Table, read_table, text_of
 from lacray.data.videoset import DataError
@@ -44,6 +45,8 @@ COLUMNS = frozenset(
     }
 )
 NO_MEDIA = ("", "na", "live", "not found")
+WRITTEN = re.compile(rb'"(project_)?date": "[^"]*"')
+"""When a project was written."""
 
 
 @dataclass
@@ -374,7 +377,7 @@ def _first_player(text: str) -> list[str]:
 
 
 def write(path: Path, videos: Sequence[Labelled]) -> None:
-    """Write a project with an observation for each video; `path` appears when it is whole.
+    """Write a project with an observation for each video; one that was there and is another stays as NAME.TIME.bak.
 
     Raises:
         OSError: it cannot be written.
@@ -410,7 +413,7 @@ def write(path: Path, videos: Sequence[Labelled]) -> None:
         "behaviors_coding_map": [],
         "converters": {},
     }
-    write_whole(path, (json.dumps(project, indent=1, ensure_ascii=False) + "\n").encode())
+    write_kept(path, (json.dumps(project, indent=1, ensure_ascii=False) + "\n").encode(), but=WRITTEN)
 
 
 def _observation(video: Labelled, now: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from xml.etree.ElementTree import Element, SubElement, TreeBuilder, indent, tost
 from xml.parsers import expat
 
 from lacray.data.annotated import Annotations, Labelled, Track, listed, merged
-from lacray.data.files import write_whole
+from lacray.data.files import write_kept
 from lacray.data.labels import Segment, seconds_of
 from lacray.data.names import is_video
 from lacray.data.tables import Row, Table, read_table, text_of
@@ -39,6 +39,8 @@ COLUMNS = frozenset(
 )
 FILES = ("file_path", "file", "file_name")
 VALUES = ("annotation", "annotation_value", "value")
+WRITTEN = re.compile(rb' DATE="[^"]*"')
+"""When a document was written."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -340,7 +342,7 @@ def _addresses(path: Path) -> list[str]:
 
 
 def write(path: Path, video: Labelled) -> None:
-    """Write a document with one tier; `path` appears when it is whole.
+    """Write a document with one tier; one that was there and is another stays as NAME.TIME.bak.
 
     Raises:
         OSError: it cannot be written.
@@ -385,7 +387,7 @@ def write(path: Path, video: Labelled) -> None:
         {"GRAPHIC_REFERENCES": "false", "LINGUISTIC_TYPE_ID": "default-lt", "TIME_ALIGNABLE": "true"},
     )
     indent(document)
-    write_whole(path, tostring(document, encoding="UTF-8", xml_declaration=True))
+    write_kept(path, tostring(document, encoding="UTF-8", xml_declaration=True), but=WRITTEN)
 
 
 def _relative(here: PurePosixPath, there: PurePosixPath) -> str:

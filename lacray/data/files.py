@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,18 @@ def keep_before(path: Path, content: bytes) -> Path | None:
     kept = next(path.with_name(name) for name in names if not path.with_name(name).exists())
     write_whole(kept, before)
     return kept
+
+
+def write_kept(path: Path, content: bytes, *, but: re.Pattern[bytes] | None = None) -> None:
+    """Write a file, and keep the one before it as `keep_before` does.
+
+    Args:
+        but: where the two differ in nothing but this (when each was written), the one before stays.
+    """
+    if but is not None and path.exists() and but.sub(b"", path.read_bytes()) == but.sub(b"", content):
+        return
+    keep_before(path, content)
+    write_whole(path, content)
 
 
 def _umask() -> int:
