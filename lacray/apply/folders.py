@@ -17,6 +17,7 @@ from lacray.data import DataError, Video
 from lacray.data.layouts import find_root, list_videos, survey
 from lacray.data.names import Names
 from lacray.data.sources import source_of
+from lacray.data.tables import has_table
 from lacray.data.video import UnreadableVideoError
 from lacray.text import home_expanded
 
@@ -55,6 +56,8 @@ class Folder:
     notes: list[str]
     left_out: list[str]
     """`name: why`, for each video that cannot be read."""
+    tier: str | None = None
+    """Of other programs' label files, the one that was read."""
 
     def item(self, text: str, option: str) -> Item:
         """The video that a text names: below the folder, or a file of it.
@@ -89,6 +92,9 @@ def open_folder(model: Model, root: str, *, told: Told | None = None) -> Folder:
     values = {"root": root, "input": own.input, "max_unreadable": 1.0, **chosen}
     config = build({f"data.{name}": value for name, value in values.items()}).data
     folder = find_root(config, told)
+    if has_table(folder, ("segments",)):
+        # It counts in place of the files that have tiers, and may have come since.
+        config = config.model_copy(update={"tier": None})
     listing = list_videos(folder, config)
     if listing.problems:
         raise DataError(listing.problems)
@@ -102,7 +108,7 @@ def open_folder(model: Model, root: str, *, told: Told | None = None) -> Folder:
         films = {video.name: video.path for video in found.videos}
     items = [Item(video.name, video.path, films.get(video.name)) for video in found.videos]
     videos = {video.name: video for video in found.videos}
-    return Folder(root, items, videos, listing.phases, listing.notes, found.unreadable)
+    return Folder(root, items, videos, listing.phases, listing.notes, found.unreadable, config.tier)
 
 
 def find_item(model: Model, folder: Folder, text: str, option: str) -> Item:
