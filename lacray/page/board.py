@@ -118,7 +118,8 @@ class Board:
     _aligned: dict[tuple[int, int], Aligned] = field(default_factory=dict)
     _wanted: int = 0
     """The video that is aligned with all others first."""
-    _moments: Moments | None = None
+    _moments: dict[str, Moments] = field(default_factory=dict)
+    """By action."""
     _change: threading.Condition = field(default_factory=threading.Condition)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -160,27 +161,26 @@ class Board:
 
     def progress(self) -> dict[str, Any]:
         """How far the work is."""
-        usable = [shown for shown in self.shown if not shown.trouble]
         number = self._wanted
-        # What cannot be read is aligned with nothing, and nothing is waited for.
-        pairs = 0 if self.shown[number].trouble else len(usable) - 1
-        done = sum(1 for other in range(len(self.shown)) if other != number and self.aligned(number, other))
+        aligned = [other for other in self._others(number) if self.aligned(number, other)]
         films_made = [number for number, shown in enumerate(self.shown) if shown.film is not None]
         return {
             "films": films_made,
             "embedded": [number for number, shown in enumerate(self.shown) if shown.embedded is not None],
             "reference": number,
-            "aligned": [other for other in range(len(self.shown)) if other != number and self.aligned(number, other)],
+            "aligned": aligned,
             "trouble": {number: shown.trouble for number, shown in enumerate(self.shown) if shown.trouble},
             "said": self.said,
-            "busy": done < pairs or len(films_made) < len(usable),
+            "busy": not self._is_aligned(number) or len(films_made) < sum(not shown.trouble for shown in self.shown),
         }
 
     def carry(self, number: int, start: int, stop: int) -> list[dict[str, Any]]:
-        """A segment of one video in all others, by their alignments: where it is, and how much of it was matched."""
+        """A segment of one video in all others of its action, by their alignments: where it is, and how much of it was
+        matched.
+        """
         found = []
-        for other in range(len(self.shown)):
-            aligned = None if other == number else self.aligned(number, other)
+        for other in self._others(number):
+            aligned = self.aligned(number, other)
             if aligned is None:
                 continue
             share = float(np.mean(~np.isnan(aligned.places[start:stop])))
@@ -193,16 +193,17 @@ class Board:
         return found
 
     def nearest(self, number: int, frame: int, num: int) -> list[Moment]:
-        """The moments of other videos that are most like one, one a video; of those that have been embedded."""
-        asked = self.shown[number].embedded
+        """The moments of other videos that are most like one, one a video; of those of its action that are embedded."""
+        asked, action = self.shown[number].embedded, self.shown[number].action
         calibration = self.model.calibration
         if asked is None or calibration is None:
             return []
         with self._change:
-            ready = [shown.embedded for shown in self.shown if shown.embedded is not None]
-            if self._moments is None or len(self._moments.videos) != len(ready):
-                self._moments = Moments(ready, calibration.measure)
-            moments = self._moments
+            own = [shown.embedded for shown in self.shown if shown.action == action]
+            ready = [embedded for embedded in own if embedded is not None]
+            moments = self._moments.get(action)
+            if moments is None or len(moments.videos) != len(ready):
+                moments = self._moments[action] = Moments(ready, calibration.measure)
         return moments.most_like(asked.embeddings[frame], num, per_video=1, without=asked.name)
 
     def number_of(self, name: str) -> int:
@@ -302,18 +303,22 @@ class Board:
         wanted = self._wanted
         if self.shown[wanted].embedded is None:
             return None
-        for number, shown in enumerate(self.shown):
+        for number in self._others(wanted):
+            shown = self.shown[number]
             pair = (min(wanted, number), max(wanted, number))
-            if number != wanted and shown.embedded is not None and not shown.trouble and pair not in self._aligned:
+            if shown.embedded is not None and not shown.trouble and pair not in self._aligned:
                 return pair
         return None
 
     def _is_aligned(self, number: int) -> bool:
         if self.shown[number].trouble:
             return True
-        return all(
-            other == number or shown.trouble or self.aligned(number, other) for other, shown in enumerate(self.shown)
-        )
+        return all(self.shown[other].trouble or self.aligned(number, other) for other in self._others(number))
+
+    def _others(self, number: int) -> list[int]:
+        """The videos that one is compared with: all others of its action."""
+        action = self.shown[number].action
+        return [other for other, shown in enumerate(self.shown) if other != number and shown.action == action]
 
     def _align_one(self) -> bool:
         pair = self._next_pair()
@@ -325,6 +330,7 @@ class Board:
         self._tell(f"aligning video {pair[0] + 1} with video {pair[1] + 1}")
         self._aligned[pair] = align(self.model, a, b)
         return True
+        # What cannot be read is aligned with nothing, and nothing is waited for.
 
 
 def align(model: Model, a: EmbeddedVideo, b: EmbeddedVideo) -> Aligned:

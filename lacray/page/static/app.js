@@ -31,6 +31,7 @@ const clock = (seconds) => {
 };
 const reference = () => page.clips[page.reference];
 const mapTo = (other) => page.maps.get(`${page.reference}:${other}`);
+const isElsewhere = (clip) => clip.action !== reference().action; // In it something else is done: nothing corresponds.
 const shortName = (name) => name.split("/").pop();
 
 // -- Beginning.
@@ -136,7 +137,8 @@ async function setReference(index, frame) {
   page.reference = index;
   page.frame = frame;
   page.selection = null;
-  page.live = null;
+  if (isElsewhere(page.clips[page.partner])) page.partner = page.clips.findIndex((clip) => clip.index !== index && !isElsewhere(clip));
+  if (page.partner < 0) page.partner = index;
   const clip = await timed(page.clips[index]);
   if (page.reference !== index) return;
   stage.unload();
@@ -205,6 +207,7 @@ function placeOf(tile) {
   const map = mapTo(tile.clip.index);
   return map ? placeAt(map.places, page.frame) : undefined;
 }
+  if (isElsewhere(tile.clip)) return NaN;
 
 function followOne(tile, isNew = false) {
   const place = placeOf(tile);
@@ -323,10 +326,11 @@ async function showTable() {
   $("axis-y").textContent = `${shortName(reference().name)} ↓`;
   $("axis-x").textContent = `${shortName(page.clips[b].name)} →`;
   table.clear();
+  $("table-facts").textContent = "";
   if (a === b) { $("table-waiting").textContent = "An alignment needs a second video."; return; }
   const map = mapTo(b);
-  $("table-facts").textContent = "";
   $("table-waiting").textContent = map ? "" : "being aligned ...";
+  if (isElsewhere(page.clips[b])) { $("table-waiting").textContent = "Another action: nothing is aligned."; return; }
   if (!map) return;
   const kind = document.querySelector("input[name=kind]:checked").value;
   const cells = await api.table(a, b, kind);
@@ -354,7 +358,8 @@ async function showNearest(video, frame) {
   $("nearest-facts").textContent = "searching ...";
   const found = await api.nearest(video, frame);
   $("nearest-facts").replaceChildren("Most like ", strong(shortName(clip.name)), ` at ${clock(clip.times[frame])}, nearest first:`);
-  if (!found.length) $("nearest-facts").textContent = "The videos are still being embedded.";
+  const isAlone = page.clips.every((other) => other === clip || other.action !== clip.action);
+  if (!found.length) $("nearest-facts").textContent = isAlone ? "There is no other video of its action." : "The videos are still being embedded.";
   $("nearest").replaceChildren(...found.map((moment) => nearestEntry(moment)));
 }
 
