@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from lacray.data import DataError, Video
 from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError, decode, frame_index
 from lacray.page import films
-from lacray.page.marks import Mark, Marked, fingerprint, marks_of
+from lacray.page.labels import Clip, Labels
+from lacray.page.marks import Mark, marks_of
 
 MOST_ALIGNED = 1000
 """Frames of the longer of two videos that are aligned; of a longer one every second, third, ... is."""
@@ -64,8 +65,9 @@ class Shown:
         step = float(np.median(np.diff(self.times))) if len(self) > 1 else self.end - float(self.times[0])
         return 1 / step if step > 0 else 0.0
 
-    def marked(self, marks: Sequence[Mark]) -> Marked:
-        return Marked(self.item.name, Path(self.path), self.times, self.end, self.rate, marks)
+    @property
+    def clip(self) -> Clip:
+        return Clip(self.item.name, Path(self.path), self.action, self.times, self.end, self.rate)
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,12 @@ class Board:
     shown: list[Shown]
     phases: list[str]
     notes: list[str]
-    others: dict[str, list[Mark]] = field(default_factory=dict)
-    """Labels of videos that cannot be shown."""
+    labels: Labels | None = None
+    """Where they are on disk; None where they cannot be saved."""
     cannot_save: str = ""
-    """Why labels cannot be saved; empty where they can."""
-    known: str = ""
-    """Fingerprint of the segments.csv that the labels began with."""
+    """Why they cannot be."""
+    known: str | None = None
+    """Fingerprint of the labels that `shown` has."""
     said: str = ""
     """What is being done."""
     _aligned: dict[tuple[int, int], Aligned] = field(default_factory=dict)
@@ -228,6 +230,23 @@ class Board:
         Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).save(out, "JPEG", quality=85)
         return out.getvalue()
 
+    # -- labels
+
+    def read_labels(self) -> None:
+        """Take the labels as they are on disk, where those of the page are others.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        if self.labels is None or (known := self.labels.fingerprint()) == self.known:
+            return
+        marks = self.labels.marks([shown.clip for shown in self.shown])
+        for shown in self.shown:
+            shown.marks = marks.get(shown.item.name, [])
+        named = [mark.phase for shown in self.shown for mark in shown.marks]
+        self.phases = list(dict.fromkeys([*self.phases, *named]))
+        self.known = known
+
     # -- the work behind the page
 
     def _behind(self, work: Callable[[], None]) -> None:
@@ -311,6 +330,7 @@ class Board:
         return None
 
     def _is_aligned(self, number: int) -> bool:
+        # What cannot be read is aligned with nothing, and nothing is waited for.
         if self.shown[number].trouble:
             return True
         return all(self.shown[other].trouble or self.aligned(number, other) for other in self._others(number))
@@ -330,7 +350,6 @@ class Board:
         self._tell(f"aligning video {pair[0] + 1} with video {pair[1] + 1}")
         self._aligned[pair] = align(self.model, a, b)
         return True
-        # What cannot be read is aligned with nothing, and nothing is waited for.
 
 
 def align(model: Model, a: EmbeddedVideo, b: EmbeddedVideo) -> Aligned:
@@ -373,11 +392,10 @@ def open_board(
         cannot_save: why labels cannot be saved.
 
     Raises:
-        DataError: none of its videos can be shown.
+        DataError: none of its videos can be shown, or its labels cannot be read.
     """
     inside = f"{os.path.realpath(root).rstrip(os.sep)}{os.sep}"
     shown: list[Shown] = []
-    others: dict[str, list[Mark]] = {}
     left_out = list(folder.left_out)
     for item in folder.items:
         video = folder.videos[item.name]
@@ -390,24 +408,23 @@ def open_board(
             shown.append(_shown(item, item.film, video, marks))
         except UnreadableVideoError as error:
             left_out.append(f"{item.name}: {error}")
-            if marks:
-                others[item.name] = marks
     if not shown:
         raise DataError([f"{root}: has no video that can be shown", *left_out])
     notes = [*folder.notes, *(f"left out, {line}" for line in left_out)]
     phases = list(dict.fromkeys(phase for own in folder.phases.values() for phase in own))
-    return Board(
-        Path(folder.root).name or str(root),
-        root,
-        model,
-        checkpoint,
-        shown,
-        phases,
-        notes,
-        others,
-        cannot_save,
-        fingerprint(root),
+    board = Board(
+        name=Path(folder.root).name or str(root),
+        root=root,
+        model=model,
+        checkpoint=checkpoint,
+        shown=shown,
+        phases=phases,
+        notes=notes,
+        labels=None if cannot_save else Labels(root, folder.tier),
+        cannot_save=cannot_save,
     )
+    board.read_labels()
+    return board
 
 
 def _shown(item: Item, film: str, video: Video, marks: list[Mark]) -> Shown:

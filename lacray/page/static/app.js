@@ -1,7 +1,7 @@
 // The page: one reference video, the others in step with it, their alignments, and labels that are carried over.
 
 import * as api from "./api.js";
-import { Colours, at, free, withMark, without } from "./labels.js";
+import { Colours, areSame, at, free, marksOf, rows, withMark, without } from "./labels.js";
 import { Player } from "./player.js";
 import { frameAt, paceAt, placeAt, timeAt } from "./step.js";
 import { draw as drawStrip, drag } from "./strip.js";
@@ -19,7 +19,7 @@ const UNDONE = 100;
 const $ = (id) => document.getElementById(id);
 const page = {
   clips: [], tiles: [], maps: new Map(), reference: 0, partner: 1, frame: 0, isPlaying: false, colours: new Colours(),
-  selection: null, live: null, undo: [], isDirty: false, cannotSave: "",
+  selection: null, live: null, undo: [], known: "", cannotSave: "",
 };
 const table = new Table($("table"));
 let stage;
@@ -43,11 +43,13 @@ async function begin() {
   $("checkpoint").textContent = `${state.videos.length} videos, ${state.checkpoint}`;
   $("checkpoint").title = state.checkpoint;
   page.cannotSave = state.cannot_save;
+  page.known = state.known;
   if (page.cannotSave) { $("save").disabled = true; $("save").title = page.cannotSave; }
   page.colours.phases = [...state.phases];
-  page.clips = state.videos.map((video, index) => ({
-    ...video, index, marks: video.marks.map(([start, stop, phase]) => ({ start, stop, phase })), carried: [], times: null, film: null, isFilmed: false,
-  }));
+  page.clips = state.videos.map((video, index) => {
+    const marks = marksOf(video.marks);
+    return { ...video, index, marks, saved: marks, carried: [], times: null, film: null, isFilmed: false };
+  });
   showNotes(state.notes);
   page.partner = page.clips.length > 1 ? 1 : 0;
   page.tiles = page.clips.map((clip) => new Tile(clip, { onScrub: scrubTile, onScrubbed: () => follow(), onChoose: choose, onReference: (tile) => makeReference(tile.clip.index, tile.player.frame) }));
@@ -134,6 +136,7 @@ async function progressed(progress) {
 
 async function setReference(index, frame) {
   pause();
+  endLive();
   page.reference = index;
   page.frame = frame;
   page.selection = null;
@@ -204,10 +207,10 @@ function follow() {
 
 function placeOf(tile) {
   if (tile.clip.index === page.reference) return page.frame;
+  if (isElsewhere(tile.clip)) return NaN;
   const map = mapTo(tile.clip.index);
   return map ? placeAt(map.places, page.frame) : undefined;
 }
-  if (isElsewhere(tile.clip)) return NaN;
 
 function followOne(tile, isNew = false) {
   const place = placeOf(tile);
@@ -328,9 +331,9 @@ async function showTable() {
   table.clear();
   $("table-facts").textContent = "";
   if (a === b) { $("table-waiting").textContent = "An alignment needs a second video."; return; }
+  if (isElsewhere(page.clips[b])) { $("table-waiting").textContent = "Another action: nothing is aligned."; return; }
   const map = mapTo(b);
   $("table-waiting").textContent = map ? "" : "being aligned ...";
-  if (isElsewhere(page.clips[b])) { $("table-waiting").textContent = "Another action: nothing is aligned."; return; }
   if (!map) return;
   const kind = document.querySelector("input[name=kind]:checked").value;
   const cells = await api.table(a, b, kind);
@@ -433,13 +436,14 @@ function remember() {
   if (page.undo.length > UNDONE) page.undo.shift();
 }
 
-function changed(isDirty = true) {
-  page.isDirty = isDirty;
-  $("save").classList.toggle("dirty", page.isDirty);
+const isChanged = (clip) => !areSame(clip.marks, clip.saved);
+const isCarried = () => page.clips.some((clip) => clip.carried.length);
+
+function changed() {
+  $("save").classList.toggle("dirty", page.clips.some(isChanged));
   $("undo").disabled = !page.undo.length;
-  const isCarried = page.clips.some((clip) => clip.carried.length);
-  $("accept").hidden = !isCarried;
-  $("drop").hidden = !isCarried;
+  $("accept").hidden = !isCarried();
+  $("drop").hidden = !isCarried();
   redraw();
   pointed();
 }
@@ -459,18 +463,23 @@ function label(phase) {
     return;
   }
   const begun = page.live;
-  page.live = null;
-  if (begun) {
-    const stop = page.frame === reference().frames - 1 ? page.frame + 1 : page.frame;
-    if (stop > begun.start) mark(begun.start, stop, begun.phase);
-  }
+  endLive();
   if (begun?.phase !== phase) page.live = { phase, start: page.frame };
   pointed();
 }
 
-function select(start, stop) {
-  page.selection = { start: Math.min(start, stop - 1), stop: Math.max(stop, start + 1) };
+/** What has begun ends here. */
+function endLive() {
+  const begun = page.live;
+  if (!begun) return;
   page.live = null;
+  const stop = page.frame === reference().frames - 1 ? page.frame + 1 : page.frame;
+  if (stop > begun.start) mark(begun.start, stop, begun.phase);
+}
+
+function select(start, stop) {
+  endLive();
+  page.selection = { start: Math.min(start, stop - 1), stop: Math.max(stop, start + 1) };
   showSelection();
 }
 
@@ -519,7 +528,7 @@ async function carry() {
     if (taken) told.push(`${taken} have labels there already`);
     if (!whole) told.push("not all videos are aligned yet");
     toast(told.join("; "));
-    changed(page.isDirty);
+    changed();
   } catch (error) {
     toast(error.message, { isTrouble: true });
   } finally {
@@ -529,7 +538,7 @@ async function carry() {
 }
 
 function keep() {
-  if (!page.clips.some((clip) => clip.carried.length)) return;
+  if (!isCarried()) return;
   remember();
   for (const clip of page.clips) {
     for (const one of clip.carried) clip.marks = withMark(clip.marks, one);
@@ -540,7 +549,7 @@ function keep() {
 
 function drop() {
   for (const clip of page.clips) clip.carried = [];
-  changed(page.isDirty);
+  changed();
 }
 
 function remove() {
@@ -560,17 +569,35 @@ function undo() {
 
 async function save(anyway = false) {
   if (page.cannotSave) { toast(page.cannotSave, { isTrouble: true }); return; }
+  endLive();
+  pointed();
   const formats = ["csv", ...($("as-boris").checked ? ["boris"] : []), ...($("as-elan").checked ? ["elan"] : [])];
-  const marks = Object.fromEntries(page.clips.map((clip) => [clip.name, clip.marks.map(({ start, stop, phase }) => [start, stop, phase])]));
+  const marks = Object.fromEntries(page.clips.filter(isChanged).map((clip) => [clip.name, rows(clip.marks)]));
+  const sent = page.clips.map((clip) => clip.marks);
   try {
-    const { written } = await api.save(marks, formats, anyway);
-    const more = written.length > 3 ? ` and ${written.length - 3} more` : "";
-    changed(false);
-    toast(`Saved: ${written.slice(0, 3).join(", ")}${more}`);
+    const answer = await api.save(marks, formats, page.known, anyway);
+    page.known = answer.known;
+    answer.marks.forEach((own, place) => taken(page.clips[place], sent[place], marksOf(own)));
+    changed();
+    const more = answer.written.length > 3 ? ` and ${answer.written.length - 3} more` : "";
+    const told = [`Saved: ${answer.written.slice(0, 3).join(", ")}${more}`, ...answer.problems];
+    if (isCarried()) told.push("what was carried is not: Keep or Drop");
+    toast(told.join("; "), { isTrouble: answer.problems.length > 0 });
   } catch (error) {
-    const isChanged = error.status === 409;
-    toast(error.message ?? String(error), { isTrouble: true, button: isChanged ? "Save all the same" : "", run: () => save(true) });
+    const isOther = error.status === 409;
+    toast(error.message ?? String(error), { isTrouble: true, button: isOther ? "Save all the same" : "", run: () => save(true) });
   }
+}
+
+/** What is on disk of a video now, which may be something else's work; what was done on the page meanwhile stays. */
+function taken(clip, sent, marks) {
+  if (clip.marks === sent && !areSame(sent, marks)) {
+    clip.marks = marks;
+    page.undo = [];
+    marks.forEach((mark) => page.colours.of(mark.phase));
+    setPhases();
+  }
+  clip.saved = marks;
 }
 
 // -- What is said, and what is pressed.
@@ -684,7 +711,7 @@ function listen() {
   drag($("table"), () => 1, { start: pause, move: (_, event) => { const found = table.under(event); if (found) scrub(Math.floor(found.frame)); } });
   $("table").addEventListener("pointermove", hovered);
   $("table").addEventListener("pointerleave", () => { const map = mapTo(page.partner); if (map) tableFacts(map); });
-  window.addEventListener("beforeunload", (event) => { if (page.isDirty) event.preventDefault(); });
+  window.addEventListener("beforeunload", (event) => { if (page.live || isCarried() || page.clips.some(isChanged)) event.preventDefault(); });
 }
 
 function hovered(event) {
