@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         board = open_board(folder, model, checkpoint, root, follow_links=arguments.follow_links, cannot_save=reason)
     for line in first_of(board.notes):
         warn(line)
-    advice.text = "labels that were saved are in segments.csv"
+    advice.text = "labels that were saved are in the folder's table of segments"
     asyncio.run(serve(board, port=arguments.port, is_quiet=arguments.no_browser))
 
 

@@ -60,6 +60,8 @@ class Folder:
     notes: list[str]
     left_out: list[str]
     """`name: why`, for each video that cannot be read."""
+    tier: str | None = None
+    """Of other programs' label files, the one that was read."""
 
     def item(self, text: str, option: str) -> Item:
         """The video that a text names: a file of it, its whole name, or that without any folder.
@@ -116,7 +118,7 @@ def open_folder(
         films = {video.name: video.path for video in found.videos}
     items = [Item(video.name, video.path, films.get(video.name)) for video in found.videos]
     videos = {video.name: video for video in found.videos}
-    return Folder(root, items, videos, listing.phases, listing.notes, found.unreadable)
+    return Folder(root, items, videos, listing.phases, listing.notes, found.unreadable, config.tier)
 
 
 def find_item(model: Model, folder: Folder, text: str, option: str) -> Item:

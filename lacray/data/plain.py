@@ -38,9 +38,7 @@ MAX_UNKNOWN = 10
 def read(root: Path, config: DataConfig) -> Listing:
     """List the videos of a folder, with their splits and segments."""
     found = _videos(root)
-    prefix = f"{FOLDER}/" if (root / FOLDER).is_dir() else ""
-    paths = {prefix + name: path for name, path in found.paths.items()}
-    twins = {prefix + name: prefix + first for name, first in found.twins.items()}
+    paths, twins = _named(root, found)
     files = label_files(root, ignored=OWN)
     base = root / FOLDER if (root / FOLDER).is_dir() else root
     found.passed.leave_out(shown(path.relative_to(base).as_posix()) for path in files if path.is_relative_to(base))
@@ -69,6 +67,29 @@ def read(root: Path, config: DataConfig) -> Listing:
 
 
 LAYOUT = Layout("plain", lambda root: has_table(root, STEMS), read, parts=frozenset({FOLDER}))
+
+
+def names_of(root: Path) -> Names:
+    """Finds the videos of a folder by what its tables write for them."""
+    paths, twins = _named(root, _videos(root))
+    return Names({**{name: name for name in paths}, **twins})
+
+
+def find_labels(root: Path) -> tuple[Path | None, dict[Path, Reader]]:
+    """What the labels of a folder are read from: its table of segments; where there is none, other programs' files.
+
+    Raises:
+        DataError: there are several such tables.
+    """
+    table = find_table(root, "segments")
+    return table, {} if table is not None else label_files(root, ignored=OWN)
+
+
+def _named(root: Path, found: Found) -> tuple[dict[str, Path], dict[str, str]]:
+    """The videos that were found, and their further names, as the data set has them."""
+    prefix = f"{FOLDER}/" if (root / FOLDER).is_dir() else ""
+    paths = {prefix + name: path for name, path in found.paths.items()}
+    return paths, {prefix + name: prefix + first for name, first in found.twins.items()}
 
 
 def _videos(root: Path) -> Found:
@@ -298,18 +319,31 @@ def _phases(root: Path, listing: Listing) -> dict[str, list[str]]:
     return {action: told.get(action, []) for action in found}
 
 
+def segment_columns(table: Table) -> tuple[tuple[str, str], bool]:
+    """The columns of a table of segments that hold starts and ends, and whether they are seconds.
+
+    Raises:
+        DataError: it lacks columns.
+    """
+    times = time_columns(table)
+    lacks = [column for column in ("video", "phase") if column not in table.columns]
+    if times is not None and not lacks:
+        return times
+    has_frames = not set(SECONDS) & set(table.columns)
+    lacks += [] if times is not None else [c for c in (FRAMES if has_frames else SECONDS) if c not in table.columns]
+    wanted = f"{','.join(COLUMNS)} (or {','.join(SECONDS)} in place of frames)"
+    raise DataError([_columns_problem(table, wanted, lacks)])
+
+
 def _segments(root: Path, names: Names, listing: Listing) -> dict[str, list[Segment]]:
     """The segments of every video that has some."""
     table = _table(root, "segments", KNOWN, listing.label_problems)
     if table is None:
         return {}
-    times = time_columns(table)
-    lacks = [column for column in ("video", "phase") if column not in table.columns]
-    if lacks or times is None:
-        has_frames = not set(SECONDS) & set(table.columns)
-        lacks += [] if times is not None else [c for c in (FRAMES if has_frames else SECONDS) if c not in table.columns]
-        wanted = f"{','.join(COLUMNS)} (or {','.join(SECONDS)} in place of frames)"
-        listing.label_problems.append(_columns_problem(table, wanted, lacks))
+    try:
+        times = segment_columns(table)
+    except DataError as error:
+        listing.label_problems += error.problems
         return {}
     if "action" in table.columns:
         listing.notes.append(f"{table.path.name}: its actions are not read; they are read from splits.csv")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lacray.data.videoset import DataError
@@ -15,15 +16,32 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # The longer mark first: it begins like the shorter one.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+LINE_END = re.compile(r"(\r\n|\n|\r)")
 # Spaces that cannot be seen, and the mark of a file's beginning where files were joined.
 INVISIBLE = " \t\u00a0\u200b\ufeff"
 PREAMBLE = 200
 """Lines among which a header is looked for behind others."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a file of text holds, and how it is written."""
+
+    content: str
+    """Without its mark."""
+    encoding: str = "utf-8"
+    mark: bytes = b""
+    """The byte order mark that it begins with."""
+
+    @property
+    def file(self) -> bytes:
+        """The file itself."""
+        return self.mark + self.content.encode(self.encoding)
 
 
 @dataclass(frozen=True)
@@ -42,14 +60,22 @@ class Table:
     """A table as it was read, its columns in lower case with `_` for spaces."""
 
     path: Path
+    line: int
+    """Of its header."""
     columns: list[str]
     rows: list[Row]
     separator: str
+    text: Text
     problems: list[str]
     """What is wrong with single lines."""
     before: dict[str, str] = field(default_factory=dict)
     """What stands before the header, where that was asked for: the first two fields of each line, the first of them in
     lower case."""
+
+    @property
+    def last(self) -> int:
+        """The line of the last row; of the header, where there is none."""
+        return self.rows[-1].line if self.rows else self.line
 
 
 def has_table(folder: Path, stems: Collection[str]) -> bool:
@@ -86,7 +112,12 @@ def read_table(path: Path, known: Collection[str], *, preamble: bool = False) ->
     Raises:
         DataError: what keeps it from being read, a line each.
     """
-    lines = re.split(r"\r\n|\n|\r", text_of(path))
+    return table_of(path, _read_text(path), known, preamble=preamble)
+
+
+def table_of(path: Path, text: Text, known: Collection[str], *, preamble: bool = False) -> Table:
+    """As `read_table`, of what a file holds or will hold."""
+    lines = LINE_END.split(text.content)[::2]
     start, separator, columns = _header_behind(path, lines, known) if preamble else _header(path, lines, known)
     twice = sorted({name for name in columns if name in known and columns.count(name) > 1})
     if twice:
@@ -106,7 +137,32 @@ def read_table(path: Path, known: Collection[str], *, preamble: bool = False) ->
             )
             continue
         rows.append(Row(line, dict(zip(columns, fields, strict=False)), may_be_comment))
-    return Table(path, columns, rows, separator, problems, _named(lines[:start], separator) if preamble else {})
+    before = _named(lines[:start], separator) if preamble else {}
+    return Table(path, start + 1, columns, rows, separator, text, problems, before)
+
+
+def edited(table: Table, dropped: Collection[int], added: Mapping[int, Sequence[Mapping[str, str]]]) -> Text:
+    """The text of a table with some rows less and some more; all else in it, and how it is written, stays as it was.
+
+    Args:
+        dropped: numbers of lines.
+        added: the rows that go behind a line, each as its cells by column; those that are not named are empty.
+    """
+    parts = LINE_END.split(table.text.content)
+    lines = list(zip(parts[::2], [*parts[1::2], ""], strict=True))
+    usual = lines[0][1] or "\n"
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, delimiter=table.separator, lineterminator=usual)
+    is_whole = True
+    for number, (line, end) in enumerate(lines, start=1):
+        if number not in dropped:
+            out.write(line + end)
+            is_whole = bool(end or not line)
+        for cells in added.get(number, ()):
+            out.write("" if is_whole else usual)
+            is_whole = True
+            writer.writerow([cells.get(column, "") for column in table.columns])
+    return replace(table.text, content=out.getvalue())
 
 
 def text_of(path: Path) -> str:
@@ -115,15 +171,20 @@ def text_of(path: Path) -> str:
     Raises:
         DataError: it is something else, or cannot be read.
     """
+    return _read_text(path).content
+
+
+def _read_text(path: Path) -> Text:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    encoding = next((name for mark, name in MARKS if content.startswith(mark)), None)
-    if encoding is None and len(content) > 3 and 0 in (content[0], content[1]):
+    mark, encoding = next(((mark, name) for mark, name in MARKS if content.startswith(mark)), (b"", "utf-8"))
+    content = content.removeprefix(mark)
+    if not mark and len(content) > 3 and 0 in (content[0], content[1]):
         encoding = "utf-16-be" if content[0] == 0 else "utf-16-le"
     try:
-        text = content.decode(encoding or "utf-8").lstrip("\ufeff")
+        text = content.decode(encoding).lstrip("\ufeff")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         got = f"byte 0x{content[error.start]:02x} in line {line}" if error.start < len(content) else "half a character"
@@ -132,7 +193,7 @@ def text_of(path: Path) -> str:
         ) from error
     if "\0" in text:
         raise DataError(f"{path}: must be CSV text in UTF-8 or UTF-16, got zero bytes; save it anew as `CSV UTF-8`")
-    return text
+    return Text(text, encoding, mark)
 
 
 def _named(lines: Sequence[str], separator: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from lacray.data import DataError, Video
 from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError, decode, frame_index
 from lacray.page import films
-from lacray.page.marks import Mark, Marked, fingerprint, marks_of
+from lacray.page.labels import Clip, Labels
+from lacray.page.marks import Mark, marks_of
 
 MOST_ALIGNED = 1000
 """Frames of the longer of two videos that are aligned; of a longer one every second, third, ... is."""
@@ -64,8 +65,9 @@ class Shown:
         step = float(np.median(np.diff(self.times))) if len(self) > 1 else self.end - float(self.times[0])
         return 1 / step if step > 0 else 0.0
 
-    def marked(self, marks: Sequence[Mark]) -> Marked:
-        return Marked(self.item.name, Path(self.path), self.times, self.end, self.rate, marks)
+    @property
+    def clip(self) -> Clip:
+        return Clip(self.item.name, Path(self.path), self.action, self.times, self.end, self.rate)
 
 
 @dataclass(frozen=True)
@@ -107,18 +109,19 @@ class Board:
     shown: list[Shown]
     phases: list[str]
     notes: list[str]
-    others: dict[str, list[Mark]] = field(default_factory=dict)
-    """Labels of videos that cannot be shown."""
+    labels: Labels | None = None
+    """Where they are on disk; None where they cannot be saved."""
     cannot_save: str = ""
-    """Why labels cannot be saved; empty where they can."""
-    known: str = ""
-    """Fingerprint of the segments.csv that the labels began with."""
+    """Why they cannot be."""
+    known: str | None = None
+    """Fingerprint of the labels that `shown` has."""
     said: str = ""
     """What is being done."""
     _aligned: dict[tuple[int, int], Aligned] = field(default_factory=dict)
     _wanted: int = 0
     """The video that is aligned with all others first."""
-    _moments: Moments | None = None
+    _moments: dict[str, Moments] = field(default_factory=dict)
+    """By action."""
     _change: threading.Condition = field(default_factory=threading.Condition)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -160,27 +163,26 @@ class Board:
 
     def progress(self) -> dict[str, Any]:
         """How far the work is."""
-        usable = [shown for shown in self.shown if not shown.trouble]
         number = self._wanted
-        # What cannot be read is aligned with nothing, and nothing is waited for.
-        pairs = 0 if self.shown[number].trouble else len(usable) - 1
-        done = sum(1 for other in range(len(self.shown)) if other != number and self.aligned(number, other))
+        aligned = [other for other in self._others(number) if self.aligned(number, other)]
         films_made = [number for number, shown in enumerate(self.shown) if shown.film is not None]
         return {
             "films": films_made,
             "embedded": [number for number, shown in enumerate(self.shown) if shown.embedded is not None],
             "reference": number,
-            "aligned": [other for other in range(len(self.shown)) if other != number and self.aligned(number, other)],
+            "aligned": aligned,
             "trouble": {number: shown.trouble for number, shown in enumerate(self.shown) if shown.trouble},
             "said": self.said,
-            "busy": done < pairs or len(films_made) < len(usable),
+            "busy": not self._is_aligned(number) or len(films_made) < sum(not shown.trouble for shown in self.shown),
         }
 
     def carry(self, number: int, start: int, stop: int) -> list[dict[str, Any]]:
-        """A segment of one video in all others, by their alignments: where it is, and how much of it was matched."""
+        """A segment of one video in all others of its action, by their alignments: where it is, and how much of it was
+        matched.
+        """
         found = []
-        for other in range(len(self.shown)):
-            aligned = None if other == number else self.aligned(number, other)
+        for other in self._others(number):
+            aligned = self.aligned(number, other)
             if aligned is None:
                 continue
             share = float(np.mean(~np.isnan(aligned.places[start:stop])))
@@ -193,16 +195,17 @@ class Board:
         return found
 
     def nearest(self, number: int, frame: int, num: int) -> list[Moment]:
-        """The moments of other videos that are most like one, one a video; of those that have been embedded."""
-        asked = self.shown[number].embedded
+        """The moments of other videos that are most like one, one a video; of those of its action that are embedded."""
+        asked, action = self.shown[number].embedded, self.shown[number].action
         calibration = self.model.calibration
         if asked is None or calibration is None:
             return []
         with self._change:
-            ready = [shown.embedded for shown in self.shown if shown.embedded is not None]
-            if self._moments is None or len(self._moments.videos) != len(ready):
-                self._moments = Moments(ready, calibration.measure)
-            moments = self._moments
+            own = [shown.embedded for shown in self.shown if shown.action == action]
+            ready = [embedded for embedded in own if embedded is not None]
+            moments = self._moments.get(action)
+            if moments is None or len(moments.videos) != len(ready):
+                moments = self._moments[action] = Moments(ready, calibration.measure)
         return moments.most_like(asked.embeddings[frame], num, per_video=1, without=asked.name)
 
     def number_of(self, name: str) -> int:
@@ -226,6 +229,23 @@ class Board:
         out = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).save(out, "JPEG", quality=85)
         return out.getvalue()
+
+    # -- labels
+
+    def read_labels(self) -> None:
+        """Take the labels as they are on disk, where those of the page are others.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        if self.labels is None or (known := self.labels.fingerprint()) == self.known:
+            return
+        marks = self.labels.marks([shown.clip for shown in self.shown])
+        for shown in self.shown:
+            shown.marks = marks.get(shown.item.name, [])
+        named = [mark.phase for shown in self.shown for mark in shown.marks]
+        self.phases = list(dict.fromkeys([*self.phases, *named]))
+        self.known = known
 
     # -- the work behind the page
 
@@ -302,18 +322,23 @@ class Board:
         wanted = self._wanted
         if self.shown[wanted].embedded is None:
             return None
-        for number, shown in enumerate(self.shown):
+        for number in self._others(wanted):
+            shown = self.shown[number]
             pair = (min(wanted, number), max(wanted, number))
-            if number != wanted and shown.embedded is not None and not shown.trouble and pair not in self._aligned:
+            if shown.embedded is not None and not shown.trouble and pair not in self._aligned:
                 return pair
         return None
 
     def _is_aligned(self, number: int) -> bool:
+        # What cannot be read is aligned with nothing, and nothing is waited for.
         if self.shown[number].trouble:
             return True
-        return all(
-            other == number or shown.trouble or self.aligned(number, other) for other, shown in enumerate(self.shown)
-        )
+        return all(self.shown[other].trouble or self.aligned(number, other) for other in self._others(number))
+
+    def _others(self, number: int) -> list[int]:
+        """The videos that one is compared with: all others of its action."""
+        action = self.shown[number].action
+        return [other for other, shown in enumerate(self.shown) if other != number and shown.action == action]
 
     def _align_one(self) -> bool:
         pair = self._next_pair()
@@ -367,11 +392,10 @@ def open_board(
         cannot_save: why labels cannot be saved.
 
     Raises:
-        DataError: none of its videos can be shown.
+        DataError: none of its videos can be shown, or its labels cannot be read.
     """
     inside = f"{os.path.realpath(root).rstrip(os.sep)}{os.sep}"
     shown: list[Shown] = []
-    others: dict[str, list[Mark]] = {}
     left_out = list(folder.left_out)
     for item in folder.items:
         video = folder.videos[item.name]
@@ -384,24 +408,23 @@ def open_board(
             shown.append(_shown(item, item.film, video, marks))
         except UnreadableVideoError as error:
             left_out.append(f"{item.name}: {error}")
-            if marks:
-                others[item.name] = marks
     if not shown:
         raise DataError([f"{root}: has no video that can be shown", *left_out])
     notes = [*folder.notes, *(f"left out, {line}" for line in left_out)]
     phases = list(dict.fromkeys(phase for own in folder.phases.values() for phase in own))
-    return Board(
-        Path(folder.root).name or str(root),
-        root,
-        model,
-        checkpoint,
-        shown,
-        phases,
-        notes,
-        others,
-        cannot_save,
-        fingerprint(root),
+    board = Board(
+        name=Path(folder.root).name or str(root),
+        root=root,
+        model=model,
+        checkpoint=checkpoint,
+        shown=shown,
+        phases=phases,
+        notes=notes,
+        labels=None if cannot_save else Labels(root, folder.tier),
+        cannot_save=cannot_save,
     )
+    board.read_labels()
+    return board
 
 
 def _shown(item: Item, film: str, video: Video, marks: list[Mark]) -> Shown:

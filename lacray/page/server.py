@@ -20,7 +20,8 @@ from lacray.config import UserError
 from lacray.data.video import UnreadableVideoError
 from lacray.page.board import Board, Shown
 from lacray.page.films import TIME_BASE, film_times
-from lacray.page.marks import ChangedError, fingerprint, read_marks, save
+from lacray.page.labels import ChangedError
+from lacray.page.marks import read_marks
 
 HOST = "127.0.0.1"
 STATIC = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -54,6 +55,8 @@ class Server:
         self.token = secrets.token_urlsafe(24)
         self.port = 0
         self.files = _static_files()
+        # What a page is told of them is all of one time.
+        self._labels = asyncio.Lock()
         self._runner: web.AppRunner | None = None
 
     @property
@@ -167,6 +170,9 @@ class Server:
 
     async def _state(self, request: web.Request) -> web.Response:
         board = self.board
+        async with self._labels:
+            await asyncio.to_thread(board.read_labels)
+            known, marks = board.known, self._marks()
         return web.json_response(
             {
                 "root": board.name,
@@ -174,6 +180,7 @@ class Server:
                 "phases": board.phases,
                 "notes": board.notes,
                 "cannot_save": board.cannot_save,
+                "known": known,
                 "tick": float(TIME_BASE),
                 "videos": [
                     {
@@ -185,13 +192,16 @@ class Server:
                         "height": shown.height,
                         "width": shown.width,
                         "action": shown.action,
-                        "marks": [[mark.start, mark.stop, mark.phase] for mark in shown.marks],
+                        "marks": own,
                     }
-                    for shown in board.shown
+                    for shown, own in zip(board.shown, marks, strict=True)
                 ],
                 "progress": board.progress(),
             }
         )
+
+    def _marks(self) -> list[list[list[Any]]]:
+        return [[[mark.start, mark.stop, mark.phase] for mark in shown.marks] for shown in self.board.shown]
 
     async def _progress(self, request: web.Request) -> web.Response:
         wanted = request.query.get("reference", "")
@@ -248,24 +258,30 @@ class Server:
         return web.json_response({"carried": found, "whole": is_whole})
 
     async def _save(self, request: web.Request) -> web.Response:
+        """Write the labels of the videos that a page has changed."""
         given = await _json(request)
         board = self.board
-        if board.cannot_save:
+        if board.labels is None:
             raise UserError(board.cannot_save)
         lengths = {shown.item.name: len(shown) for shown in board.shown}
         marks = read_marks(given.get("marks"), lengths)
         formats = given.get("formats", [])
         if not isinstance(formats, list) or not all(isinstance(name, str) for name in formats):
             raise UserError(f"formats: must be a list of names, got {formats!r}")
-        videos = [shown.marked(marks.get(shown.item.name, [])) for shown in board.shown]
-        known = fingerprint(board.root) if given.get("anyway") is True else board.known
-        written = await asyncio.to_thread(save, board.root, videos, formats, known=known, others=board.others)
-        board.known = fingerprint(board.root)
-        for shown, video in zip(board.shown, videos, strict=True):
-            shown.marks = list(video.marks)
-        named = [mark.phase for video in videos for mark in video.marks]
-        board.phases = list(dict.fromkeys([*board.phases, *named]))
-        return web.json_response({"written": [str(path.relative_to(board.root)) for path in written]})
+        # Each page that was loaded has read other labels: what it has read, it says.
+        known = None if given.get("anyway") is True else str(given.get("known"))
+        clips = [shown.clip for shown in board.shown]
+        async with self._labels:
+            saved = await asyncio.to_thread(board.labels.save, clips, marks, formats, known=known)
+            await asyncio.to_thread(board.read_labels)
+            return web.json_response(
+                {
+                    "written": [str(path.relative_to(board.root)) for path in saved.written],
+                    "problems": saved.problems,
+                    "known": board.known,
+                    "marks": self._marks(),
+                }
+            )
 
     async def _film(self, request: web.Request) -> web.StreamResponse:
         shown = self._video(request)

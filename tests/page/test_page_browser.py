@@ -319,3 +319,86 @@ def test_nothing_comes_from_anywhere_else_and_nothing_goes_wrong(shown, page):
     # Of the rendering it warns of these tests themselves, which read pictures back.
     told = [entry for entry in browser.get_log("browser") if entry["source"] != "rendering"]
     assert [entry for entry in told if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+def asks(browser) -> bool:
+    """Whether the tab would ask before it is closed."""
+    return browser.execute_script("return !window.dispatchEvent(new Event('beforeunload', {cancelable: true}))")
+
+
+def saved_of(root: Path, name: str) -> list[tuple[int, int, str]]:
+    with (root / "segments.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["video"] == name]
+    return [(int(row["start_frame"]), int(row["end_frame"]), row["phase"]) for row in rows]
+
+
+def save(browser) -> str:
+    """What is said once it was saved."""
+    browser.execute_script("document.getElementById('toast').hidden = true")
+    press_with_control(browser, "s")
+    until(lambda: browser.find_element(By.ID, "toast").is_displayed(), "the answer")
+    return browser.find_element(By.ID, "toast").text
+
+
+def test_a_phase_that_is_open_is_saved_and_closing_asks_about_all_that_is_not(shown, page):
+    browser, root = shown, page[1]
+    phase = browser.find_element(By.CSS_SELECTOR, "[data-key='1']").get_attribute("data-phase")
+    assert not asks(browser)
+    press(browser, Keys.END, *[Keys.ARROW_LEFT] * 5, "1")
+    assert asks(browser)
+    press(browser, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert "Saved: segments.csv" in save(browser)
+    assert (42, 44, phase) in saved_of(root, NAMES[0])
+    assert not asks(browser)
+    # Another video leads: what had begun in the one before ends there, to the video's end.
+    press(browser, Keys.END, "1", Keys.ENTER)
+    until(lambda: browser.find_element(By.ID, "title").text != NAMES[0])
+    assert asks(browser)
+    save(browser)
+    assert (47, 48, phase) in saved_of(root, NAMES[0])
+    assert not asks(browser)
+
+
+def test_closing_asks_about_what_was_carried_and_not_kept(shown):
+    browser = shown
+    press(browser, Keys.HOME, *[Keys.ARROW_RIGHT] * 15, "i", *[Keys.ARROW_RIGHT] * 10, "o", "1")
+    save(browser)
+    assert not asks(browser)
+    press(browser, "c")
+    until(lambda: browser.find_element(By.ID, "accept").is_displayed(), "what is carried")
+    assert asks(browser)
+    assert "what was carried is not: Keep or Drop" in save(browser)
+    assert asks(browser)
+    press(browser, Keys.ESCAPE)
+    assert not asks(browser)
+
+
+def test_the_second_of_two_tabs_asks_and_keeps_what_the_first_has_saved(shown, page):
+    browser, root = shown, page[1]
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    try:
+        browser.get(page[0])
+        until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
+        second = browser.current_window_handle
+        browser.switch_to.window(first)
+        press(browser, Keys.HOME, *[Keys.ARROW_RIGHT] * 30, "i", *[Keys.ARROW_RIGHT] * 2, "o", "1")
+        assert "Saved" in save(browser)
+        kept = saved_of(root, NAMES[0])
+        browser.switch_to.window(second)
+        press(browser, Keys.ENTER)
+        until(lambda: browser.find_element(By.ID, "title").text == NAMES[1])
+        press(browser, Keys.END, "i", Keys.ARROW_LEFT, Keys.ARROW_LEFT, "i", "2")
+        assert "were changed by something else" in save(browser)
+        assert asks(browser)
+        browser.find_element(By.ID, "toast-do").click()
+        until(lambda: "Saved" in browser.find_element(By.ID, "toast").text, "the answer")
+        assert saved_of(root, NAMES[0]) == kept
+        assert saved_of(root, NAMES[1])[-1][:2] == (33, 36)
+        assert not asks(browser)
+        # What the first one has saved is here now, too.
+        assert "Saved" in save(browser)
+        assert saved_of(root, NAMES[0]) == kept
+    finally:
+        browser.close()
+        browser.switch_to.window(first)

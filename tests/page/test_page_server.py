@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -25,6 +25,8 @@ from lacray.config import DataConfig, UserError
 from lacray.data import open_videos
 from lacray.page.board import Board, align, open_board, pooled
 from lacray.page.films import film_times
+from lacray.page.labels import Clip, Labels
+from lacray.page.marks import Mark
 from lacray.page.server import Server
 from lacray.view import newest_checkpoint
 
@@ -350,13 +352,35 @@ def copy(trained, tmp_path) -> Iterator[Page]:
     """A page whose data set may be written to."""
     root = tmp_path / "set"
     shutil.copytree(trained[0], root)
+    yield from opened(trained, root)
+
+
+def opened(trained: tuple[Path, Path], root: Path, **data: object) -> Iterator[Page]:
+    """The page of a folder, with a model that was trained with some settings of its data."""
     model = load(newest_checkpoint(str(trained[1]), str(trained[0]), trained[0]))
+    config = model.trained.config
+    own = config.data.model_copy(update={"root": str(root), **data})
+    model = replace(model, trained=replace(model.trained, config=config.model_copy(update={"data": own})))
     yield from _running(open_board(open_folder(model, str(root)), model, "c", root), root)
 
 
 def rows_of(root: Path) -> list[tuple[str, ...]]:
     with (root / "segments.csv").open(newline="") as file:
         return [tuple(row) for row in csv.reader(file)]
+
+
+def save(page: Page, marks: dict[str, list], *formats: str, known: object = None, **rest: object) -> tuple[int, dict]:
+    """What is answered when a page that was just loaded has changed the marks of some videos."""
+    known = page.json("/api/state")["known"] if known is None else known
+    body = {"marks": marks, "formats": formats, "known": known, **rest}
+    status, _, content = page.ask("/api/save", method="POST", body=body)
+    return status, json.loads(content)
+
+
+def labels_of(root: Path, **data: object) -> dict[str, list[int]]:
+    """The labels that training reads."""
+    videos = open_videos(DataConfig(root=str(root), validation_share=0, max_unreadable=1, **data))
+    return {v.name: v.labels.tolist() for v in videos.training + videos.val if v.labels is not None}
 
 
 def test_labels_are_saved_beside_those_that_were_there_and_read_again(copy):
@@ -366,15 +390,14 @@ def test_labels_are_saved_beside_those_that_were_there_and_read_again(copy):
     marks = {video["name"]: video["marks"] for video in videos}
     assert marks["videos/take0.mp4"] == [[0, 12, "across"], [12, 22, "down"]]
     marks["videos/day 2/take3.mp4"] = [[5, 9, 'grüß, "you"'], [0, 5, "across"]]
-    answer = copy.json("/api/save", method="POST", body={"marks": marks, "formats": ["boris", "elan"]})
     names = ["segments.csv", "labels/lacray.boris", "labels/day 2/take3.mp4.eaf", "labels/take0.mp4.eaf"]
-    assert answer["written"] == names
+    assert save(copy, marks, "boris", "elan")[1]["written"] == names
     assert rows_of(root) == [
         ("video", "start_frame", "end_frame", "phase"),
-        ("videos/day 2/take3.mp4", "0", "5", "across"),
-        ("videos/day 2/take3.mp4", "5", "9", 'grüß, "you"'),
         ("videos/take0.mp4", "0", "12", "across"),
         ("videos/take0.mp4", "12", "22", "down"),
+        ("videos/day 2/take3.mp4", "0", "5", "across"),
+        ("videos/day 2/take3.mp4", "5", "9", 'grüß, "you"'),
     ]
     (backup,) = root.glob("segments.csv.*.bak")
     assert backup.read_bytes() == before
@@ -387,26 +410,274 @@ def test_labels_are_saved_beside_those_that_were_there_and_read_again(copy):
             target = alone / path.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
-        videos = open_videos(DataConfig(root=str(alone), validation_share=0))
-        labels = {v.name: v.labels.tolist() for v in videos.training + videos.val if v.labels is not None}
-        found.append((labels, videos.phases))
+        found.append((labels_of(alone), open_videos(DataConfig(root=str(alone))).phases))
     assert found[0] == found[1] == found[2]
     assert found[0][0].keys() == {"videos/take0.mp4", "videos/day 2/take3.mp4"}
 
 
 def test_labels_that_somebody_else_has_changed_are_not_overwritten_without_asking(copy):
     table = copy.root / "segments.csv"
+    known = copy.json("/api/state")["known"]
     changed = table.read_text() + "videos/take1.mp4,0,3,across\n"
     table.write_text(changed)
-    body = {"marks": {"videos/take0.mp4": [[0, 3, "new"]]}, "formats": []}
-    status, _, content = copy.ask("/api/save", method="POST", body=body)
+    marks = {"videos/take0.mp4": [[0, 3, "new"]]}
+    status, answer = save(copy, marks, known=known)
     assert status == 409
-    assert "was changed by something else" in json.loads(content)["problems"][0]
+    assert "were changed by something else" in answer["problems"][0]
     assert table.read_text() == changed
-    assert copy.ask("/api/save", method="POST", body={**body, "anyway": True})[0] == 200
-    assert rows_of(copy.root)[1:] == [("videos/take0.mp4", "0", "3", "new")]
-    assert copy.ask("/api/save", method="POST", body=body)[0] == 200
+    status, answer = save(copy, marks, known=known, anyway=True)
+    assert status == 200
+    assert rows_of(copy.root)[1:] == [("videos/take0.mp4", "0", "3", "new"), ("videos/take1.mp4", "0", "3", "across")]
+    assert answer["marks"] == [video["marks"] for video in copy.json("/api/state")["videos"]]
+    assert [[0, 3, "across"]] in answer["marks"], "the page hears of what it has not read"
+    assert save(copy, marks, known=answer["known"])[0] == 200
     assert [path.read_text() for path in copy.root.glob("*.bak")] == [changed]
+
+
+def test_a_page_that_is_loaded_again_shows_what_something_else_has_written(copy):
+    table = copy.root / "segments.csv"
+    table.write_text(table.read_text() + "videos/take1.mp4,0,3,lift\n")
+    state = copy.json("/api/state")
+    assert [video["marks"] for video in state["videos"] if video["name"] == "videos/take1.mp4"] == [[[0, 3, "lift"]]]
+    assert "lift" in state["phases"]
+    assert save(copy, {"videos/take2.mp4": [[0, 3, "new"]]}, known=state["known"])[0] == 200
+
+
+def test_each_of_two_pages_is_asked_about_what_the_other_has_saved(copy):
+    first, second = (copy.json("/api/state")["known"] for _ in range(2))
+    status, answer = save(copy, {"videos/take1.mp4": [[0, 9, "a"]]}, known=first)
+    assert status == 200
+    before = (copy.root / "segments.csv").read_bytes()
+    assert save(copy, {"videos/take2.mp4": [[0, 9, "b"]]}, known=second)[0] == 409
+    assert (copy.root / "segments.csv").read_bytes() == before
+    assert save(copy, {"videos/take1.mp4": [[0, 8, "a"]]}, known=answer["known"])[0] == 200
+    assert save(copy, {"videos/take2.mp4": [[0, 9, "b"]]}, known=second, anyway=True)[0] == 200
+    assert {("videos/take1.mp4", "0", "8", "a"), ("videos/take2.mp4", "0", "9", "b")} < {*rows_of(copy.root)}
+
+
+def test_what_cannot_be_written_for_elan_is_told_and_the_next_save_is_not_held_up(copy):
+    (copy.root / "labels").write_text("a file in the way")
+    status, answer = save(copy, {"videos/take1.mp4": [[0, 9, "a"]]}, "elan", "boris")
+    assert (status, answer["written"]) == (200, ["segments.csv"])
+    assert len(answer["problems"]) == 3
+    assert "cannot be written" in answer["problems"][0]
+    assert ("videos/take1.mp4", "0", "9", "a") in rows_of(copy.root)
+    assert save(copy, {"videos/take1.mp4": [[0, 7, "a"]]}, known=answer["known"])[0] == 200
+
+
+def test_labels_of_videos_that_cannot_be_read_stay(trained, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(trained[0], root)
+    with (root / "segments.csv").open("a") as file:
+        file.write("take1,0,9,across\nvideos/take1.mp4,9,20,down\n")
+    before = (root / "segments.csv").read_text()
+    (root / "videos" / "take1.mp4").write_bytes(b"half copied" * 100)
+    for page in opened(trained, root):
+        assert "videos/take1.mp4" not in [shown.item.name for shown in page.board.shown]
+        assert save(page, {"videos/take2.mp4": [[0, 3, "new"]]})[0] == 200
+        assert (root / "segments.csv").read_text() == before + "videos/take2.mp4,0,3,new\n"
+
+
+def write_actions(root: Path) -> None:
+    """The first two takes are of one action, the others of another."""
+    actions = {"take0": "squat", "take1": "squat", "take2": "serve", "day 2/take3": "serve"}
+    lines = [f"{name},train,{action}\n" for name, action in actions.items()]
+    (root / "splits.csv").write_text("video,split,action\n" + "".join(lines))
+
+
+def test_labels_of_other_actions_stay(trained, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(trained[0], root)
+    write_actions(root)
+    with (root / "segments.csv").open("a") as file:
+        file.write("videos/take2.mp4,0,9,toss\n")
+    before = (root / "segments.csv").read_text()
+    for page in opened(trained, root, action="squat"):
+        assert len(page.board.shown) == 2
+        assert save(page, {"videos/take1.mp4": [[0, 3, "down"]]})[0] == 200
+        assert (root / "segments.csv").read_text() == before + "videos/take1.mp4,0,3,down\n"
+
+
+def test_nothing_is_carried_to_videos_of_another_action(trained, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(trained[0], root)
+    write_actions(root)
+    for page in opened(trained, root):
+        board = page.board
+        number, same = (board.number_of(f"videos/{name}.mp4") for name in ("take0", "take1"))
+        answer = page.json("/api/carry", method="POST", body={"video": number, "start": 0, "stop": 12})
+        assert answer["whole"] is True
+        assert [one["video"] for one in answer["carried"]] == [same]
+        while any(shown.embedded is None for shown in board.shown):
+            time.sleep(0.02)
+        assert [moment["video"] for moment in page.json(f"/api/nearest/{number}/3")] == [same]
+        assert page.json(f"/api/progress?reference={number}")["aligned"] == [same]
+        others = {*range(4)} - {number, same}
+        assert {page.ask(f"/api/map/{number}/{other}")[0] for other in others} == {404}
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "end", "encoding"),
+    [
+        ("Segments.CSV", ",", "\r\n", "utf-8-sig"),
+        ("segments.tsv", "\t", "\n", "utf-8"),
+        ("SEGMENTS.csv", ";", "\r\n", "utf-16"),
+    ],
+)
+def test_the_table_that_is_there_is_written_as_it_is_written(trained, tmp_path, name, separator, end, encoding):
+    root = tmp_path / "set"
+    shutil.copytree(trained[0], root)
+    (root / "segments.csv").unlink()
+    lines = [
+        "# coded by AB",
+        "Coder,Video,Start Frame,End Frame,Phase,Start Seconds,End Seconds,Note",
+        'AB,take0,0,6,turn,0.0,0.240,"the ""first"""',
+        "AB,take0.mp4 ,6,12,turn,0.24,0.48,second",
+        "",
+        "AB,take0.mp4,20,30,back,0.8,1.2,",
+        "CD,take1,0,4,turn,0,0.16,kept",
+    ]
+    table = root / name
+    # The last line has no end.
+    table.write_bytes(end.join(lines).replace(",", separator).encode(encoding))
+    before = table.read_bytes()
+    for page in opened(trained, root):
+        known = page.json("/api/state")["known"]
+        marks = {"videos/take0.mp4": [[0, 6, "turn"], [6, 12, "turn"], [14, 18, "down"], [20, 29, "back"]]}
+        assert save(page, {**marks, "videos/take2.mp4": [[3, 5, "new"]]}, known=known)[0] == 200
+        assert save(page, {}, known=known)[0] == 409
+    # A new row lies where its video's rows are, and what is said of one that has changed is no longer so.
+    new = [*lines[:4], ",take0,14,18,down,0.560,0.720,", "", ",take0,20,29,back,0.800,1.160,", lines[6]]
+    text = end.join([*new, ",videos/take2.mp4,3,5,new,0.120,0.200,", ""])
+    assert table.read_bytes().decode(encoding) == text.replace(",", separator)
+    (backup,) = root.glob(f"{name}.*.bak")
+    assert backup.read_bytes() == before
+    assert {path.name for path in root.iterdir() if path.name.lower().startswith("segments")} == {name, backup.name}
+    assert labels_of(root).keys() == {f"videos/take{number}.mp4" for number in range(3)}
+
+
+def test_a_table_of_seconds_stays_one(trained, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(trained[0], root)
+    head = "video,start_seconds,end_seconds,phase\n"
+    # Between two frames, which are 40 ms apart: it says which ones, and is not written anew.
+    (root / "segments.csv").write_text(f"{head}take0,0.0123,0.47,across\n")
+    for page in opened(trained, root):
+        shown = {video["name"]: video["marks"] for video in page.json("/api/state")["videos"]}
+        assert shown["videos/take0.mp4"] == [[1, 12, "across"]]
+        assert save(page, {"videos/take0.mp4": [[1, 12, "across"], [12, 36, "rest"]]})[0] == 200
+        assert (root / "segments.csv").read_text() == f"{head}take0,0.0123,0.47,across\ntake0,0.480,1.440,rest\n"
+    codes = labels_of(root)["videos/take0.mp4"]
+    assert [codes.index(0), codes.index(1), len(codes)] == [1, 12, 36]
+
+
+def test_what_seconds_cannot_tell_apart_is_refused_and_nothing_is_written(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    table = tmp_path / "segments.csv"
+    table.write_text("video,start_seconds,end_seconds,phase\n")
+    clip = Clip("a.mp4", tmp_path / "a.mp4", "", np.array([0.0, 0.0401, 0.0402, 0.08]), 0.12, 25.0)
+    labels = Labels(tmp_path)
+    with pytest.raises(UserError, match=r"segments.csv: cannot hold the segments of a.mp4 as they are on the page"):
+        labels.save([clip], {"a.mp4": [Mark(0, 1, "x"), Mark(1, 2, "y")]}, known=None)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.mp4", "segments.csv"]
+    assert labels.save([clip], {"a.mp4": [Mark(0, 1, "x"), Mark(1, 4, "y")]}, known=None).written == [table]
+    assert labels.marks([clip]) == {"a.mp4": [Mark(0, 1, "x"), Mark(1, 4, "y")]}
+
+
+def write_tiers(path: Path, media: str, tiers: dict[str, tuple[int, int, str]]) -> None:
+    """An ELAN document with a segment in each tier, in milliseconds."""
+    path.parent.mkdir(exist_ok=True)
+    slots = "".join(
+        f'<TIME_SLOT TIME_SLOT_ID="{tier}{edge}" TIME_VALUE="{given[edge]}"/>'
+        for tier, given in tiers.items()
+        for edge in (0, 1)
+    )
+    written = "".join(
+        f'<TIER TIER_ID="{tier}" LINGUISTIC_TYPE_REF="d"><ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="{tier}" '
+        f'TIME_SLOT_REF1="{tier}0" TIME_SLOT_REF2="{tier}1"><ANNOTATION_VALUE>{phase}</ANNOTATION_VALUE>'
+        "</ALIGNABLE_ANNOTATION></ANNOTATION></TIER>"
+        for tier, (_, _, phase) in tiers.items()
+    )
+    path.write_text(
+        f'<ANNOTATION_DOCUMENT><HEADER TIME_UNITS="milliseconds"><MEDIA_DESCRIPTOR MEDIA_URL="file:///{media}" '
+        f'MIME_TYPE="video/mp4"/></HEADER><TIME_ORDER>{slots}</TIME_ORDER>{written}</ANNOTATION_DOCUMENT>'
+    )
+
+
+def test_a_model_of_one_tier_opens_its_folder_after_the_page_has_saved_and_no_label_is_lost(trained, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(trained[0], root)
+    (root / "segments.csv").unlink()
+    tiers = {"hands": (50, 470, "reach"), "eyes": (0, 400, "look")}
+    for name in ("take0", "take1"):
+        write_tiers(root / "labels" / f"{name}.mp4.eaf", f"{name}.mp4", tiers)
+    (root / "videos" / "take1.mp4").write_bytes(b"half copied" * 100)
+    for page in opened(trained, root, tier="hands"):
+        status, answer = save(page, {"videos/take2.mp4": [[0, 3, "new"]]}, "elan")
+        assert status == 200
+        assert (root / "segments.csv").read_text().splitlines() == [
+            "video,start_seconds,end_seconds,phase",
+            "videos/take0.mp4,0.050,0.470,reach",
+            "videos/take1.mp4,0.050,0.470,reach",
+            "videos/take2.mp4,0.000,0.120,new",
+        ]
+        # What was labelled in ELAN beside the page's tier is kept.
+        (backup,) = (root / "labels").glob("take0.mp4.eaf.*.bak")
+        assert "look" in backup.read_text()
+    for page in opened(trained, root, tier="hands"):
+        assert page.board.phases == ["new", "reach"]
+        assert page.json("/api/state")["known"] == answer["known"]
+
+
+def test_label_files_that_something_else_has_changed_are_asked_about(trained, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(trained[0], root)
+    (root / "segments.csv").unlink()
+    write_tiers(root / "labels" / "take0.eaf", "take0.mp4", {"hands": (50, 470, "reach")})
+    for page in opened(trained, root):
+        known = page.json("/api/state")["known"]
+        write_tiers(root / "labels" / "take0.eaf", "take0.mp4", {"hands": (50, 870, "reach")})
+        assert save(page, {"videos/take1.mp4": [[0, 3, "new"]]}, known=known)[0] == 409
+
+
+@pytest.mark.parametrize("has_actions", [False, True])
+def test_new_phases_go_to_the_table_of_phases(trained, tmp_path, has_actions):
+    root = tmp_path / "set"
+    shutil.copytree(trained[0], root)
+    head, prefix = ("action;phase", "squat;") if has_actions else ("phase", "")
+    if has_actions:
+        write_actions(root)
+    before = f"{head}\r\n{prefix}down\r\n{prefix}across\r\n"
+    (root / "Phases.csv").write_bytes(before.encode())
+    for page in opened(trained, root):
+        assert save(page, {"videos/take1.mp4": [[0, 3, "down"]]})[1]["written"] == ["segments.csv"]
+        answer = save(page, {"videos/take1.mp4": [[0, 3, "lift"], [3, 5, "across"], [5, 6, "lift"]]})[1]
+        assert answer["written"] == ["segments.csv", "Phases.csv"]
+        assert (root / "Phases.csv").read_bytes().decode() == f"{before}{prefix}lift\r\n"
+        (backup,) = root.glob("Phases.csv.*.bak")
+        assert backup.read_bytes().decode() == before
+    action = "squat" if has_actions else ""
+    assert open_videos(DataConfig(root=str(root))).phases[action] == ["down", "across", "lift"]
+
+
+def test_files_for_boris_and_elan_that_somebody_went_on_with_are_kept(copy):
+    folder = copy.root / "labels"
+    marks = {"videos/take0.mp4": [[0, 6, "turn"], [6, 12, "turn"]]}
+    assert save(copy, marks, "boris", "elan")[0] == 200
+    project, document = folder / "lacray.boris", folder / "take0.mp4.eaf"
+    events = json.loads(project.read_text())["observations"]["videos/take0.mp4"]["events"]
+    assert [event[0] for event in events] == [0.0, 0.24, 0.24, 0.48], "two repetitions are two"
+    time.sleep(1.1)  # The date that they hold is another one.
+    assert save(copy, marks, "boris", "elan")[0] == 200
+    assert sorted(path.name for path in folder.iterdir()) == ["lacray.boris", "take0.mp4.eaf"], "nothing new to write"
+    changed = {path: path.read_text() + "\n\n" for path in (project, document)}
+    for path, text in changed.items():
+        path.write_text(text)
+    assert save(copy, marks, "boris", "elan")[0] == 200
+    for path, text in changed.items():
+        (backup,) = folder.glob(f"{path.name}.*.bak")
+        assert backup.read_text() == text
+        assert not path.read_text().endswith("\n\n")
 
 
 @pytest.mark.parametrize(
@@ -436,10 +707,8 @@ def test_labels_of_videos_that_are_not_shown_stay(trained, tmp_path):
     outside = tmp_path / "outside.mp4"
     shutil.move(root / "videos" / "take0.mp4", outside)
     (root / "videos" / "take0.mp4").symlink_to(outside)
-    model = load(newest_checkpoint(str(trained[1]), str(trained[0]), trained[0]))
-    for page in _running(open_board(open_folder(model, str(root)), model, "c", root), root):
-        body = {"marks": {"videos/take1.mp4": [[0, 3, "new"]]}, "formats": ["boris"]}
-        assert page.ask("/api/save", method="POST", body=body)[0] == 200
+    for page in opened(trained, root):
+        assert save(page, {"videos/take1.mp4": [[0, 3, "new"]]}, "boris")[0] == 200
         assert ("videos/take0.mp4", "12", "22", "down") in rows_of(root)
 
 

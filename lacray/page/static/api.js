@@ -22,7 +22,7 @@ export const state = async () => (await get("api/state")).json();
 export const progress = async (reference) => (await get(`api/progress?reference=${reference}`)).json();
 export const nearest = async (video, frame) => (await get(`api/nearest/${video}/${frame}`)).json();
 export const carry = (video, start, stop) => post("api/carry", { video, start, stop });
-export const save = (marks, formats, anyway) => post("api/save", { marks, formats, anyway });
+export const save = (marks, formats, known, anyway) => post("api/save", { marks, formats, known, anyway });
 export const film = (video) => `film/${video}.mp4`;
 export const picture = (video, frame, size) => `picture/${video}/${frame}/${size}.jpg`;
 

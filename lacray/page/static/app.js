@@ -1,7 +1,7 @@
 // The page: one reference video, the others in step with it, their alignments, and labels that are carried over.
 
 import * as api from "./api.js";
-import { Colours, at, free, withMark, without } from "./labels.js";
+import { Colours, areSame, at, free, marksOf, rows, withMark, without } from "./labels.js";
 import { Player } from "./player.js";
 import { frameAt, paceAt, placeAt, timeAt } from "./step.js";
 import { draw as drawStrip, drag } from "./strip.js";
@@ -19,7 +19,7 @@ const UNDONE = 100;
 const $ = (id) => document.getElementById(id);
 const page = {
   clips: [], tiles: [], maps: new Map(), reference: 0, partner: 1, frame: 0, isPlaying: false, colours: new Colours(),
-  selection: null, live: null, undo: [], isDirty: false, cannotSave: "",
+  selection: null, live: null, undo: [], known: "", cannotSave: "",
 };
 const table = new Table($("table"));
 let stage;
@@ -31,6 +31,7 @@ const clock = (seconds) => {
 };
 const reference = () => page.clips[page.reference];
 const mapTo = (other) => page.maps.get(`${page.reference}:${other}`);
+const isElsewhere = (clip) => clip.action !== reference().action; // In it something else is done: nothing corresponds.
 const shortName = (name) => name.split("/").pop();
 
 // -- Beginning.
@@ -42,11 +43,13 @@ async function begin() {
   $("checkpoint").textContent = `${state.videos.length} videos, ${state.checkpoint}`;
   $("checkpoint").title = state.checkpoint;
   page.cannotSave = state.cannot_save;
+  page.known = state.known;
   if (page.cannotSave) { $("save").disabled = true; $("save").title = page.cannotSave; }
   page.colours.phases = [...state.phases];
-  page.clips = state.videos.map((video, index) => ({
-    ...video, index, marks: video.marks.map(([start, stop, phase]) => ({ start, stop, phase })), carried: [], times: null, film: null, isFilmed: false,
-  }));
+  page.clips = state.videos.map((video, index) => {
+    const marks = marksOf(video.marks);
+    return { ...video, index, marks, saved: marks, carried: [], times: null, film: null, isFilmed: false };
+  });
   showNotes(state.notes);
   page.partner = page.clips.length > 1 ? 1 : 0;
   page.tiles = page.clips.map((clip) => new Tile(clip, { onScrub: scrubTile, onScrubbed: () => follow(), onChoose: choose, onReference: (tile) => makeReference(tile.clip.index, tile.player.frame) }));
@@ -133,10 +136,12 @@ async function progressed(progress) {
 
 async function setReference(index, frame) {
   pause();
+  endLive();
   page.reference = index;
   page.frame = frame;
   page.selection = null;
-  page.live = null;
+  if (isElsewhere(page.clips[page.partner])) page.partner = page.clips.findIndex((clip) => clip.index !== index && !isElsewhere(clip));
+  if (page.partner < 0) page.partner = index;
   const clip = await timed(page.clips[index]);
   if (page.reference !== index) return;
   stage.unload();
@@ -202,6 +207,7 @@ function follow() {
 
 function placeOf(tile) {
   if (tile.clip.index === page.reference) return page.frame;
+  if (isElsewhere(tile.clip)) return NaN;
   const map = mapTo(tile.clip.index);
   return map ? placeAt(map.places, page.frame) : undefined;
 }
@@ -323,9 +329,10 @@ async function showTable() {
   $("axis-y").textContent = `${shortName(reference().name)} ↓`;
   $("axis-x").textContent = `${shortName(page.clips[b].name)} →`;
   table.clear();
-  if (a === b) { $("table-waiting").textContent = "An alignment needs a second video."; return; }
-  const map = mapTo(b);
   $("table-facts").textContent = "";
+  if (a === b) { $("table-waiting").textContent = "An alignment needs a second video."; return; }
+  if (isElsewhere(page.clips[b])) { $("table-waiting").textContent = "Another action: nothing is aligned."; return; }
+  const map = mapTo(b);
   $("table-waiting").textContent = map ? "" : "being aligned ...";
   if (!map) return;
   const kind = document.querySelector("input[name=kind]:checked").value;
@@ -354,7 +361,8 @@ async function showNearest(video, frame) {
   $("nearest-facts").textContent = "searching ...";
   const found = await api.nearest(video, frame);
   $("nearest-facts").replaceChildren("Most like ", strong(shortName(clip.name)), ` at ${clock(clip.times[frame])}, nearest first:`);
-  if (!found.length) $("nearest-facts").textContent = "The videos are still being embedded.";
+  const isAlone = page.clips.every((other) => other === clip || other.action !== clip.action);
+  if (!found.length) $("nearest-facts").textContent = isAlone ? "There is no other video of its action." : "The videos are still being embedded.";
   $("nearest").replaceChildren(...found.map((moment) => nearestEntry(moment)));
 }
 
@@ -428,13 +436,14 @@ function remember() {
   if (page.undo.length > UNDONE) page.undo.shift();
 }
 
-function changed(isDirty = true) {
-  page.isDirty = isDirty;
-  $("save").classList.toggle("dirty", page.isDirty);
+const isChanged = (clip) => !areSame(clip.marks, clip.saved);
+const isCarried = () => page.clips.some((clip) => clip.carried.length);
+
+function changed() {
+  $("save").classList.toggle("dirty", page.clips.some(isChanged));
   $("undo").disabled = !page.undo.length;
-  const isCarried = page.clips.some((clip) => clip.carried.length);
-  $("accept").hidden = !isCarried;
-  $("drop").hidden = !isCarried;
+  $("accept").hidden = !isCarried();
+  $("drop").hidden = !isCarried();
   redraw();
   pointed();
 }
@@ -454,18 +463,23 @@ function label(phase) {
     return;
   }
   const begun = page.live;
-  page.live = null;
-  if (begun) {
-    const stop = page.frame === reference().frames - 1 ? page.frame + 1 : page.frame;
-    if (stop > begun.start) mark(begun.start, stop, begun.phase);
-  }
+  endLive();
   if (begun?.phase !== phase) page.live = { phase, start: page.frame };
   pointed();
 }
 
-function select(start, stop) {
-  page.selection = { start: Math.min(start, stop - 1), stop: Math.max(stop, start + 1) };
+/** What has begun ends here. */
+function endLive() {
+  const begun = page.live;
+  if (!begun) return;
   page.live = null;
+  const stop = page.frame === reference().frames - 1 ? page.frame + 1 : page.frame;
+  if (stop > begun.start) mark(begun.start, stop, begun.phase);
+}
+
+function select(start, stop) {
+  endLive();
+  page.selection = { start: Math.min(start, stop - 1), stop: Math.max(stop, start + 1) };
   showSelection();
 }
 
@@ -514,7 +528,7 @@ async function carry() {
     if (taken) told.push(`${taken} have labels there already`);
     if (!whole) told.push("not all videos are aligned yet");
     toast(told.join("; "));
-    changed(page.isDirty);
+    changed();
   } catch (error) {
     toast(error.message, { isTrouble: true });
   } finally {
@@ -524,7 +538,7 @@ async function carry() {
 }
 
 function keep() {
-  if (!page.clips.some((clip) => clip.carried.length)) return;
+  if (!isCarried()) return;
   remember();
   for (const clip of page.clips) {
     for (const one of clip.carried) clip.marks = withMark(clip.marks, one);
@@ -535,7 +549,7 @@ function keep() {
 
 function drop() {
   for (const clip of page.clips) clip.carried = [];
-  changed(page.isDirty);
+  changed();
 }
 
 function remove() {
@@ -555,17 +569,35 @@ function undo() {
 
 async function save(anyway = false) {
   if (page.cannotSave) { toast(page.cannotSave, { isTrouble: true }); return; }
+  endLive();
+  pointed();
   const formats = ["csv", ...($("as-boris").checked ? ["boris"] : []), ...($("as-elan").checked ? ["elan"] : [])];
-  const marks = Object.fromEntries(page.clips.map((clip) => [clip.name, clip.marks.map(({ start, stop, phase }) => [start, stop, phase])]));
+  const marks = Object.fromEntries(page.clips.filter(isChanged).map((clip) => [clip.name, rows(clip.marks)]));
+  const sent = page.clips.map((clip) => clip.marks);
   try {
-    const { written } = await api.save(marks, formats, anyway);
-    const more = written.length > 3 ? ` and ${written.length - 3} more` : "";
-    changed(false);
-    toast(`Saved: ${written.slice(0, 3).join(", ")}${more}`);
+    const answer = await api.save(marks, formats, page.known, anyway);
+    page.known = answer.known;
+    answer.marks.forEach((own, place) => taken(page.clips[place], sent[place], marksOf(own)));
+    changed();
+    const more = answer.written.length > 3 ? ` and ${answer.written.length - 3} more` : "";
+    const told = [`Saved: ${answer.written.slice(0, 3).join(", ")}${more}`, ...answer.problems];
+    if (isCarried()) told.push("what was carried is not: Keep or Drop");
+    toast(told.join("; "), { isTrouble: answer.problems.length > 0 });
   } catch (error) {
-    const isChanged = error.status === 409;
-    toast(error.message ?? String(error), { isTrouble: true, button: isChanged ? "Save all the same" : "", run: () => save(true) });
+    const isOther = error.status === 409;
+    toast(error.message ?? String(error), { isTrouble: true, button: isOther ? "Save all the same" : "", run: () => save(true) });
   }
+}
+
+/** What is on disk of a video now, which may be something else's work; what was done on the page meanwhile stays. */
+function taken(clip, sent, marks) {
+  if (clip.marks === sent && !areSame(sent, marks)) {
+    clip.marks = marks;
+    page.undo = [];
+    marks.forEach((mark) => page.colours.of(mark.phase));
+    setPhases();
+  }
+  clip.saved = marks;
 }
 
 // -- What is said, and what is pressed.
@@ -679,7 +711,7 @@ function listen() {
   drag($("table"), () => 1, { start: pause, move: (_, event) => { const found = table.under(event); if (found) scrub(Math.floor(found.frame)); } });
   $("table").addEventListener("pointermove", hovered);
   $("table").addEventListener("pointerleave", () => { const map = mapTo(page.partner); if (map) tableFacts(map); });
-  window.addEventListener("beforeunload", (event) => { if (page.isDirty) event.preventDefault(); });
+  window.addEventListener("beforeunload", (event) => { if (page.live || isCarried() || page.clips.some(isChanged)) event.preventDefault(); });
 }
 
 function hovered(event) {

@@ -43,3 +43,8 @@ export function free(marks, start, stop) {
 }
 
 export const at = (marks, frame) => marks.find((mark) => mark.start <= frame && frame < mark.stop);
+
+/** Segments as they are sent, and back. */
+export const rows = (marks) => marks.map(({ start, stop, phase }) => [start, stop, phase]);
+export const marksOf = (rows) => rows.map(([start, stop, phase]) => ({ start, stop, phase }));
+export const areSame = (one, other) => JSON.stringify(rows(one)) === JSON.stringify(rows(other));
