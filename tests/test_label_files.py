@@ -115,7 +115,8 @@ def test_a_file_without_a_length_before_others_is_refused(root, length):
     events = [(2.2, "", "reach"), (2.6, "", "reach")]
     files = ("a.mp4", "b.mp4", "day1/c.mp4")
     project(root, {"one": observation(events, files=files, lengths=(length, 2.0, 2.0))})
-    assert "lacks the length of a file, after which others follow" in problems_of(root)
+    said = f"must have a length for each file after which others follow, got [{length}, 2.0] seconds"
+    assert said in problems_of(root)
     # That of the last file places nothing.
     project(root, {"one": observation(events, files=files, lengths=(2.0, 2.0, length))})
     assert labels_of(root) == {"b.mp4": [("reach", 5, 14)]}
@@ -126,7 +127,7 @@ def test_a_file_without_a_length_before_others_is_refused(root, length):
         f"one,{source},{length or ''};2.0;2.0,reach,{kind},{time}" for time, kind in ((2.2, "START"), (2.6, "STOP"))
     ]
     write_csv(root / "events.csv", header, rows)
-    assert "lacks the lengths of the files of observation 'one'; read the project" in problems_of(root)
+    assert f"the lengths of the 3 files of observation 'one', got '{length or ''};2.0;2.0'; put" in problems_of(root)
 
 
 def test_a_time_offset_of_nothing_is_none(root):

@@ -163,9 +163,11 @@ def _recorded(path: Path, name: str, recorded: _Recorded, found: Annotations) ->
     others = [file for player, own in players.items() if player != PLAYER for file in own]
     if others:
         found.notes.append(f"{where}: labels the video of player 1; not read for {listed(others)} of other players")
-    lengths = _lengths(files, [recorded.media_info.length.get(file) for file in files])
+    given = [recorded.media_info.length.get(file) for file in files]
+    lengths = _lengths(files, given)
     if lengths is None:
-        found.problems.append(f"{where}: lacks the length of a file, after which others follow; open it anew in BORIS")
+        rule = "must have a length for each file after which others follow"
+        found.problems.append(f"{where}: {rule}, got {given[:-1]} seconds; open it anew in BORIS")
         return None
     return _Observation(name, where, files, lengths, recorded.time_offset or 0.0)
 
@@ -352,7 +354,8 @@ def _observation_of(
         told = row.cells.get("media_duration_(s)", "").partition("|")[0].split(";")
         lengths = _lengths(files, [seconds_of(text.strip(), table.separator) for text in told])
         if lengths is None:
-            found.problems.append(f"{where}: lacks the lengths of the files of observation {name!r}; read the project")
+            rule = f"must have the lengths of the {len(files)} files of observation {name!r}"
+            found.problems.append(f"{where}: {rule}, got {';'.join(told)!r}; put the project (.boris) in its place")
             files = []
         observations[name] = _Observation(name, where, files, lengths or [], offset or 0.0)
     one = observations[name]
