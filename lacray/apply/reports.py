@@ -153,6 +153,8 @@ def check_place(out: Path, root: Path) -> None:
         raise UserError(
             f"--out: must lie outside of the data set, which reads all files of ELAN and BORIS in it, got {out}"
         )
+    if has_tiers(other):
+        raise UserError(f"--out: {out} has label files, in whose place a {TABLE} would count; give another folder")
     table = find_table(out, "segments")
     if table is not None and (table.name != TABLE or text_of(table).split("\n")[0] != ",".join(SEGMENTS)):
         raise UserError(f"--out: {table} was not written by this command, and may be labels; give another folder")

@@ -358,6 +358,9 @@ def test_label_overwrites_nobodys_labels(place, videos_checkpoint, own, monkeypa
             label.main([str(videos_checkpoint), str(own), "--out", str(out)])
     assert (own / "segments.csv").read_bytes() == before
     assert (place / "else" / "segments.csv").read_bytes() == before
+    document(place / "theirs" / "x.eaf", TIERS, media=MEDIUM)
+    with pytest.raises(UserError, match=r"--out: .*theirs has label files, in whose place a segments.csv would count"):
+        label.main([str(videos_checkpoint), str(own), "--out", str(place / "theirs")])
     # What is written into the data set would be read as its own, where that has no table.
     (own / "segments.csv").unlink()
     document(own / "x.eaf", TIERS, media=MEDIUM)
