@@ -106,10 +106,10 @@ def open_folder(
         tier = own.tier
     config = config.model_copy(update={"tier": tier})
     listing = list_videos(folder, config)
-    if problems := listing.all_problems if needs_labels else listing.problems:
+    if problems := listing.problems if needs_labels else listing.video_problems:
         raise DataError(problems)
     found = survey(folder, listing, config, told)
-    if problems := found.all_problems if needs_labels else found.problems:
+    if problems := found.problems if needs_labels else found.video_problems:
         raise DataError(problems)
     if not found.videos:
         raise DataError([f"{root}: no video of it can be read", *(f"{root}/{line}" for line in found.unreadable)])

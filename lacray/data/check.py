@@ -58,7 +58,7 @@ def check(config: DataConfig, settings: Sequence[str] = (), *, progress: Progres
     root = find_root(config, progress)
     listing = list_videos(root, config)
     seen = survey(root, listing, config, progress)
-    findings = Findings(problems=[*listing.all_problems, *seen.all_problems], left_out=seen.unreadable)
+    findings = Findings(problems=[*listing.problems, *seen.problems], left_out=seen.unreadable)
     videos = _usable(config, seen, findings)
     everything = videos.training + videos.val
     facts = dict(zip((v.name for v in everything), _facts(everything, told), strict=True))

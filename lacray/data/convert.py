@@ -62,7 +62,7 @@ def convert(config: DataConfig, target: Path, *, copies: bool = False, progress:
     listing = list_videos(root, config)
     found = survey(root, listing, config, progress)
     places, problems = _places(found.videos)
-    problems = [*listing.all_problems, *found.all_problems, *problems]
+    problems = [*listing.problems, *found.problems, *problems]
     if problems or not found.videos:
         raise DataError(problems or f"{root}: has no videos that can be read; there is nothing to convert")
     partial = target.with_name(target.name + UNFINISHED)
@@ -270,7 +270,7 @@ def _check_written(found: Survey, places: dict[str, str], partial: Path, config:
     plain = config.model_copy(update={"root": str(partial), "action": None, "tier": None, "max_unreadable": 0.0})
     listing = list_videos(partial, plain)
     written = survey(partial, listing, plain)
-    problems = [*listing.all_problems, *written.all_problems]
+    problems = [*listing.problems, *written.problems]
     theirs = [_essence(video, places[video.name]) for video in found.videos]
     ours = [_essence(video, video.name) for video in written.videos]
     other = [one[0] for one, two in zip(theirs, ours, strict=False) if one != two]

@@ -49,11 +49,12 @@ class Survey:
     problems: list[str] = field(default_factory=list)
     """What keeps it from being used, a line each."""
     label_problems: list[str] = field(default_factory=list)
-    """What keeps its labels from being used."""
+    """Of the problems, those of labels, which keep nobody who needs none."""
 
     @property
-    def all_problems(self) -> list[str]:
-        return self.problems + self.label_problems
+    def video_problems(self) -> list[str]:
+        """Of the problems, those that keep everybody."""
+        return [line for line in self.problems if line not in self.label_problems]
 
 
 def open_videos(config: DataConfig, *, progress: Progress | None = None) -> VideoSet:
@@ -68,12 +69,12 @@ def open_videos(config: DataConfig, *, progress: Progress | None = None) -> Vide
     """
     root = find_root(config, progress)
     listing = list_videos(root, config)
-    if listing.all_problems:
+    if listing.problems:
         # Before many videos are read.
-        raise DataError(listing.all_problems)
+        raise DataError(listing.problems)
     found = survey(root, listing, config, progress)
-    if found.all_problems:
-        raise DataError(found.all_problems)
+    if found.problems:
+        raise DataError(found.problems)
     return video_set(config, found)
 
 
@@ -114,6 +115,7 @@ def list_videos(root: Path, config: DataConfig) -> Listing:
         _keep_action(config.action, listing)
     if config.input == "features" and listing.entries:
         _add_features(root, config, listing)
+    listing.problems += listing.label_problems
     return listing
 
 
@@ -261,6 +263,7 @@ def survey(root: Path, listing: Listing, config: DataConfig, progress: Progress 
             f"{root}: {len(found.unreadable)} of {len(listing.entries)} videos cannot be read, and "
             f"data.max_unreadable is {config.max_unreadable:g}; mend or remove them, or raise it"
         )
+    found.problems += found.label_problems
     return found
 
 

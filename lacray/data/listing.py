@@ -44,13 +44,14 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     label_problems: list[str] = field(default_factory=list)
-    """What is wrong with their labels, which keeps nobody who needs none."""
+    """Of the problems, those of labels, which keep nobody who needs none."""
     splits_by: str = ""
     """How the splits came about, where nobody has written them."""
 
     @property
-    def all_problems(self) -> list[str]:
-        return self.problems + self.label_problems
+    def video_problems(self) -> list[str]:
+        """Of the problems, those that keep everybody."""
+        return [line for line in self.problems if line not in self.label_problems]
 
 
 def some(names: Sequence[str]) -> str:
