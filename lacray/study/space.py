@@ -6,7 +6,7 @@ feeds: table_4                  # the tables of the report that its runs stand i
 rows: loss.gamma                # what names their lines: settings, or `variant`
 columns: data.lead_in           # what names their columns: settings; without them, the columns are metrics
 sampler: grid                   # tpe (default) or grid
-trials: 12                      # default of --trials; a grid runs all of its points
+trials: 12                      # default of --trials, each another setting; a grid runs all of its points
 metric: objective               # what is maximised, of the validation share
 fixed: {data.root: simpouring, fit.epochs: 20}
 search:
@@ -146,6 +146,10 @@ class Space:
         """Every point of a grid, in the order of its trials."""
         grid = self.grid()
         return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+    def num_settings(self) -> float:
+        """Different settings in the space; inf where a range has no steps."""
+        return math.prod(num_values(kind) for kind in self.distributions().values())
 
     def corners(self) -> Iterator[dict[str, Any]]:
         """Parameters at each extreme of one key with the first extreme of every other."""
@@ -309,10 +313,9 @@ def parse_space(
         space.grid()
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    if sampler == "grid":
-        return replace(space, trials=len(space.points()))
-    # All trials of a study that searches nothing would be one and the same.
-    return space if space.distributions() else replace(space, trials=1)
+    # Each setting is tried once: one that searches nothing has a single trial.
+    count = space.num_settings()
+    return replace(space, trials=int(count if sampler == "grid" else min(trials, count)))
 
 
 def _losses(
@@ -386,6 +389,16 @@ def _distribution(key: str, spec: Any) -> BaseDistribution:
 def _is_among(value: Any, others: Sequence[Any]) -> bool:
     """Whether a value is another's setting too: 1 and 1.0 are one, 1 and true are two."""
     return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in others)
+
+
+def num_values(kind: BaseDistribution) -> float:
+    """Different values of a key; inf where its range has no steps."""
+    if isinstance(kind, CategoricalDistribution):
+        return len(kind.choices)
+    assert isinstance(kind, FloatDistribution | IntDistribution)
+    if kind.low == kind.high:
+        return 1
+    return math.floor((kind.high - kind.low) / kind.step + 1e-9) + 1 if kind.step else math.inf
 
 
 def _contains(kind: BaseDistribution, value: Any) -> bool:

@@ -185,11 +185,18 @@ class Study:
 
     def _asked(self) -> int | None:
         """--trials, unless the space has a number of its own."""
-        asked, own = self.options.trials, self.space.trials
-        if asked is None or asked == own or (self.space.sampler != "grid" and self.space.distributions()):
+        asked, own, most = self.options.trials, self.space.trials, self.space.num_settings()
+        if asked is None or asked == own:
             return asked
-        kind = f"a grid of {own} points" if self.space.sampler == "grid" else "one setting, with nothing to search"
-        raise UserError(f"--trials: {self.space.name} is {kind}, got {asked}; leave it out")
+        if self.space.sampler == "grid" or not self.space.distributions():
+            kind = f"a grid of {own} points" if self.space.distributions() else "one setting, with nothing to search"
+            raise UserError(f"--trials: {self.space.name} is {kind}, got {asked}; leave it out")
+        if asked > most:
+            raise UserError(
+                f"--trials: {self.space.name} has {most:.0f} settings, and each is tried once, got {asked}; give "
+                f"{most:.0f} at most"
+            )
+        return asked
 
     def _gather(self) -> None:
         """The trials that there are; what an earlier driver left undecided is decided as it would have been."""
