@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -82,6 +83,7 @@ class Study:
         self.followers: list[Follower] = []
         self._given_space = space
         self._unfinished: list[Trial] = []
+        self._to_forget: set[int] = set()
         self._scored: set[str] = set()
         self._scoring: dict[str, int] = {}
         self._has_begun = False
@@ -209,18 +211,17 @@ class Study:
         prefixes = {run_id.rpartition("-")[0] for run_id in there}
         self._scored = {own for own in prefixes if all(f"{own}-{control}" in there for control in CONTROLS)}
         self.sampler = Sampler(self.space, seed=self.manifest["seed"], num_trials=self.num_trials)
-        for number in range(max((trial.number for trial in self.trials), default=-1) + 1):
-            if number not in self.trials:
-                # It was suggested, and lost before its first row.
-                self._suggest(number)
-                continue
-            trial = self.trials[number]
+        for trial in self.trials:
             if trial.state == "failed" and not trial.is_final:
                 trial.state, trial.error = "waiting", None
-                remove_end(self.place, self.name, run_name(number))
+                self._to_forget.add(trial.number)
             self.sampler.add(trial)
-            if not trial.is_over and trial.values and self.trials.should_stop(number, max(trial.values)):
+            if not trial.is_over and self.trials.should_stop(trial.number, trial.epoch):
                 self.end(trial, "pruned")
+        # What was lost before its first row is suggested again when all others are known: none of them is tried twice.
+        for number in range(max((trial.number for trial in self.trials), default=-1)):
+            if number not in self.trials:
+                self._suggest(number)
         self._unfinished = [trial for trial in self.trials if not trial.is_over]
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -253,8 +254,12 @@ class Study:
         """The next trial to run: first those that were cut off, under their old numbers; None: there is none left."""
         while self._unfinished:
             trial = self._unfinished.pop(0)
-            if not trial.is_over:
-                return trial
+            if trial.is_over:
+                continue
+            if trial.number in self._to_forget:
+                self._to_forget.remove(trial.number)
+                self._outbox.put(partial(remove_end, self.place, self.name, run_name(trial.number)))
+            return trial
         while len(self.trials) < self.num_trials:
             found = self._suggest(len(self.trials))
             if found is None:
@@ -323,7 +328,7 @@ class Study:
             metrics = {key: float(value) for key, value in result.items() if _is_metric(key, value)}
             for follower in self.followers:
                 follower.report(trial, epoch, metrics)
-        if not self.trials.should_stop(number, epoch):
+        if not is_new or not self.trials.should_stop(number, epoch):
             return False
         self.end(trial, "pruned")
         return True
@@ -352,7 +357,7 @@ class Study:
         ran_to_its_end = state == "done" or (state == "failed" and is_final and trial.heard > 0)
         if not ran_to_its_end:
             row = self._end_row(trial)
-            self._outbox.put(lambda: write_end(self.place, self.name, run_name(trial.number), row))
+            self._outbox.put(partial(write_end, self.place, self.name, run_name(trial.number), row))
         for follower in self.followers:
             follower.tell(trial)
 
