@@ -47,7 +47,7 @@ def space_of(manifest: dict[str, Any], study: str) -> Space:
         UserError: the manifest is of another version of lacray.
     """
     check_whole(manifest, study)
-    return parse_space(manifest["space"])
+    return parse_space(manifest["space"]).placed()
 
 
 def check_whole(manifest: dict[str, Any], study: str) -> None:
@@ -83,7 +83,7 @@ def check_same(manifest: dict[str, Any], space: Space, num_trials: int | None, v
         UserError: every difference, with what it was and what it is now.
     """
     unlike = {**dict.fromkeys(SHOWN, ""), "trials": 0}
-    before, now = ({**content, **unlike} for content in (manifest["space"], space.content()))
+    before, now = ({**own.placed().content(), **unlike} for own in (parse_space(manifest["space"]), space))
     # The study's own name may be another than its space's.
     now["name"] = before["name"]
     found = differences(before, now)

@@ -34,6 +34,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from lacray.cli import placed
 from lacray.config import (
     DEFAULT_LOSS,
     NOTHING,
@@ -108,9 +109,20 @@ class Space:
             "variants": self.variants,
         }
 
+    def placed(self) -> Space:
+        """The same with absolute paths, as rows and manifests hold it: what it names does not depend on the folder."""
+        specs = {key: _placed_choices(key, spec) for key, spec in self.specs.items()}
+        return replace(
+            self,
+            fixed=placed(self.fixed),
+            search={key: _distribution(key, spec) for key, spec in specs.items()},
+            variants={name: placed(values) for name, values in self.variants.items()},
+            specs=specs,
+        )
+
     def first_params(self) -> dict[str, Any]:
-        """What stands for the trials where one setting must: the first variant, else nothing."""
-        return {VARIANT: next(iter(self.variants))} if self.variants else {}
+        """What stands for the trials where one setting must: the defaults, else the first of everything."""
+        return self.default_point() or next(self.corners())
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """What Optuna suggests: the searched keys, and the variant where there are some."""
@@ -167,8 +179,12 @@ class Space:
         """The defaults, where they lie in the space: tried first, so that no study ends below them."""
         if self.variants or not self.search:
             return None
-        defaults = self.config().flat()
-        point = {key: defaults[key] for key in self.search}
+        try:
+            defaults = self.config().flat()
+        except ConfigError:
+            # What is not searched does not go with them.
+            return None
+        point = {key: defaults.get(key) for key in self.search}
         inside = all(_contains(kind, point[key]) for key, kind in self.search.items())
         return point if inside else None
 
@@ -345,6 +361,13 @@ def _read_spec(key: str, spec: Any) -> Any:
     return read
 
 
+def _placed_choices(key: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """What is searched, with absolute paths."""
+    if "choices" not in spec:
+        return spec
+    return {**spec, "choices": [placed({key: choice})[key] for choice in spec["choices"]]}
+
+
 def _distribution(key: str, spec: Any) -> BaseDistribution:
     """Optuna's vocabulary -> its distribution; ValueError says what is wrong."""
     kinds = list(DISTRIBUTION_FIELDS)
@@ -363,7 +386,8 @@ def _distribution(key: str, spec: Any) -> BaseDistribution:
         plural = [choice for choice in choices if not isinstance(choice, bool | int | float | str | None)]
         if plural:
             raise ValueError(f"choices must be numbers, text, true, false or null, got {plural[0]!r}")
-        twice = [choice for place, choice in enumerate(choices) if _is_among(choice, choices[:place])]
+        meant = _placed_choices(key, spec)["choices"]
+        twice = [choice for place, choice in enumerate(choices) if _is_among(meant[place], meant[:place])]
         if twice:
             raise ValueError(f"choices must be different settings, got {twice[0]!r} twice; leave one out")
         return CategoricalDistribution(tuple(choices))

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from sqlalchemy.engine import URL
 
 from lacray.cache import cache_dir, can_write, temporary_dir
-from lacray.cli import absolute, commit, placed, prepare_videos, shell, warn
+from lacray.cli import absolute, commit, prepare_videos, shell, warn
 from lacray.config import Config, ConfigError, UserError
 from lacray.exits import advice
 from lacray.fit import check_batch
@@ -106,6 +106,9 @@ class Study:
         self._check_batches()
         videos = prepare_videos(self.config, for_study=True, metric=self.space.metric)
         asked = self._asked()
+        # What follows must not depend on the folder that the command was given in.
+        self.space = self.space.placed()
+        self.config = self.space.config(self.space.first_params())
         if manifest is not None:
             check_same(manifest, self.space, asked, videos, self.name)
         self.lease.acquire(warn)
@@ -291,9 +294,9 @@ class Study:
         same = setting if self.space.sampler == "grid" else self.config
         own = controls_name(same.flat())
         if own not in self._scored and self._scoring.setdefault(own, trial.number) == trial.number:
-            controls = {"run_id": own, "values": placed(same.flat())}
+            controls = {"run_id": own, "values": same.flat()}
         return Run(
-            values=placed({**setting.flat()}),
+            values=setting.flat(),
             results=self.place.uri,
             study=self.name,
             run_id=run_name(trial.number),
@@ -377,7 +380,7 @@ class Study:
             "epoch": trial.epoch,
             "status": trial.state,
             "error": trial.error,
-            **placed(values),
+            **values,
         }
 
     @property

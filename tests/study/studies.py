@@ -19,11 +19,13 @@ BEGUN = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 
 
 @contextmanager
-def opened(folder: Path, clips: Path, *, fixed: dict[str, Any] | None = None, **content: Any) -> Iterator[Study]:
+def opened(
+    folder: Path, clips: Path | str | None, *, fixed: dict[str, Any] | None = None, **content: Any
+) -> Iterator[Study]:
     """A study in a folder: begun there, or taken up again.
 
     Args:
-        clips: from `tiny.make_features`.
+        clips: from `tiny.make_features`; None: no space is given, as with --resume --study.
         fixed: settings beside its data.
         content: of its space; `workers` and `trials` are the command's.
     """
@@ -32,12 +34,14 @@ def opened(folder: Path, clips: Path, *, fixed: dict[str, Any] | None = None, **
     own = {key: int(value) for key, value in words.items() if key not in content.get("search", {})}
     space = {
         "name": "s",
-        "fixed": {**own, "data.root": str(clips), "data.input": "features", "data.num_frames": 12, **(fixed or {})},
+        "fixed": {**own, "data.input": "features", "data.num_frames": 12, **(fixed or {})},
         **content,
     }
+    if "data.root" not in content.get("search", {}):
+        space["fixed"]["data.root"] = str(clips)
     study = Study(
         "s",
-        parse_space(space),
+        parse_space(space) if clips is not None else None,
         Options(
             results=str(folder),
             workers=options.get("workers", 1),

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
+import pytest
 from studies import opened, write_rows
+
+from lacray.study.space import parse_space
+from lacray.study.status import standing
 
 LAYERS = {"encoder.layers": {"type": "int", "low": 1, "high": 6}}
 GAMMA = {"loss.gamma": {"type": "float", "low": 0.1, "high": 2.0}}
@@ -55,3 +61,33 @@ def test_how_a_lost_trial_ended_is_forgotten_when_it_is_tried_again_and_not_befo
     with opened(tmp_path, clips, search=GAMMA) as study:
         assert study.next_trial() is study.trials[0]
     assert list(ends.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", ["its space", "its name alone"])
+def test_a_study_of_relative_paths_goes_on_from_another_folder(tmp_path, clips, monkeypatch, given):
+    search = {"data.root": {"type": "categorical", "choices": ["clips", "more/clips"]}}
+    roots = [tmp_path / "clips", tmp_path / "more" / "clips"]
+    for root in roots:
+        shutil.copytree(clips, root)
+    monkeypatch.chdir(tmp_path)
+    with opened(tmp_path / "results", "", search=search, sampler="grid") as study:
+        study.begin()
+        write_rows(study, study.next_trial(), {2: 0.5}, status="done")
+        write_rows(study, study.next_trial(), {1: None})
+    monkeypatch.chdir(tmp_path / "more")
+    choices = ["../clips", str(roots[1])]
+    search = {"data.root": {"type": "categorical", "choices": choices}}
+    name = "" if given == "its space" else None
+    with opened(tmp_path / "results", name, search=search, sampler="grid") as study:
+        assert [(trial.params, trial.state) for trial in study.trials] == [
+            ({"data.root": str(roots[0])}, "done"),
+            ({"data.root": str(roots[1])}, "waiting"),
+        ]
+        assert study.run_of(study.next_trial()).values["data.root"] == str(roots[1])
+    assert standing(str(tmp_path / "results"), "s").num_over == 1
+
+
+def test_one_path_is_one_choice_however_it_is_written():
+    choices = ["clips", "./clips"]
+    with pytest.raises(ValueError, match=r"choices must be different settings, got './clips' twice"):
+        parse_space({"name": "s", "search": {"data.root": {"type": "categorical", "choices": choices}}})
