@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 from sqlalchemy.engine import URL
 
 from lacray.cache import cache_dir, can_write, temporary_dir
-from lacray.cli import absolute, commit, prepare_videos, shell, warn
+from lacray.cli import absolute, commit, shell, warn
 from lacray.config import Config, ConfigError, UserError
 from lacray.exits import advice
 from lacray.fit import check_batch
@@ -27,6 +28,7 @@ from lacray.results import (
     Lease,
     Place,
     ResultsError,
+    RunWriter,
     control_setting,
     has_rows,
     read,
@@ -38,6 +40,7 @@ from lacray.results import (
     write_manifest,
 )
 from lacray.run import CONTROLS, Run
+from lacray.study.ahead import look_ahead, same_videos
 from lacray.study.manifest import check_same, check_whole, new_manifest, space_of, versions
 from lacray.study.outbox import Outbox
 from lacray.study.sampler import Sampler
@@ -95,16 +98,14 @@ class Study:
         """Compare the manifest, take the lease, and read what there is; writes nothing that stays.
 
         Raises:
-            UserError: the study is there already, is another, is driven by somebody else, or cannot select by anything.
+            UserError: the study is there already, is another, is driven by somebody else, or cannot be run as it is.
         """
         manifest = read_manifest(self.place, self.name)
         self._check_place(manifest)
         if manifest is not None:
             check_whole(manifest, self.name)
         self.space = self._given_space or space_of(manifest or {}, self.name)
-        self.config = self.space.config(self.space.first_params())
-        self._check_batches()
-        videos = prepare_videos(self.config, for_study=True, metric=self.space.metric)
+        videos = look_ahead(self.space, self.options.workers)
         asked = self._asked()
         # What follows must not depend on the folder that the command was given in.
         self.space = self.space.placed()
@@ -178,16 +179,6 @@ class Study:
         if self.options.resume:
             warn(f"study {self.name}: nothing of it is in {where}; it begins now")
 
-    def _check_batches(self) -> None:
-        problems: list[str] = []
-        for params in self.space.corners():
-            try:
-                check_batch(self.space.config(params), self.options.workers)
-            except UserError as error:
-                problems += error.problems
-        if problems:
-            raise UserError(dict.fromkeys(problems))
-
     def _asked(self) -> int | None:
         """--trials, unless the space has a number of its own."""
         asked, own, most = self.options.trials, self.space.trials, self.space.num_settings()
@@ -226,6 +217,18 @@ class Study:
             if number not in self.trials:
                 self._suggest(number)
         self._unfinished = [trial for trial in self.trials if not trial.is_over]
+        self._check_unfinished()
+
+    def _check_unfinished(self) -> None:
+        """Trials that were cut off are not lost by --workers that they were not begun with."""
+        problems: list[str] = []
+        for trial in self._unfinished:
+            try:
+                self._config(trial.params)
+            except ConfigError as error:
+                problems += [f"trial {trial.number}: {line}" for line in error.problems]
+        if problems:
+            raise UserError(problems)
 
     def _rows(self) -> list[dict[str, Any]]:
         return read(self.place.uri, self.name).to_pylist() if has_rows(self.place, self.name) else []
@@ -281,10 +284,20 @@ class Study:
         for follower in self.followers:
             follower.ask(trial)
         try:
-            trial.epochs = self.space.config(params).fit.epochs
+            trial.epochs = self._config(params).fit.epochs
         except ConfigError as error:
             self.end(trial, "failed", "; ".join(error.problems), is_final=True)
         return trial
+
+    def _config(self, params: Mapping[str, Any]) -> Config:
+        """The setting of a trial, which this study's workers can run.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        config = self.space.config(params)
+        check_batch(config, self.options.workers)
+        return config
 
     def run_of(self, trial: Trial, *, gpus_per_worker: float = 0, cpus_per_worker: int = 1) -> Run:
         """A trial as a run; the first scores the controls too, in a grid the first of each encoder, data and seed."""
@@ -310,7 +323,7 @@ class Study:
             gpus_per_worker=gpus_per_worker,
             cpus_per_worker=cpus_per_worker,
             controls=controls,
-            has_study_videos=_videos(setting) == _videos(self.config),
+            has_study_videos=same_videos(setting, self.config),
         )
 
     # --- what became of it -------------------------------------------------------------------------------------------
@@ -341,7 +354,7 @@ class Study:
         trial = self.trials[number]
         if trial.is_over:
             return
-        if ended == "diverged":
+        if ended == "failed":
             self.end(trial, "failed", error, is_final=True)
         elif trial.epoch >= trial.epochs:
             self.end(trial, "done")
@@ -354,13 +367,12 @@ class Study:
         self.end(self.trials[number], "failed", reason)
 
     def end(self, trial: Trial, state: str, error: str | None = None, *, is_final: bool = False) -> None:
-        """A trial is over: told to all, and written where its run cannot have written it itself."""
+        """A trial is over: told to all, and written, but where its run has written it itself."""
         trial.state, trial.error, trial.is_final = state, error, is_final or state != "failed"
         self.sampler.tell(trial)
-        ran_to_its_end = state == "done" or (state == "failed" and is_final and trial.heard > 0)
-        if not ran_to_its_end:
-            row = self._end_row(trial)
-            self._outbox.put(partial(write_end, self.place, self.name, run_name(trial.number), row))
+        if state != "done":
+            write = _write_own_failure if is_final else write_end
+            self._outbox.put(partial(write, self.place, self.name, run_name(trial.number), self._end_row(trial)))
         for follower in self.followers:
             follower.tell(trial)
 
@@ -403,9 +415,14 @@ class Study:
         return shell("python", "-m", "lacray.tune", "--resume", "--study", self.name, *where, *grown, *workers)
 
 
-def _videos(setting: Config) -> dict[str, Any]:
-    """What of a setting says which videos there are."""
-    return {key: value for key, value in control_setting(setting.flat()).items() if key.startswith("data.")}
+def _write_own_failure(place: Place, study: str, run_id: str, row: Mapping[str, Any]) -> None:
+    """Says that a run failed by its own setting: among its rows, since it is not tried again as one with an end is."""
+    writer = RunWriter(place, study, run_id, keep_until=sys.maxsize)
+    if writer.rows:
+        writer.mark("failed", row["error"])
+    else:
+        writer.append([row])
+    remove_checkpoint(place, study, run_id)
 
 
 def controls_name(setting: Mapping[str, Any]) -> str:

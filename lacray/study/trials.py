@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from lacray.config import ConfigError, column_value
+from lacray.config import column_value
 from lacray.study.space import VARIANT, Space
 
 REDUCTION = 3
@@ -178,8 +178,7 @@ def recorded(rows: Iterable[Mapping[str, Any]], space: Space, *, given_up: Colle
     """The trials of a study from its rows (`results.read`), in order; those that were cut off are `waiting`.
 
     Args:
-        given_up: runs whose end the driver wrote; a failure among them was not the setting's fault, unless no run can
-            have it.
+        given_up: runs whose end the driver wrote; a failure among them was not the setting's fault.
     """
     found: dict[int, Trial] = {}
     for row in rows:
@@ -198,18 +197,8 @@ def recorded(rows: Iterable[Mapping[str, Any]], space: Space, *, given_up: Colle
             trial.losses[row["epoch"]] = loss
         if row["status"] in OVER:
             trial.state, trial.error = row["status"], row["error"]
-            was_lost = row["status"] == "failed" and row["run_id"] in given_up
-            trial.is_final = not was_lost or not _is_possible(space, trial.params)
+            trial.is_final = row["status"] != "failed" or row["run_id"] not in given_up
     return [found[number] for number in sorted(found)]
-
-
-def _is_possible(space: Space, params: Mapping[str, Any]) -> bool:
-    """Whether any run can have the setting."""
-    try:
-        space.config(params)
-    except ConfigError:
-        return False
-    return True
 
 
 def _from_row(number: int, row: Mapping[str, Any], space: Space) -> Trial:
