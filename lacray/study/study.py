@@ -41,7 +41,7 @@ from lacray.results import (
 )
 from lacray.run import CONTROLS, Run
 from lacray.study.ahead import look_ahead, same_videos
-from lacray.study.manifest import check_same, check_whole, new_manifest, space_of, versions
+from lacray.study.manifest import check_same, check_whole, grow, new_manifest, space_of, versions
 from lacray.study.outbox import Outbox
 from lacray.study.sampler import Sampler
 from lacray.study.space import VARIANT, Space
@@ -132,13 +132,16 @@ class Study:
         advice.text = f"{told}; go on: {self.resume_command()}"
 
     def begin(self) -> None:
-        """Write the manifest of a new study, when nothing keeps its trials from starting any more.
+        """Write the manifest of a new study, or that it has grown, when nothing keeps trials from starting any more.
 
         Raises:
             UserError: another driver has been faster.
         """
         if self._is_new and not write_manifest(self.place, self.name, self.manifest):
             raise UserError(f"study {self.name}: has begun elsewhere this very moment; --resume goes on with it")
+        if self.num_trials > self.manifest["trials"]:
+            grow(self.place, self.name, self.num_trials)
+            self.manifest["trials"] = self.num_trials
         self._is_new, self._has_begun = False, True
 
     def close(self) -> None:

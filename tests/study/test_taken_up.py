@@ -7,8 +7,10 @@ import shutil
 import pytest
 from studies import opened, write_rows
 
+from lacray.config import UserError
+from lacray.results import read_manifest
 from lacray.study.space import parse_space
-from lacray.study.status import standing
+from lacray.study.status import is_unfinished, standing
 
 LAYERS = {"encoder.layers": {"type": "int", "low": 1, "high": 6}}
 GAMMA = {"loss.gamma": {"type": "float", "low": 0.1, "high": 2.0}}
@@ -61,6 +63,26 @@ def test_how_a_lost_trial_ended_is_forgotten_when_it_is_tried_again_and_not_befo
     with opened(tmp_path, clips, search=GAMMA) as study:
         assert study.next_trial() is study.trials[0]
     assert list(ends.iterdir()) == []
+
+
+def test_more_trials_that_were_asked_for_are_remembered_once_they_have_begun(tmp_path, clips):
+    with opened(tmp_path, clips, search=GAMMA, trials=2) as study:
+        study.begin()
+        write_rows(study, study.next_trial(), {15: 0.5}, status="done")
+        write_rows(study, study.next_trial(), {15: 0.5}, status="done")
+    before = read_manifest(study.place, "s")
+    with opened(tmp_path, None, asked=4) as study:
+        assert study.resume_command().endswith("--trials 4")
+    assert read_manifest(study.place, "s") == before, "nothing of it has begun"
+    assert not is_unfinished(str(tmp_path), "s")
+    with opened(tmp_path, None, asked=4) as study:
+        study.begin()
+    assert read_manifest(study.place, "s") == {**before, "trials": 4}
+    assert is_unfinished(str(tmp_path), "s")
+    with opened(tmp_path, None) as study:
+        assert (study.num_trials, study.is_finished) == (4, False)
+    with pytest.raises(UserError, match="--trials: was 4, is now 3; it may only grow"), opened(tmp_path, None, asked=3):
+        pass
 
 
 @pytest.mark.parametrize("given", ["its space", "its name alone"])
