@@ -122,11 +122,12 @@ def absolute(results: str) -> str:
 
 def placed(values: dict[str, Any]) -> dict[str, Any]:
     """Settings for workers: paths made absolute."""
-    paths = {"data.root": ("simpouring",), "encoder.weights": ("default", "none")}
-    return {
-        key: str(home_expanded(value).resolve()) if key in paths and value not in paths[key] else value
-        for key, value in values.items()
-    }
+    words = {"data.root": ("simpouring",), "encoder.weights": ("default", "none")}
+
+    def is_path(key: str, value: Any) -> bool:
+        return key in words and isinstance(value, str) and value not in words[key]
+
+    return {key: str(home_expanded(value).resolve()) if is_path(key, value) else value for key, value in values.items()}
 
 
 def shown(results: str) -> str:

@@ -20,7 +20,7 @@ from ray.train import FailureConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from lacray import distributed, embedding
-from lacray.config import UserError
+from lacray.config import ConfigError, UserError
 from lacray.fit import NonFiniteError
 from lacray.ops import backend_note
 from lacray.results import SupersededError
@@ -62,8 +62,9 @@ def follow(
         evaluating: as `run.execute` calls it.
 
     Returns:
-        None, or how it ended where no further try could end otherwise: `ended` (`diverged`: this setting's own fault;
-        `refused`: what keeps any run of the study from training) and `error`. Raised, it would be tried again.
+        None, or how it ended where no further try could end otherwise: `ended` (`failed`: this setting's own fault, it
+        diverged or no run can have it; `refused`: what keeps any run of the study from training) and `error`. Raised,
+        it would be tried again.
     """
     torch.set_num_threads(run.cpus_per_worker)
     here = (ray.get_runtime_context().get_node_id(), os.getpid())
@@ -73,8 +74,8 @@ def follow(
             report(as_result(progress))
             if distributed.from_first(stops):
                 return None
-    except NonFiniteError as error:
-        return {"ended": "diverged", "error": str(error)}
+    except (NonFiniteError, ConfigError) as error:
+        return {"ended": "failed", "error": "; ".join(error.problems)}
     except SupersededError:
         # A process that was thought lost still writes; the next try begins from what it has written.
         raise

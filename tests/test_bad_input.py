@@ -211,6 +211,10 @@ def test_more_trials_than_there_are_settings(capsys, data):
     assert line == "--trials: grid is a grid of 2 points, got 3; leave it out"
     (line,) = refused(capsys, tune.main, "none.yaml", "--trials", "3", *tiny_settings(data))
     assert line == "--trials: none is one setting, with nothing to search, got 3; leave it out"
+    Path("few.yaml").write_text("search:\n  encoder.layers: {type: int, low: 1, high: 6}\n")
+    words = [word for word in tiny_settings(data) if "layers" not in word]
+    (line,) = refused(capsys, tune.main, "few.yaml", "--trials", "7", *words)
+    assert line == "--trials: few has 6 settings, and each is tried once, got 7; give 6 at most"
 
 
 def test_resuming_what_is_not_there(capsys, data):

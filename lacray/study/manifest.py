@@ -1,8 +1,9 @@
-"""The manifest of a study: what it is, written once, so that whoever goes on with it goes on with the same."""
+"""The manifest of a study: what it is, so that whoever goes on with it goes on with the same. Its trials may grow."""
 
 from __future__ import annotations
 
 import datetime
+import json
 import platform
 import uuid
 from importlib import metadata
@@ -11,7 +12,7 @@ from typing import Any
 import lacray
 from lacray.config import UserError
 from lacray.data import VideoSet
-from lacray.results import differences
+from lacray.results import Place, differences
 from lacray.study.space import SHOWN, Space, parse_space
 
 FORMAT = 1
@@ -34,6 +35,21 @@ def new_manifest(space: Space, num_trials: int, videos: VideoSet, commit: str | 
     }
 
 
+def grow(place: Place, study: str, num_trials: int) -> None:
+    """Note that a study has more trials than it began with; only its driver may.
+
+    Raises:
+        UserError: the manifest is gone, or somebody else has changed it.
+    """
+    key = f"{study}/study.json"
+    found = place.look(key)
+    if found is not None:
+        content = json.dumps({**json.loads(found.data), "trials": num_trials}, indent=2) + "\n"
+        if place.replace(key, content.encode(), found.version) is not None:
+            return
+    raise UserError(f"study {study}: its study.json has been changed or removed this very moment; try again")
+
+
 def versions() -> dict[str, str]:
     """What computes."""
     own = {"lacray": lacray.__version__, "python": platform.python_version()}
@@ -47,7 +63,7 @@ def space_of(manifest: dict[str, Any], study: str) -> Space:
         UserError: the manifest is of another version of lacray.
     """
     check_whole(manifest, study)
-    return parse_space(manifest["space"])
+    return parse_space(manifest["space"]).placed()
 
 
 def check_whole(manifest: dict[str, Any], study: str) -> None:
@@ -83,7 +99,7 @@ def check_same(manifest: dict[str, Any], space: Space, num_trials: int | None, v
         UserError: every difference, with what it was and what it is now.
     """
     unlike = {**dict.fromkeys(SHOWN, ""), "trials": 0}
-    before, now = ({**content, **unlike} for content in (manifest["space"], space.content()))
+    before, now = ({**own.placed().content(), **unlike} for own in (parse_space(manifest["space"]), space))
     # The study's own name may be another than its space's.
     now["name"] = before["name"]
     found = differences(before, now)

@@ -6,8 +6,8 @@ again suggests what it would have suggested.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,11 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from lacray.study.space import Space
+from lacray.study.space import Space, num_values
 from lacray.study.trials import Trial
 
-# Tries to find a setting that was not tried yet before the space counts as exhausted.
-MAX_TRIES = 200
+# Tries of TPE to find a setting that was not tried yet, and then of chance: TPE may be too sure of those that were.
+MAX_TRIES = 20
 STATES = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -67,22 +67,26 @@ class Sampler:
             fixed = self._default
         else:
             return self._sampled(number)
-        if fixed is not None:
-            self._study.enqueue_trial(fixed)
-            self._asked[number] = self._study.ask(self._kinds)
-            self._tried.add(self._key(fixed))
-        return fixed
+        return None if fixed is None else self._ask(number, fixed)
+
+    def _ask(self, number: int, params: dict[str, Any]) -> dict[str, Any]:
+        """A new trial of these very parameters."""
+        self._study.enqueue_trial(params)
+        self._asked[number] = self._study.ask(self._kinds)
+        self._tried.add(self._key(params))
+        return params
 
     def _sampled(self, number: int) -> dict[str, Any] | None:
-        if len(self._tried) >= self.num_settings():
+        if len(self._tried) >= self.space.num_settings():
             return None
-        for attempt in range(MAX_TRIES):
-            self._study.sampler = optuna.samplers.TPESampler(
-                seed=_mixed(self.seed, number, attempt),
-                n_startup_trials=self.num_startup,
-                multivariate=True,
-                constant_liar=True,
-            )
+        for attempt in range(2 * MAX_TRIES):
+            seed = _mixed(self.seed, number, attempt)
+            if attempt < MAX_TRIES:
+                self._study.sampler = optuna.samplers.TPESampler(
+                    seed=seed, n_startup_trials=self.num_startup, multivariate=True, constant_liar=True
+                )
+            else:
+                self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
             own = self._study.ask(self._kinds)
             key = self._key(own.params)
             if key not in self._tried:
@@ -91,7 +95,14 @@ class Sampler:
                 return own.params
             # Optuna's trial is spent; it learns nothing from failed ones.
             self._study.tell(own, state=TrialState.FAIL)
-        return None
+        # Few are left, or chance would have met one.
+        left = next((params for params in self._settings() if self._key(params) not in self._tried), None)
+        return None if left is None else self._ask(number, left)
+
+    def _settings(self) -> Iterator[dict[str, Any]]:
+        """All settings of a finite space, one after the other."""
+        for values in itertools.product(*map(_values, self._kinds.values())):
+            yield dict(zip(self._kinds, values, strict=True))
 
     def report(self, number: int, value: float, epoch: int) -> None:
         """A trial's metric after an epoch; TPE ranks trials that were stopped early by their last one."""
@@ -106,12 +117,8 @@ class Sampler:
         state = state_of(trial)
         self._study.tell(own, trial.value if state == TrialState.COMPLETE else None, state=state)
 
-    def num_settings(self) -> float:
-        """Different settings in the space; inf where a range has no steps."""
-        return math.prod(_size(kind) for kind in self._kinds.values())
-
     def _key(self, params: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple((type(params[key]), params[key]) for key in sorted(self._kinds))
+        return tuple(_place(kind, params[key]) for key, kind in sorted(self._kinds.items()))
 
 
 def state_of(trial: Trial) -> TrialState:
@@ -119,13 +126,21 @@ def state_of(trial: Trial) -> TrialState:
     return TrialState.FAIL if trial.value is None else STATES[trial.state]
 
 
-def _size(kind: BaseDistribution) -> float:
+def _place(kind: BaseDistribution, value: Any) -> Any:
+    """What tells a value from others: a step of a float has several last digits, 1 and true are two choices."""
+    if isinstance(kind, FloatDistribution | IntDistribution) and kind.step:
+        return round((value - kind.low) / kind.step)
+    return type(value), value
+
+
+def _values(kind: BaseDistribution) -> Iterable[Any]:
+    """The values of a key that has finitely many; of another one its lowest."""
     if isinstance(kind, CategoricalDistribution):
-        return len(kind.choices)
+        return kind.choices
     assert isinstance(kind, FloatDistribution | IntDistribution)
-    if kind.low == kind.high:
-        return 1
-    return math.floor((kind.high - kind.low) / kind.step + 1e-9) + 1 if kind.step else math.inf
+    if not kind.step:
+        return [kind.low]
+    return (min(kind.high, kind.low + place * kind.step) for place in range(int(num_values(kind))))
 
 
 def _mixed(*numbers: int) -> int:

@@ -6,7 +6,7 @@ feeds: table_4                  # the tables of the report that its runs stand i
 rows: loss.gamma                # what names their lines: settings, or `variant`
 columns: data.lead_in           # what names their columns: settings; without them, the columns are metrics
 sampler: grid                   # tpe (default) or grid
-trials: 12                      # default of --trials; a grid runs all of its points
+trials: 12                      # default of --trials, each another setting; a grid runs all of its points
 metric: objective               # what is maximised, of the validation share
 fixed: {data.root: simpouring, fit.epochs: 20}
 search:
@@ -34,6 +34,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from lacray.cli import placed
 from lacray.config import (
     DEFAULT_LOSS,
     NOTHING,
@@ -108,9 +109,20 @@ class Space:
             "variants": self.variants,
         }
 
+    def placed(self) -> Space:
+        """The same with absolute paths, as rows and manifests hold it: what it names does not depend on the folder."""
+        specs = {key: _placed_choices(key, spec) for key, spec in self.specs.items()}
+        return replace(
+            self,
+            fixed=placed(self.fixed),
+            search={key: _distribution(key, spec) for key, spec in specs.items()},
+            variants={name: placed(values) for name, values in self.variants.items()},
+            specs=specs,
+        )
+
     def first_params(self) -> dict[str, Any]:
-        """What stands for the trials where one setting must: the first variant, else nothing."""
-        return {VARIANT: next(iter(self.variants))} if self.variants else {}
+        """What stands for the trials where one setting must: the defaults, else the first of everything."""
+        return self.default_point() or next(self.corners())
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """What Optuna suggests: the searched keys, and the variant where there are some."""
@@ -147,6 +159,10 @@ class Space:
         grid = self.grid()
         return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
+    def num_settings(self) -> float:
+        """Different settings in the space; inf where a range has no steps."""
+        return math.prod(num_values(kind) for kind in self.distributions().values())
+
     def corners(self) -> Iterator[dict[str, Any]]:
         """Parameters at each extreme of one key with the first extreme of every other."""
         extremes: dict[str, list[Any]] = {
@@ -163,8 +179,12 @@ class Space:
         """The defaults, where they lie in the space: tried first, so that no study ends below them."""
         if self.variants or not self.search:
             return None
-        defaults = self.config().flat()
-        point = {key: defaults[key] for key in self.search}
+        try:
+            defaults = self.config().flat()
+        except ConfigError:
+            # What is not searched does not go with them.
+            return None
+        point = {key: defaults.get(key) for key in self.search}
         inside = all(_contains(kind, point[key]) for key, kind in self.search.items())
         return point if inside else None
 
@@ -309,10 +329,9 @@ def parse_space(
         space.grid()
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    if sampler == "grid":
-        return replace(space, trials=len(space.points()))
-    # All trials of a study that searches nothing would be one and the same.
-    return space if space.distributions() else replace(space, trials=1)
+    # Each setting is tried once: one that searches nothing has a single trial.
+    count = space.num_settings()
+    return replace(space, trials=int(count if sampler == "grid" else min(trials, count)))
 
 
 def _losses(
@@ -342,6 +361,13 @@ def _read_spec(key: str, spec: Any) -> Any:
     return read
 
 
+def _placed_choices(key: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """What is searched, with absolute paths."""
+    if "choices" not in spec:
+        return spec
+    return {**spec, "choices": [placed({key: choice})[key] for choice in spec["choices"]]}
+
+
 def _distribution(key: str, spec: Any) -> BaseDistribution:
     """Optuna's vocabulary -> its distribution; ValueError says what is wrong."""
     kinds = list(DISTRIBUTION_FIELDS)
@@ -360,7 +386,8 @@ def _distribution(key: str, spec: Any) -> BaseDistribution:
         plural = [choice for choice in choices if not isinstance(choice, bool | int | float | str | None)]
         if plural:
             raise ValueError(f"choices must be numbers, text, true, false or null, got {plural[0]!r}")
-        twice = [choice for place, choice in enumerate(choices) if _is_among(choice, choices[:place])]
+        meant = _placed_choices(key, spec)["choices"]
+        twice = [choice for place, choice in enumerate(choices) if _is_among(meant[place], meant[:place])]
         if twice:
             raise ValueError(f"choices must be different settings, got {twice[0]!r} twice; leave one out")
         return CategoricalDistribution(tuple(choices))
@@ -386,6 +413,16 @@ def _distribution(key: str, spec: Any) -> BaseDistribution:
 def _is_among(value: Any, others: Sequence[Any]) -> bool:
     """Whether a value is another's setting too: 1 and 1.0 are one, 1 and true are two."""
     return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in others)
+
+
+def num_values(kind: BaseDistribution) -> float:
+    """Different values of a key; inf where its range has no steps."""
+    if isinstance(kind, CategoricalDistribution):
+        return len(kind.choices)
+    assert isinstance(kind, FloatDistribution | IntDistribution)
+    if kind.low == kind.high:
+        return 1
+    return math.floor((kind.high - kind.low) / kind.step + 1e-9) + 1 if kind.step else math.inf
 
 
 def _contains(kind: BaseDistribution, value: Any) -> bool:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from sqlalchemy.engine import URL
 
 from lacray.cache import cache_dir, can_write, temporary_dir
-from lacray.cli import absolute, commit, placed, prepare_videos, shell, warn
+from lacray.cli import absolute, commit, shell, warn
 from lacray.config import Config, ConfigError, UserError
 from lacray.exits import advice
 from lacray.fit import check_batch
@@ -26,6 +28,7 @@ from lacray.results import (
     Lease,
     Place,
     ResultsError,
+    RunWriter,
     control_setting,
     has_rows,
     read,
@@ -37,7 +40,8 @@ from lacray.results import (
     write_manifest,
 )
 from lacray.run import CONTROLS, Run
-from lacray.study.manifest import check_same, check_whole, new_manifest, space_of, versions
+from lacray.study.ahead import look_ahead, same_videos
+from lacray.study.manifest import check_same, check_whole, grow, new_manifest, space_of, versions
 from lacray.study.outbox import Outbox
 from lacray.study.sampler import Sampler
 from lacray.study.space import VARIANT, Space
@@ -82,6 +86,7 @@ class Study:
         self.followers: list[Follower] = []
         self._given_space = space
         self._unfinished: list[Trial] = []
+        self._to_forget: set[int] = set()
         self._scored: set[str] = set()
         self._scoring: dict[str, int] = {}
         self._has_begun = False
@@ -93,17 +98,18 @@ class Study:
         """Compare the manifest, take the lease, and read what there is; writes nothing that stays.
 
         Raises:
-            UserError: the study is there already, is another, is driven by somebody else, or cannot select by anything.
+            UserError: the study is there already, is another, is driven by somebody else, or cannot be run as it is.
         """
         manifest = read_manifest(self.place, self.name)
         self._check_place(manifest)
         if manifest is not None:
             check_whole(manifest, self.name)
         self.space = self._given_space or space_of(manifest or {}, self.name)
-        self.config = self.space.config(self.space.first_params())
-        self._check_batches()
-        videos = prepare_videos(self.config, for_study=True, metric=self.space.metric)
+        videos = look_ahead(self.space, self.options.workers)
         asked = self._asked()
+        # What follows must not depend on the folder that the command was given in.
+        self.space = self.space.placed()
+        self.config = self.space.config(self.space.first_params())
         if manifest is not None:
             check_same(manifest, self.space, asked, videos, self.name)
         self.lease.acquire(warn)
@@ -126,13 +132,16 @@ class Study:
         advice.text = f"{told}; go on: {self.resume_command()}"
 
     def begin(self) -> None:
-        """Write the manifest of a new study, when nothing keeps its trials from starting any more.
+        """Write the manifest of a new study, or that it has grown, when nothing keeps trials from starting any more.
 
         Raises:
             UserError: another driver has been faster.
         """
         if self._is_new and not write_manifest(self.place, self.name, self.manifest):
             raise UserError(f"study {self.name}: has begun elsewhere this very moment; --resume goes on with it")
+        if self.num_trials > self.manifest["trials"]:
+            grow(self.place, self.name, self.num_trials)
+            self.manifest["trials"] = self.num_trials
         self._is_new, self._has_begun = False, True
 
     def close(self) -> None:
@@ -173,23 +182,20 @@ class Study:
         if self.options.resume:
             warn(f"study {self.name}: nothing of it is in {where}; it begins now")
 
-    def _check_batches(self) -> None:
-        problems: list[str] = []
-        for params in self.space.corners():
-            try:
-                check_batch(self.space.config(params), self.options.workers)
-            except UserError as error:
-                problems += error.problems
-        if problems:
-            raise UserError(dict.fromkeys(problems))
-
     def _asked(self) -> int | None:
         """--trials, unless the space has a number of its own."""
-        asked, own = self.options.trials, self.space.trials
-        if asked is None or asked == own or (self.space.sampler != "grid" and self.space.distributions()):
+        asked, own, most = self.options.trials, self.space.trials, self.space.num_settings()
+        if asked is None or asked == own:
             return asked
-        kind = f"a grid of {own} points" if self.space.sampler == "grid" else "one setting, with nothing to search"
-        raise UserError(f"--trials: {self.space.name} is {kind}, got {asked}; leave it out")
+        if self.space.sampler == "grid" or not self.space.distributions():
+            kind = f"a grid of {own} points" if self.space.distributions() else "one setting, with nothing to search"
+            raise UserError(f"--trials: {self.space.name} is {kind}, got {asked}; leave it out")
+        if asked > most:
+            raise UserError(
+                f"--trials: {self.space.name} has {most:.0f} settings, and each is tried once, got {asked}; give "
+                f"{most:.0f} at most"
+            )
+        return asked
 
     def _gather(self) -> None:
         """The trials that there are; what an earlier driver left undecided is decided as it would have been."""
@@ -202,19 +208,30 @@ class Study:
         prefixes = {run_id.rpartition("-")[0] for run_id in there}
         self._scored = {own for own in prefixes if all(f"{own}-{control}" in there for control in CONTROLS)}
         self.sampler = Sampler(self.space, seed=self.manifest["seed"], num_trials=self.num_trials)
-        for number in range(max((trial.number for trial in self.trials), default=-1) + 1):
-            if number not in self.trials:
-                # It was suggested, and lost before its first row.
-                self._suggest(number)
-                continue
-            trial = self.trials[number]
+        for trial in self.trials:
             if trial.state == "failed" and not trial.is_final:
                 trial.state, trial.error = "waiting", None
-                remove_end(self.place, self.name, run_name(number))
+                self._to_forget.add(trial.number)
             self.sampler.add(trial)
-            if not trial.is_over and trial.values and self.trials.should_stop(number, max(trial.values)):
+            if not trial.is_over and self.trials.should_stop(trial.number, trial.epoch):
                 self.end(trial, "pruned")
+        # What was lost before its first row is suggested again when all others are known: none of them is tried twice.
+        for number in range(max((trial.number for trial in self.trials), default=-1)):
+            if number not in self.trials:
+                self._suggest(number)
         self._unfinished = [trial for trial in self.trials if not trial.is_over]
+        self._check_unfinished()
+
+    def _check_unfinished(self) -> None:
+        """Trials that were cut off are not lost by --workers that they were not begun with."""
+        problems: list[str] = []
+        for trial in self._unfinished:
+            try:
+                self._config(trial.params)
+            except ConfigError as error:
+                problems += [f"trial {trial.number}: {line}" for line in error.problems]
+        if problems:
+            raise UserError(problems)
 
     def _rows(self) -> list[dict[str, Any]]:
         return read(self.place.uri, self.name).to_pylist() if has_rows(self.place, self.name) else []
@@ -246,8 +263,12 @@ class Study:
         """The next trial to run: first those that were cut off, under their old numbers; None: there is none left."""
         while self._unfinished:
             trial = self._unfinished.pop(0)
-            if not trial.is_over:
-                return trial
+            if trial.is_over:
+                continue
+            if trial.number in self._to_forget:
+                self._to_forget.remove(trial.number)
+                self._outbox.put(partial(remove_end, self.place, self.name, run_name(trial.number)))
+            return trial
         while len(self.trials) < self.num_trials:
             found = self._suggest(len(self.trials))
             if found is None:
@@ -266,10 +287,20 @@ class Study:
         for follower in self.followers:
             follower.ask(trial)
         try:
-            trial.epochs = self.space.config(params).fit.epochs
+            trial.epochs = self._config(params).fit.epochs
         except ConfigError as error:
             self.end(trial, "failed", "; ".join(error.problems), is_final=True)
         return trial
+
+    def _config(self, params: Mapping[str, Any]) -> Config:
+        """The setting of a trial, which this study's workers can run.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        config = self.space.config(params)
+        check_batch(config, self.options.workers)
+        return config
 
     def run_of(self, trial: Trial, *, gpus_per_worker: float = 0, cpus_per_worker: int = 1) -> Run:
         """A trial as a run; the first scores the controls too, in a grid the first of each encoder, data and seed."""
@@ -279,9 +310,9 @@ class Study:
         same = setting if self.space.sampler == "grid" else self.config
         own = controls_name(same.flat())
         if own not in self._scored and self._scoring.setdefault(own, trial.number) == trial.number:
-            controls = {"run_id": own, "values": placed(same.flat())}
+            controls = {"run_id": own, "values": same.flat()}
         return Run(
-            values=placed({**setting.flat()}),
+            values=setting.flat(),
             results=self.place.uri,
             study=self.name,
             run_id=run_name(trial.number),
@@ -295,7 +326,7 @@ class Study:
             gpus_per_worker=gpus_per_worker,
             cpus_per_worker=cpus_per_worker,
             controls=controls,
-            has_study_videos=_videos(setting) == _videos(self.config),
+            has_study_videos=same_videos(setting, self.config),
         )
 
     # --- what became of it -------------------------------------------------------------------------------------------
@@ -316,7 +347,7 @@ class Study:
             metrics = {key: float(value) for key, value in result.items() if _is_metric(key, value)}
             for follower in self.followers:
                 follower.report(trial, epoch, metrics)
-        if not self.trials.should_stop(number, epoch):
+        if not is_new or not self.trials.should_stop(number, epoch):
             return False
         self.end(trial, "pruned")
         return True
@@ -326,7 +357,7 @@ class Study:
         trial = self.trials[number]
         if trial.is_over:
             return
-        if ended == "diverged":
+        if ended == "failed":
             self.end(trial, "failed", error, is_final=True)
         elif trial.epoch >= trial.epochs:
             self.end(trial, "done")
@@ -339,13 +370,12 @@ class Study:
         self.end(self.trials[number], "failed", reason)
 
     def end(self, trial: Trial, state: str, error: str | None = None, *, is_final: bool = False) -> None:
-        """A trial is over: told to all, and written where its run cannot have written it itself."""
+        """A trial is over: told to all, and written, but where its run has written it itself."""
         trial.state, trial.error, trial.is_final = state, error, is_final or state != "failed"
         self.sampler.tell(trial)
-        ran_to_its_end = state == "done" or (state == "failed" and is_final and trial.heard > 0)
-        if not ran_to_its_end:
-            row = self._end_row(trial)
-            self._outbox.put(lambda: write_end(self.place, self.name, run_name(trial.number), row))
+        if state != "done":
+            write = _write_own_failure if is_final else write_end
+            self._outbox.put(partial(write, self.place, self.name, run_name(trial.number), self._end_row(trial)))
         for follower in self.followers:
             follower.tell(trial)
 
@@ -365,7 +395,7 @@ class Study:
             "epoch": trial.epoch,
             "status": trial.state,
             "error": trial.error,
-            **placed(values),
+            **values,
         }
 
     @property
@@ -388,9 +418,14 @@ class Study:
         return shell("python", "-m", "lacray.tune", "--resume", "--study", self.name, *where, *grown, *workers)
 
 
-def _videos(setting: Config) -> dict[str, Any]:
-    """What of a setting says which videos there are."""
-    return {key: value for key, value in control_setting(setting.flat()).items() if key.startswith("data.")}
+def _write_own_failure(place: Place, study: str, run_id: str, row: Mapping[str, Any]) -> None:
+    """Says that a run failed by its own setting: among its rows, since it is not tried again as one with an end is."""
+    writer = RunWriter(place, study, run_id, keep_until=sys.maxsize)
+    if writer.rows:
+        writer.mark("failed", row["error"])
+    else:
+        writer.append([row])
+    remove_checkpoint(place, study, run_id)
 
 
 def controls_name(setting: Mapping[str, Any]) -> str:

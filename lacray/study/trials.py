@@ -6,16 +6,18 @@ import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from lacray.config import ConfigError, column_value
+from lacray.config import column_value
 from lacray.study.space import VARIANT, Space
 
 REDUCTION = 3
 """Early stopping keeps the best third at each of its looks."""
+LATEST = datetime.max.replace(tzinfo=UTC)
 OVER = ("done", "pruned", "failed")
 # A trial counts as hanging after this many times the longest silence that any trial broke, and never before a while.
 PATIENCE, MIN_SILENCE_S, FIRST_SILENCE_S = 10.0, 120.0, 3600.0
@@ -40,6 +42,8 @@ class Trial:
     epoch: int = 0
     values: dict[int, float] = field(default_factory=dict)
     """The study's metric, by epoch."""
+    times: dict[int, datetime] = field(default_factory=dict)
+    """When these were recorded; what was heard by this driver has no time, and is later than all that has."""
     losses: dict[int, float] = field(default_factory=dict)
     error: str | None = None
     is_final: bool = True
@@ -140,7 +144,8 @@ class Trials:
 
         A look is at epochs every, 3 every, 9 every, ...: a trial's value there is that of its first evaluation at or
         after it, and it goes on if no worse than the best third of the values that the look has already.
-        What is decided depends on recorded values alone, so that a study taken up again decides as before.
+        What is decided depends on recorded values alone, and on those that were there when this one was, so that a
+        study taken up again decides as before.
         Source: Li et al., A System for Massively Parallel Hyperparameter Tuning (arXiv 1810.05934).
         """
         trial = self[number]
@@ -149,8 +154,9 @@ class Trials:
         look = self._look(epoch)
         if look is None or _at(trial, look) != epoch:
             return False
+        now = trial.times.get(epoch, LATEST)
         others = [(other, _at(other, look)) for other in self if other.number != number]
-        values = [other.values[at] for other, at in others if at is not None]
+        values = [other.values[at] for other, at in others if at is not None and other.times.get(at, LATEST) <= now]
         return bool(values) and trial.values[epoch] < float(np.percentile(values, (1 - 1 / REDUCTION) * 100))
 
     def _look(self, epoch: int) -> int | None:
@@ -172,8 +178,7 @@ def recorded(rows: Iterable[Mapping[str, Any]], space: Space, *, given_up: Colle
     """The trials of a study from its rows (`results.read`), in order; those that were cut off are `waiting`.
 
     Args:
-        given_up: runs whose end the driver wrote; a failure among them was not the setting's fault, unless no run can
-            have it.
+        given_up: runs whose end the driver wrote; a failure among them was not the setting's fault.
     """
     found: dict[int, Trial] = {}
     for row in rows:
@@ -187,22 +192,13 @@ def recorded(rows: Iterable[Mapping[str, Any]], space: Space, *, given_up: Colle
         value, loss = row.get(f"metric.{space.metric}"), row.get("part.total")
         if row["split"] == "validation" and value is not None:
             trial.values[row["epoch"]] = value
+            trial.times[row["epoch"]] = row["time"]
         if loss is not None:
             trial.losses[row["epoch"]] = loss
         if row["status"] in OVER:
             trial.state, trial.error = row["status"], row["error"]
-            was_lost = row["status"] == "failed" and row["run_id"] in given_up
-            trial.is_final = not was_lost or not _is_possible(space, trial.params)
+            trial.is_final = row["status"] != "failed" or row["run_id"] not in given_up
     return [found[number] for number in sorted(found)]
-
-
-def _is_possible(space: Space, params: Mapping[str, Any]) -> bool:
-    """Whether any run can have the setting."""
-    try:
-        space.config(params)
-    except ConfigError:
-        return False
-    return True
 
 
 def _from_row(number: int, row: Mapping[str, Any], space: Space) -> Trial:

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 from paths import ROOT
-from tiny import make_features
+from studies import opened
 
 from lacray.config import LOSS_CONFIGS, ConfigError, UserError
 from lacray.results import control_setting
 from lacray.study.manifest import check_same
 from lacray.study.space import load_space, parse_space
-from lacray.study.study import Options, Study, controls_name
+from lacray.study.study import controls_name
 
 sys.path.insert(0, str(ROOT))
 
@@ -159,27 +159,14 @@ def test_controls_are_named_by_what_an_untrained_encoder_depends_on():
     assert "data.root" in control_setting(own["LAC"])
 
 
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    return make_features(tmp_path_factory.mktemp("data") / "clips")
-
-
-def opened(folder, clips, **content):
-    search = {"loss.gamma": [0.5, 0.8], "seed": [0, 1]}
-    space = {
-        "name": "s",
-        "fixed": {"data.root": str(clips), "data.input": "features"},
-        "search": {key: {"type": "categorical", "choices": choices} for key, choices in search.items()},
-        **content,
-    }
-    study = Study("s", parse_space(space), Options(results=str(folder)))
-    study.open()
-    return study
+SEEDS = {
+    key: {"type": "categorical", "choices": choices}
+    for key, choices in {"loss.gamma": [0.5, 0.8], "seed": [0, 1]}.items()
+}
 
 
 def test_a_grid_scores_the_controls_of_each_seed_once(tmp_path, clips):
-    study = opened(tmp_path, clips, sampler="grid")
-    try:
+    with opened(tmp_path, clips, search=SEEDS, sampler="grid") as study:
         trials = [study.next_trial() for _ in range(4)]
         runs = [study.run_of(trial) for trial in trials]
         assert [bool(run.controls) for run in runs] == [True, True, False, False]
@@ -190,14 +177,9 @@ def test_a_grid_scores_the_controls_of_each_seed_once(tmp_path, clips):
         study.lost(0, "node lost")
         study.lost(1, "node lost")
         assert [bool(study.run_of(trial).controls) for trial in trials[2:]] == [True, False]
-    finally:
-        study.close()
 
 
 def test_a_search_scores_one_pair_of_controls(tmp_path, clips):
-    study = opened(tmp_path, clips)
-    try:
+    with opened(tmp_path, clips, search=SEEDS) as study:
         trials = [study.next_trial() for _ in range(4)]
         assert [bool(study.run_of(trial).controls) for trial in trials] == [True, False, False, False]
-    finally:
-        study.close()

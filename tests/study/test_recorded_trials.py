@@ -122,7 +122,7 @@ def rows_of(number: int, epochs: int, status: str, **columns) -> list[dict]:
     }
     found = [{**own, "epoch": 0, "split": None, "status": "running"}]
     for epoch in range(1, epochs + 1):
-        scored = {"split": "validation", "metric.objective": epoch / 10, "part.total": 1.0 / epoch}
+        scored = {"split": "validation", "metric.objective": epoch / 10, "part.total": 1.0 / epoch, "time": epoch}
         found.append({**own, "epoch": epoch, "status": "running", **scored})
     found[-1]["status"] = status
     return found

@@ -85,11 +85,33 @@ def test_after_a_third_of_the_trials_tpe_acts():
     assert last_of_ten(1.0) != last_of_ten(-1.0)
 
 
-def test_every_setting_of_a_finite_space_is_tried_once_and_then_there_is_none():
-    sampler = Sampler(SMALL, seed=0, num_trials=10)
-    found = [sampler.suggest(number) for number in range(8)]
-    assert found[6:] == [None, None]
-    assert len({tuple(sorted(params.items())) for params in found[:6] if params}) == 6
+FINITE = parse_space(
+    {
+        "name": "finite",
+        "search": {
+            **SMALL.specs,
+            "loss.tau": {"type": "float", "low": 0.1, "high": 0.3, "step": 0.1},
+            "encoder.layers": {"type": "int", "low": 1, "high": 4, "log": True},
+        },
+    }
+)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("space", "count"), [(SMALL, 6), (FINITE, 2 * 3 * 4)], ids=["small", "finite"])
+def test_every_setting_of_a_finite_space_is_tried_once_however_sure_tpe_is_and_then_there_is_none(space, count, seed):
+    sampler = Sampler(space, seed=seed, num_trials=count)
+    found = []
+    while (params := sampler.suggest(len(found))) is not None:
+        value = params["encoder.layers"] + 3.0 * (params["loss.score_sign"] == 1)
+        sampler.tell(Trial(len(found), params, 2, state="done", values={2: value}))
+        found.append(tuple(round(10 * params[key]) for key in sorted(params)))
+    assert len(found) == len(set(found)) == count
+
+
+def test_a_study_has_no_more_trials_than_settings():
+    assert (SMALL.trials, SMALL.num_settings()) == (6, 6)
+    assert (FINITE.trials, LAC.num_settings()) == (10, np.inf)
 
 
 def test_a_grid_gives_its_points_by_number_whatever_was_there_before():

@@ -13,6 +13,7 @@ from paths import ROOT
 from lacray import evaluation
 from lacray.config import ConfigError, build
 from lacray.metrics import MAXIMISED
+from lacray.study.sampler import Sampler
 from lacray.study.space import Space, find_space, load_space, parse_space
 
 GOOD = """\
@@ -268,6 +269,32 @@ def test_file_that_is_no_space_is_refused_in_one_sentence(problems_of, text, sai
     (problem,) = problems_of(text)
     assert said in problem
     assert "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "point"),
+    [
+        ("search: {loss.gamma: {type: float, low: 0.1, high: 2}}", {"loss.gamma": 0.8}),
+        (
+            "fixed: {encoder.heads: 6}\nsearch: {encoder.hidden: {type: categorical, choices: [96, 192]}}",
+            {"encoder.hidden": 96},
+        ),
+        (
+            "fixed: {loss.name: tcn}\nsearch: {data.positive_window: {type: int, low: 3, high: 9}}",
+            {"data.positive_window": 3},
+        ),
+        (
+            "search: {encoder.name: {type: categorical, choices: [resnet50, resnet18]}}\nvariants: {b: {}, a: {}}",
+            {"variant": "b", "encoder.name": "resnet50"},
+        ),
+        ("search: {loss.name: {type: categorical, choices: [scl]}}", {"loss.name": "scl"}),
+        ("fixed: {seed: 3}", {}),
+    ],
+)
+def test_what_stands_for_all_trials_is_the_setting_of_one(space_of, text, point):
+    space = space_of(text)
+    assert space.first_params() == point
+    assert Sampler(space, seed=0, num_trials=3).suggest(0) is not None
 
 
 def test_text_in_a_space_is_what_was_written_and_a_number_is_decimal(space_of):
