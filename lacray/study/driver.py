@@ -17,7 +17,7 @@ from lacray.config import UserError
 from lacray.exits import advice
 from lacray.nodes import Plan
 from lacray.results import manifest_exists
-from lacray.study.aside import Aside
+from lacray.study.aside import Aside, close_all
 from lacray.study.show import StudyView
 from lacray.study.study import Study
 from lacray.study.tuning import EarlyStopping, EndOfStudy, Listener, Suggestions
@@ -92,8 +92,7 @@ class Driver:
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-            for aside in self.asides:
-                aside.close()
+            close_all(self.asides)
         if self.problem is not None:
             raise self.problem
 
