@@ -144,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
         "--time-limit",
         type=positive_number,
         metavar="SECONDS",
-        help="silence after which a trial counts as hanging; default: ten times the longest so far, at least 120",
+        help="silence after which a trial counts as hanging; default: ten times the longest so far, at least 420",
     )
     return result
 
