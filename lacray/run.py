@@ -272,9 +272,9 @@ def _columns(videos: VideoSet, device: torch.device, evaluation: Evaluation) -> 
 
 
 def _outcome(place: Place, run: Run) -> Progress | None:
-    """The last words of a run that is over; None where it is not."""
+    """The last words of a run that is over, by its own word or a packed file's; None where it is not."""
     rows = _rows(place, run.study, run.run_id)
-    if not rows or rows[-1]["status"] not in ("done", "failed"):
+    if not rows or rows[-1]["status"] not in ("done", "pruned", "failed"):
         return None
     if rows[-1]["status"] == "failed":
         raise NonFiniteError(rows[-1]["error"])
