@@ -25,6 +25,7 @@ import torch
 import lacray
 from lacray import checkpoint, distributed, embedding, fit
 from lacray.apply.calibration import calibrate
+from lacray.checkpoint import CheckpointError
 from lacray.config import Config, DataConfig, build, column_value
 from lacray.data import DataError, FrameStore, VideoSet, open_videos
 from lacray.embedding import Evaluation
@@ -34,6 +35,7 @@ from lacray.results import (
     Place,
     ResultsError,
     RunWriter,
+    checkpoint_uri,
     differences,
     fetch_checkpoint,
     manifest_exists,
@@ -118,10 +120,10 @@ def execute(run: Run, *, device: torch.device, evaluating: embedding.Progress | 
     if run.controls:
         _score_controls(run, config, place, videos, device, evaluating)
     with tempfile.TemporaryDirectory(prefix="lacray-") as scratch:
-        state = distributed.from_first(lambda: _last_state(place, run, Path(scratch)))
+        state, why_anew = distributed.from_first(lambda: _last_state(place, run, Path(scratch)))
         if state is not None:
             distributed.agree(_other_videos(state["videos"], videos, f"run {run.run_id}"))
-        record = _Record(place, run, config, videos, device, Path(scratch), state)
+        record = _Record(place, run, config, videos, device, Path(scratch), state, why_anew)
         distributed.from_first(record.begin)
         if state is not None and state["epoch"] >= config.fit.epochs:
             # It was cut off between its last checkpoint and its last word.
@@ -149,8 +151,10 @@ class _Record:
         device: torch.device,
         scratch: Path,
         state: dict[str, Any] | None,
+        why_anew: str | None,
     ) -> None:
         self.place, self.run, self.config, self.videos, self.device = place, run, config, videos, device
+        self.why_anew = why_anew
         self.path = scratch / "state.pt"
         self.epoch = state["epoch"] if state is not None else None
         self.writer: RunWriter | None = None
@@ -230,7 +234,8 @@ class _Record:
 
     def _row(self, epoch: int) -> dict[str, Any]:
         own = identity(self.run, self.config, self.videos, self.device, epoch=epoch)
-        return own | {"notes": notes(self.videos, self.device) or None}
+        anew = [self.why_anew] if self.why_anew and epoch == 0 else []
+        return own | {"notes": [*notes(self.videos, self.device), *anew] or None}
 
 
 def identity(run: Run, config: Config, videos: VideoSet, device: torch.device, *, epoch: int) -> dict[str, Any]:
@@ -288,9 +293,21 @@ def _last_words(rows: list[dict[str, Any]]) -> Progress:
     return Progress(last, own.get("part.total", math.nan), metrics, own.get("seconds", 0.0))
 
 
-def _last_state(place: Place, run: Run, scratch: Path) -> dict[str, Any] | None:
+def _last_state(place: Place, run: Run, scratch: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """What a run goes on from -> (state, why it begins anew though there is a checkpoint)."""
     path = fetch_checkpoint(place, run.study, run.run_id, scratch)
-    return checkpoint.read_checkpoint(path) if path is not None else None
+    if path is None:
+        return None, None
+    where = checkpoint_uri(run.results, run.study, run.run_id)
+    try:
+        state = checkpoint.read_checkpoint(path, where)
+    except CheckpointError as error:
+        return None, f"{error}; the run began anew"
+    if not any(row["epoch"] == state["epoch"] for row in _rows(place, run.study, run.run_id)):
+        # They are written before it: somebody has removed them since.
+        told = f"is of epoch {state['epoch']}, and the rows up to it are gone"
+        return None, f"checkpoint: {where} {told}; the run began anew"
+    return state, None
 
 
 def _opened(run: Run, config: Config) -> VideoSet:
