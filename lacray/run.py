@@ -122,7 +122,8 @@ def execute(run: Run, *, device: torch.device, evaluating: embedding.Progress | 
     with tempfile.TemporaryDirectory(prefix="lacray-") as scratch:
         state, why_anew = distributed.from_first(lambda: _last_state(place, run, Path(scratch)))
         if state is not None:
-            distributed.agree(_other_videos(state["videos"], videos, f"run {run.run_id}"))
+            anew = "--again" if run.stage == "train" else "under another name"
+            distributed.agree(_other_videos(state["videos"], videos, f"run {run.run_id}", anew))
         record = _Record(place, run, config, videos, device, Path(scratch), state, why_anew)
         distributed.from_first(record.begin)
         if state is not None and state["epoch"] >= config.fit.epochs:
@@ -320,7 +321,7 @@ def _opened(run: Run, config: Config) -> VideoSet:
     distributed.agree(_unlike_the_first(videos))
     if run.has_study_videos:
         began_with = distributed.from_first(lambda: _videos_of_study(run.results, run.study))
-        distributed.agree(_other_videos(began_with, videos, f"study {run.study}"))
+        distributed.agree(_other_videos(began_with, videos, f"study {run.study}", "under another name"))
     return videos
 
 
@@ -342,7 +343,7 @@ def _videos_of_study(results: str, study: str) -> dict[str, str] | None:
     return manifest["videos"] if manifest is not None else None
 
 
-def _other_videos(before: dict[str, str] | None, now: VideoSet, whose: str) -> DataError | None:
+def _other_videos(before: dict[str, str] | None, now: VideoSet, whose: str, anew: str) -> DataError | None:
     """What differs between the videos that something began with and those that are there now."""
     lines = differences(before, now.fingerprint()) if before is not None else []
     if not lines:
@@ -350,7 +351,7 @@ def _other_videos(before: dict[str, str] | None, now: VideoSet, whose: str) -> D
     shown = [*lines[:5], *([f"... and {len(lines) - 5} more"] if len(lines) > 5 else [])]
     return DataError(
         f"{now.root}: {whose} began with other videos, and its rows must stay comparable: {'; '.join(shown)}; "
-        "restore them and go on, or begin anew under another name"
+        f"restore them and go on, or begin anew: {anew}"
     )
 
 

@@ -208,7 +208,9 @@ def test_a_run_whose_videos_have_changed_is_refused_by_their_names(tmp_path):
     np.save(data / "features" / "clip03.npy", np.zeros((20, 12), np.float16))
     text = (data / "segments.csv").read_text().replace("reach", "pull", 1)
     (data / "segments.csv").write_text("\n".join(line for line in text.splitlines() if "clip03" not in line) + "\n")
-    with pytest.raises(UserError, match=r"run r began with other videos.*clip03.*was .*frames.*is now .*20 frames"):
+    with pytest.raises(
+        UserError, match=r"run r began with other videos.*clip03.*was .*frames.*is now .*20 frames.*anew: --again"
+    ):
         list(execute(run, device=CPU))
 
 
