@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--workers", type=positive, help="ranks; default: one per GPU, or 1")
     result.add_argument("--gpus-per-worker", type=not_negative, help="default: 1 where there are GPUs, else 0")
-    result.add_argument("--again", action="store_true", help="train seeds that are done already once more")
+    result.add_argument("--again", action="store_true", help="train anew: what these seeds gave before is removed")
     result.add_argument("--keys", action="store_true", help="list every setting with its value, and stop")
     return result
 

@@ -101,6 +101,9 @@ def run(opened: Sequence[Study], arguments: argparse.Namespace) -> None:
             try:
                 Driver(study, own, asides=asides, time_limit=arguments.time_limit, price=arguments.price).run()
                 study.close()
+                if study.problem is not None:
+                    # The last ends are written when nobody looks any more.
+                    raise study.problem
                 tell_results(study)
             except UserError as error:
                 if len(opened) == 1:

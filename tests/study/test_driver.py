@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lacray import tune
+from lacray.config import UserError
 from lacray.nodes import Plan
 from lacray.study import driver as driver_module
 from lacray.study.driver import Driver
@@ -50,6 +54,22 @@ def test_a_trial_that_is_over_ends_no_study_whatever_keeps_it_from_writing(drive
     driver.study.trials[0].state = "running"
     driver.on_return(0, refused)
     assert "must have one writer" in str(driver.problem)
+
+
+def test_an_end_that_could_not_be_written_at_the_very_end_is_an_error(driver, monkeypatch):
+    """It was exit code 0: nobody looked at the last writes."""
+    study = driver.study
+
+    def write() -> None:
+        raise UserError("results: the disk is full")
+
+    for name in ("start_ray", "check_shared", "planned"):
+        monkeypatch.setattr(tune, name, lambda *_: None)
+    monkeypatch.setattr(tune, "shutting_down", contextlib.nullcontext)
+    monkeypatch.setattr(driver_module, "open_asides", lambda *_: [])
+    monkeypatch.setattr(driver_module, "Driver", lambda *_, **__: SimpleNamespace(run=lambda: study._outbox.put(write)))
+    with pytest.raises(UserError, match="the disk is full"):
+        tune.run([study], tune.parser().parse_args([]))
 
 
 def test_the_watch_does_not_wait_long_for_results_that_are_away(driver, monkeypatch):
