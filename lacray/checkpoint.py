@@ -135,23 +135,27 @@ def save(state: dict[str, Any], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, where: str | None = None) -> dict[str, Any]:
     """The state that `save` wrote, with weights_only: a file from a stranger cannot run code.
+
+    Args:
+        where: it was fetched from, for messages.
 
     Raises:
         CheckpointError: it does not exist, or is no checkpoint of lacray.
     """
+    where = where or str(path)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint: {path} does not exist")
+        raise CheckpointError(f"checkpoint: {where} does not exist")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"checkpoint: {path} is no checkpoint of lacray ({type(error).__name__})") from error
+        raise CheckpointError(f"checkpoint: {where} is no checkpoint of lacray ({type(error).__name__})") from error
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise CheckpointError(f"checkpoint: {path} must have format {CHECKPOINT_FORMAT}, got {found!r}")
+        raise CheckpointError(f"checkpoint: {where} must have format {CHECKPOINT_FORMAT}, got {found!r}")
     if missing := KEYS - state.keys():
-        raise CheckpointError(f"checkpoint: {path} is not whole: it lacks {', '.join(sorted(missing))}")
+        raise CheckpointError(f"checkpoint: {where} is not whole: it lacks {', '.join(sorted(missing))}")
     return state
 
 

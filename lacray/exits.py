@@ -10,9 +10,14 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lacray.watch import ClusterLostError
+from lacray.watch import WAKING, ClusterLostError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What was ignored before this process began stays so: `nohup`, and Ctrl-C for the background jobs of a script.
+SIGNALS = tuple(
+    number
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    if signal.getsignal(number) is not signal.SIG_IGN
+)
 # What the user can mend: space, permission, names, a disk that fails, a file that has gone.
 MENDABLE = frozenset(
     {
@@ -59,10 +64,8 @@ def guarded(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
         raise SystemExit(3) from None
     except KeyboardInterrupt:
         # Libraries raise their own in the place of ours.
-        number = interrupted_by() or signal.SIGINT
-        print(f"interrupted by {signal.Signals(number).name}; {advice.text}", file=sys.stderr, flush=True)
         # Not by SystemExit: threads of libraries that wait for the network would be waited for.
-        os._exit(128 + number)
+        _leave(interrupted_by() or signal.SIGINT)
 
 
 def _drop_output() -> None:
@@ -116,9 +119,7 @@ def leave_at_once() -> None:
     os.set_blocking(sending, False)
 
     def leave() -> None:
-        number = os.read(receiving, 1)[0]
-        os.write(2, f"interrupted by {signal.Signals(number).name}; {advice.text}\n".encode())
-        os._exit(128 + number)
+        _leave(os.read(receiving, 1)[0])
 
     threading.Thread(target=leave, daemon=True, name="leave at once").start()
     signal.set_wakeup_fd(sending)
@@ -126,11 +127,18 @@ def leave_at_once() -> None:
         signal.signal(number, lambda number, frame: None)
 
 
+def _leave(number: int) -> None:
+    """End the process with a line; nothing is waited for, and whatever else prints may be stuck."""
+    os.write(2, f"interrupted by {signal.Signals(number).name}; {advice.text}\n".encode())
+    os._exit(128 + number)
+
+
 def catch_signals() -> None:
     """Turn signals into KeyboardInterrupt in the main thread; called again after libraries that set their own."""
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, _on_signal)
+    signal.signal(WAKING, _on_waking)
 
 
 _signals_seen: list[int] = []
@@ -147,7 +155,13 @@ def _on_signal(number: int, frame: Any) -> None:
         os.write(2, b"\nended at once\n")
         os._exit(128 + number)
     # A library that holds on to the interrupted call must not hold the user.
-    timer = threading.Timer(LAST_WORDS_S, lambda: os._exit(128 + number))
+    timer = threading.Timer(LAST_WORDS_S, _leave, [number])
     timer.daemon = True
     timer.start()
     raise KeyboardInterrupt
+
+
+def _on_waking(number: int, frame: Any) -> None:
+    """The watch has found something: nobody asked for the end of the process."""
+    if not _signals_seen:
+        raise KeyboardInterrupt

@@ -14,6 +14,7 @@ import psutil
 import yaml
 
 from lacray.config import UserError
+from lacray.results.address import is_local, local_path
 
 NODE_SEES_WITHIN_S = 5.0
 """A network file system may take a moment to show another machine's new file."""
@@ -93,10 +94,14 @@ def num_workers(nodes: Sequence[Node], cpus: int, gpus: float) -> int:
     return found
 
 
-def most_workers(nodes: Sequence[Node], gpus_per_worker: float, batch_size: int) -> int:
-    """Ranks for one training that takes all GPUs that its batch can be split over."""
+def most_workers(nodes: Sequence[Node], gpus_per_worker: float, num_pairs: int) -> int:
+    """Ranks for one training that takes all GPUs that its batch can be split over.
+
+    Args:
+        num_pairs: of one pass forwards: `data.batch_size` over `fit.accumulate`.
+    """
     room = max(1, num_workers(nodes, 1, gpus_per_worker))
-    return max(count for count in range(1, min(room, batch_size) + 1) if batch_size % count == 0)
+    return max((count for count in range(1, min(room, num_pairs) + 1) if num_pairs % count == 0), default=1)
 
 
 def default_gpus(nodes: Sequence[Node]) -> float:
@@ -214,7 +219,7 @@ def check_shared(results: str) -> None:
     """
     import ray
 
-    if "://" in results:
+    if not is_local(results):
         return
     here = ray.get_runtime_context().get_node_id()
     others = [
@@ -233,7 +238,7 @@ def check_shared(results: str) -> None:
                 "s3://bucket/prefix, or start a node that shares the folder first (min_workers: 1)"
             )
         return
-    blind = _blind(others, Path(results))
+    blind = _blind(others, Path(local_path(results)))
     if blind:
         raise UserError(f"--results: must be one place for all nodes, got {results}: {'; '.join(blind)}; {remedy}")
 

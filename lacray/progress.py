@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import ray
@@ -21,9 +20,6 @@ class RunProgress:
     def __init__(self, name: str, epochs: int) -> None:
         self.name, self.epochs = name, epochs
         self.board: Any = ray.remote(num_cpus=0)(Board).remote()
-        self.heard = time.monotonic()
-        """When the run last gave a sign of life."""
-        self.epoch = 0
         self._over = threading.Event()
         self._ask = True
         self._thread = threading.Thread(target=self._watch, name="lacray-progress", daemon=True)
@@ -56,14 +52,12 @@ class RunProgress:
                     self._show(bar, task, result)
 
     def _show(self, bar: Progress, task: Any, result: dict[str, Any]) -> None:
-        self.heard = time.monotonic()
         if "evaluated" in result:
             told = f"evaluating, {result['evaluated']} of {result['of']} frames encoded"
             bar.update(task, told=told)
             if not console.is_terminal:
                 console.print(f"{self.name}: {told}")
             return
-        self.epoch = result["epoch"]
         if result.get("note"):
             warn(result["note"])
         if "loss" not in result:

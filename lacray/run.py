@@ -25,6 +25,7 @@ import torch
 import lacray
 from lacray import checkpoint, distributed, embedding, fit
 from lacray.apply.calibration import calibrate
+from lacray.checkpoint import CheckpointError
 from lacray.config import Config, DataConfig, build, column_value
 from lacray.data import DataError, FrameStore, VideoSet, open_videos
 from lacray.embedding import Evaluation
@@ -34,6 +35,7 @@ from lacray.results import (
     Place,
     ResultsError,
     RunWriter,
+    checkpoint_uri,
     differences,
     fetch_checkpoint,
     manifest_exists,
@@ -118,10 +120,11 @@ def execute(run: Run, *, device: torch.device, evaluating: embedding.Progress | 
     if run.controls:
         _score_controls(run, config, place, videos, device, evaluating)
     with tempfile.TemporaryDirectory(prefix="lacray-") as scratch:
-        state = distributed.from_first(lambda: _last_state(place, run, Path(scratch)))
+        state, why_anew = distributed.from_first(lambda: _last_state(place, run, Path(scratch)))
         if state is not None:
-            distributed.agree(_other_videos(state["videos"], videos, f"run {run.run_id}"))
-        record = _Record(place, run, config, videos, device, Path(scratch), state)
+            anew = "--again" if run.stage == "train" else "under another name"
+            distributed.agree(_other_videos(state["videos"], videos, f"run {run.run_id}", anew))
+        record = _Record(place, run, config, videos, device, Path(scratch), state, why_anew)
         distributed.from_first(record.begin)
         if state is not None and state["epoch"] >= config.fit.epochs:
             # It was cut off between its last checkpoint and its last word.
@@ -149,8 +152,10 @@ class _Record:
         device: torch.device,
         scratch: Path,
         state: dict[str, Any] | None,
+        why_anew: str | None,
     ) -> None:
         self.place, self.run, self.config, self.videos, self.device = place, run, config, videos, device
+        self.why_anew = why_anew
         self.path = scratch / "state.pt"
         self.epoch = state["epoch"] if state is not None else None
         self.writer: RunWriter | None = None
@@ -230,7 +235,8 @@ class _Record:
 
     def _row(self, epoch: int) -> dict[str, Any]:
         own = identity(self.run, self.config, self.videos, self.device, epoch=epoch)
-        return own | {"notes": notes(self.videos, self.device) or None}
+        anew = [self.why_anew] if self.why_anew and epoch == 0 else []
+        return own | {"notes": [*notes(self.videos, self.device), *anew] or None}
 
 
 def identity(run: Run, config: Config, videos: VideoSet, device: torch.device, *, epoch: int) -> dict[str, Any]:
@@ -272,9 +278,9 @@ def _columns(videos: VideoSet, device: torch.device, evaluation: Evaluation) -> 
 
 
 def _outcome(place: Place, run: Run) -> Progress | None:
-    """The last words of a run that is over; None where it is not."""
+    """The last words of a run that is over, by its own word or a packed file's; None where it is not."""
     rows = _rows(place, run.study, run.run_id)
-    if not rows or rows[-1]["status"] not in ("done", "failed"):
+    if not rows or rows[-1]["status"] not in ("done", "pruned", "failed"):
         return None
     if rows[-1]["status"] == "failed":
         raise NonFiniteError(rows[-1]["error"])
@@ -288,9 +294,21 @@ def _last_words(rows: list[dict[str, Any]]) -> Progress:
     return Progress(last, own.get("part.total", math.nan), metrics, own.get("seconds", 0.0))
 
 
-def _last_state(place: Place, run: Run, scratch: Path) -> dict[str, Any] | None:
+def _last_state(place: Place, run: Run, scratch: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """What a run goes on from -> (state, why it begins anew though there is a checkpoint)."""
     path = fetch_checkpoint(place, run.study, run.run_id, scratch)
-    return checkpoint.read_checkpoint(path) if path is not None else None
+    if path is None:
+        return None, None
+    where = checkpoint_uri(run.results, run.study, run.run_id)
+    try:
+        state = checkpoint.read_checkpoint(path, where)
+    except CheckpointError as error:
+        return None, f"{error}; the run began anew"
+    if not any(row["epoch"] == state["epoch"] for row in _rows(place, run.study, run.run_id)):
+        # They are written before it: somebody has removed them since.
+        told = f"is of epoch {state['epoch']}, and the rows up to it are gone"
+        return None, f"checkpoint: {where} {told}; the run began anew"
+    return state, None
 
 
 def _opened(run: Run, config: Config) -> VideoSet:
@@ -303,7 +321,7 @@ def _opened(run: Run, config: Config) -> VideoSet:
     distributed.agree(_unlike_the_first(videos))
     if run.has_study_videos:
         began_with = distributed.from_first(lambda: _videos_of_study(run.results, run.study))
-        distributed.agree(_other_videos(began_with, videos, f"study {run.study}"))
+        distributed.agree(_other_videos(began_with, videos, f"study {run.study}", "under another name"))
     return videos
 
 
@@ -325,7 +343,7 @@ def _videos_of_study(results: str, study: str) -> dict[str, str] | None:
     return manifest["videos"] if manifest is not None else None
 
 
-def _other_videos(before: dict[str, str] | None, now: VideoSet, whose: str) -> DataError | None:
+def _other_videos(before: dict[str, str] | None, now: VideoSet, whose: str, anew: str) -> DataError | None:
     """What differs between the videos that something began with and those that are there now."""
     lines = differences(before, now.fingerprint()) if before is not None else []
     if not lines:
@@ -333,7 +351,7 @@ def _other_videos(before: dict[str, str] | None, now: VideoSet, whose: str) -> D
     shown = [*lines[:5], *([f"... and {len(lines) - 5} more"] if len(lines) > 5 else [])]
     return DataError(
         f"{now.root}: {whose} began with other videos, and its rows must stay comparable: {'; '.join(shown)}; "
-        "restore them and go on, or begin anew under another name"
+        f"restore them and go on, or begin anew: {anew}"
     )
 
 

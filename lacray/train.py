@@ -8,8 +8,10 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from types import NoneType
 from typing import Any
 
 if __name__ == "__main__":
@@ -34,7 +36,7 @@ from lacray.cli import (
     warn,
 )
 from lacray.cluster import check_address, shutting_down, start_ray
-from lacray.config import DEFAULT_LOSS, Config, UserError, build, known_keys, parse_assignments
+from lacray.config import DEFAULT_LOSS, Config, UserError, build, kinds_of, known_keys, parse_assignments
 from lacray.exits import advice, guarded
 from lacray.fit import check_batch
 from lacray.nodes import check_shared, default_gpus, most_workers, plan, read_nodes
@@ -46,13 +48,14 @@ from lacray.results import (
     check_name,
     check_writable,
     checkpoint_uri,
+    has_rows,
     last_rows,
     read,
     remove_run,
     selected_by,
     studies,
 )
-from lacray.run import Run
+from lacray.run import CONTROLS, Run
 from lacray.study.space import find_space, load_space
 from lacray.watch import ClusterLostError, Watch, interrupt_main, leave, ray_is_there
 
@@ -90,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         warn(f"{videos.root}: no video is in the val split, so nothing of it can be reported; name some in splits.csv")
     # Compiled now, or said now that they cannot be.
     backend_name("cpu")
-    advice.text = "the same command goes on from the last checkpoint"
+    if not arguments.again:
+        advice.text = "the same command goes on from the last checkpoint"
     start_ray()
     with shutting_down():
         check_shared(absolute(arguments.results))
@@ -98,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         given = f" with {', '.join(f'{key}={value}' for key, value in overrides.items())}" if overrides else ""
         seeds = ", ".join(str(run.config().seed) for run in runs)
         tell(f"training {source}{given}: seeds {seeds}, workers {runs[0].workers}")
-        train(runs, arguments)
+        train(runs, arguments, videos.checksum())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -109,10 +113,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--best", action="store_true", help="the best setting of a study")
     result.add_argument("--study", help="which study; default: the only one there")
     result.add_argument("--results", default="results", metavar="URI", help="directory or s3://bucket/prefix")
-    result.add_argument("--seeds", type=positive, help="train with seeds 0..N-1; default: 3 with --best, else 1")
+    result.add_argument(
+        "--seeds", type=positive, help="train with so many seeds, `seed` the first; default: 3 with --best, else 1"
+    )
     result.add_argument("--workers", type=positive, help="ranks; default: one per GPU, or 1")
     result.add_argument("--gpus-per-worker", type=not_negative, help="default: 1 where there are GPUs, else 0")
-    result.add_argument("--again", action="store_true", help="train seeds that are done already once more")
+    result.add_argument("--again", action="store_true", help="train anew: what these seeds gave before is removed")
     result.add_argument("--keys", action="store_true", help="list every setting with its value, and stop")
     return result
 
@@ -141,33 +147,37 @@ def best_setting(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, st
     Raises:
         UserError: no study, several, or one that does not exist.
     """
-    known = [name for name in studies(arguments.results) if _has_trials(arguments.results, name)]
-    if not known:
-        raise UserError(
-            f"--best: {arguments.results} holds no study; run python -m lacray.tune first, or give --results"
-        )
-    study = arguments.study or known[0]
-    if arguments.study is None and len(known) > 1:
-        raise UserError(
-            f"--best: {arguments.results} holds {len(known)} studies; choose with --study {'|'.join(known)}"
-        )
-    if study not in known:
-        raise UserError(f"--study: {study} is not in {arguments.results}; choose from {', '.join(known)}")
+    study = arguments.study
+    # Others than the one that is named may have thousands of rows, or none yet.
+    if study is None or not _has_trials(arguments.results, study):
+        known = [name for name in studies(arguments.results) if _has_trials(arguments.results, name)]
+        if not known:
+            raise UserError(
+                f"--best: {arguments.results} holds no study; run python -m lacray.tune first, or give --results"
+            )
+        if study is not None:
+            raise UserError(f"--study: {study} has no trials in {arguments.results}; choose from {', '.join(known)}")
+        if len(known) > 1:
+            raise UserError(
+                f"--best: {arguments.results} holds {len(known)} studies; choose with --study {'|'.join(known)}"
+            )
+        study = known[0]
     table = read(arguments.results, study)
     metric = selected_by(table)
     row = best(table, metric)
-    # Settings that this version does not know any more would be an error in every later command.
+    # Settings that this version does not know any more would be an error in every later command. What is null is in no
+    # row: left out, it would become what the preset has in its place.
     values = {
-        key: row[key]
+        key: row.get(key)
         for key in known_keys(row.get("loss.name") or DEFAULT_LOSS)
-        if key != "seed" and row.get(key) is not None
+        if key != "seed" and (row.get(key) is not None or NoneType in kinds_of(key))
     }
     values["fit.epochs"] = values.get("fit.full_epochs") or values["fit.epochs"]
     return values, study, f"the best of study {study} (trial {row['trial']}, {metric} {row[f'metric.{metric}']:.4f})"
 
 
 def _has_trials(results: str, study: str) -> bool:
-    return "tune" in read(results, study)["stage"].unique().to_pylist()
+    return has_rows(results, study) and "tune" in read(results, study)["stage"].unique().to_pylist()
 
 
 def planned(arguments: argparse.Namespace, config: Config, study: str) -> list[Run]:
@@ -180,11 +190,11 @@ def planned(arguments: argparse.Namespace, config: Config, study: str) -> list[R
     gpus = arguments.gpus_per_worker
     if gpus is None:
         gpus = default_gpus(nodes)
-    workers = arguments.workers or (most_workers(nodes, gpus, config.data.batch_size) if gpus else 1)
+    num_pairs = config.data.batch_size // config.fit.accumulate
+    workers = arguments.workers or (most_workers(nodes, gpus, num_pairs) if gpus else 1)
     check_batch(config, workers)
     own = plan(nodes, workers=workers, gpus_per_worker=gpus, concurrent=1, most=1)
     number = arguments.seeds or (3 if arguments.best else 1)
-    first = 0 if arguments.seeds or arguments.best else config.seed
     run = Run(
         values=placed(config.flat()),
         results=absolute(arguments.results),
@@ -198,7 +208,7 @@ def planned(arguments: argparse.Namespace, config: Config, study: str) -> list[R
         keep_checkpoint=True,
     )
     runs = []
-    for seed in range(first, first + number):
+    for seed in range(config.seed, config.seed + number):
         values = {**run.values, "seed": seed}
         # The name says the setting, so that an interrupted run is found again and another setting is another run.
         setting = json.dumps({key: value for key, value in values.items() if key != "seed"}, sort_keys=True)
@@ -207,30 +217,54 @@ def planned(arguments: argparse.Namespace, config: Config, study: str) -> list[R
     return runs
 
 
-def train(runs: list[Run], arguments: argparse.Namespace) -> None:
-    """Execute the runs one after the other, then say what they gave and where it is."""
+def train(runs: list[Run], arguments: argparse.Namespace, videos: str) -> None:
+    """Execute the runs one after the other, then say what they gave and where it is.
+
+    Args:
+        videos: checksum of those that are there now.
+    """
     place = Place(runs[0].results, tell=warn)
+    if arguments.again:
+        # All of them, so that the same command without --again goes on with all of them.
+        for run in runs:
+            with _leased(place, run):
+                for run_id in _run_ids(run):
+                    remove_run(place, run.study, run_id)
+        advice.text = "the same command without --again goes on from the last checkpoint"
     for run in runs:
         seed = run.config().seed
         last = _last_row(run)
-        if arguments.again:
-            remove_run(place, run.study, run.run_id)
-        elif last.get("status") == "done":
-            console.print(f"seed {seed}: done before, kept (--again trains it anew)")
+        if last.get("status") == "done":
+            if last["videos"] in (None, videos):
+                console.print(f"seed {seed}: done before, kept (--again trains it anew)")
+            else:
+                warn(f"seed {seed}: done before, with other videos or labels than now, kept; --again trains it anew")
             continue
-        elif last.get("status") == "failed":
+        if last.get("status") == "failed":
             raise UserError(f"run {run.run_id}: failed before ({last['error']}); --again trains it anew")
-        lease = Lease(place, f"{run.study}/leases/{run.run_id}.json", {"study": run.study, "run": run.run_id})
-        lease.acquire(warn)
-        try:
+        with _leased(place, run) as lease:
             started = time.time()
             outcome = _trained(run, lease) or {}
-        finally:
-            lease.release()
         if outcome.get("ended"):
             raise UserError(str(outcome["error"]).splitlines())
         console.print(f"seed {seed}: trained in {(time.time() - started) / 60:.1f} min")
     _tell(runs, arguments)
+
+
+@contextmanager
+def _leased(place: Place, run: Run) -> Iterator[Lease]:
+    """The right to write a run, and to remove it."""
+    lease = Lease(place, f"{run.study}/leases/{run.run_id}.json", {"study": run.study, "run": run.run_id})
+    lease.acquire(warn)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _run_ids(run: Run) -> list[str]:
+    """Of a run, and of its controls."""
+    return [run.run_id, *(f"{run.run_id}-{name}" for name in CONTROLS)]
 
 
 def _trained(run: Run, lease: Lease) -> dict[str, Any] | None:
@@ -285,21 +319,21 @@ def _trained(run: Run, lease: Lease) -> dict[str, Any] | None:
         reason = str(problem[0]).strip().splitlines()[-1]
         raise UserError(
             f"run {run.run_id}: its workers were lost {worker.MAX_FAILURES + 1} times, at last by: {reason}; mend it, "
-            "and the same command goes on from its last checkpoint"
+            f"and {advice.text}"
         ) from problem[0]
     raise problem[0]
 
 
 def _last_row(run: Run) -> dict[str, Any]:
     """What a run's rows said last; empty where it has none."""
-    if run.study not in studies(run.results):
+    if not has_rows(run.results, run.study):
         return {}
     rows = last_rows(read(run.results, run.study), stage="train", control="none")
     return next((row for row in rows if row["run_id"] == run.run_id), {})
 
 
 def _tell(runs: list[Run], arguments: argparse.Namespace) -> None:
-    ids = {f"{run.run_id}{suffix}" for run in runs for suffix in ("", "-untrained", "-positions")}
+    ids = {run_id for run in runs for run_id in _run_ids(run)}
     rows = [
         r for r in last_rows(read(runs[0].results, runs[0].study), stage="train", split="val") if r["run_id"] in ids
     ]

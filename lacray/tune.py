@@ -101,6 +101,9 @@ def run(opened: Sequence[Study], arguments: argparse.Namespace) -> None:
             try:
                 Driver(study, own, asides=asides, time_limit=arguments.time_limit, price=arguments.price).run()
                 study.close()
+                if study.problem is not None:
+                    # The last ends are written when nobody looks any more.
+                    raise study.problem
                 tell_results(study)
             except UserError as error:
                 if len(opened) == 1:
@@ -144,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
         "--time-limit",
         type=positive_number,
         metavar="SECONDS",
-        help="silence after which a trial counts as hanging; default: ten times the longest so far, at least 120",
+        help="silence after which a trial counts as hanging; default: ten times the longest so far, at least 420",
     )
     return result
 

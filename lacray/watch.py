@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+# Wakes the main thread. Its own: Ctrl-C says that the whole process shall end, and may be ignored.
+WAKING = signal.SIGUSR2
 PERIOD_S = 1.0
 # Without one accepted connection for this long, Ray is gone; the kernel accepts for a process that is merely busy.
 GONE_AFTER_S = 15.0
@@ -91,8 +93,8 @@ def _accepts(place: tuple[str, int]) -> bool:
 
 
 def interrupt_main() -> None:
-    """Wake the main thread from whatever it waits for, as Ctrl-C would."""
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    """Raise KeyboardInterrupt in the main thread, whatever it waits for; `lacray.exits.catch_signals` first."""
+    signal.pthread_kill(threading.main_thread().ident or 0, WAKING)
 
 
 def leave(problem: ClusterLostError, advice: str) -> None:

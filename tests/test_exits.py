@@ -1,4 +1,4 @@
-"""Signals while an entry point is still importing its libraries, which takes seconds."""
+"""How an entry point ends: by signals, also while it imports its libraries, by errors, by the watch."""
 
 from __future__ import annotations
 
@@ -82,3 +82,52 @@ def test_a_folder_that_was_removed_is_a_line(tmp_path: Path) -> None:
     before = "mkdir gone; cd gone; rmdir ../gone;"
     said = "error: the current folder does not exist any more; change into another one\n"
     assert said_by("-m", "lacray.train", "--keys", cwd=tmp_path, before=before) == (2, said)
+
+
+def test_a_signal_that_was_ignored_from_the_start_stays_so(tmp_path: Path) -> None:
+    """`nohup` ignores SIGHUP, a script's background job SIGINT."""
+    program = (
+        "import os; from lacray.exits import guarded; "
+        "guarded(lambda _: [os.kill(os.getpid(), n) for n in (1, 2)].clear())"
+    )
+    assert said_by("-c", program, cwd=tmp_path, before="trap '' HUP INT;") == (0, "")
+    assert said_by("-c", program, cwd=tmp_path) == (129, "interrupted by SIGHUP; nothing had begun\n")
+
+
+WATCHED = """
+import os, sys, time
+from lacray import exits
+from lacray.watch import Watch, interrupt_main
+
+exits.LAST_WORDS_S = 0.5
+
+
+def main(argv):
+    for study in ("one", "two"):
+        try:
+            with Watch([lambda: ValueError(study)], lambda problem: interrupt_main()):
+                time.sleep(60)
+        except KeyboardInterrupt:
+            time.sleep(1)
+            print(f"{study} is over", file=sys.stderr)
+    try:
+        os.kill(os.getpid(), 2)
+    finally:
+        CLOSE
+
+
+exits.guarded(main)
+"""
+
+
+@pytest.mark.parametrize("last", ["pass", "time.sleep(60)"])
+def test_what_the_watch_ends_is_not_the_process_and_a_later_ctrl_c_is_the_first(tmp_path: Path, last: str) -> None:
+    """And who is held up by what is closed is told how to go on, too."""
+    code, complained = said_by("-c", WATCHED.replace("CLOSE", last), cwd=tmp_path, before="trap - INT;")
+    assert complained == "one is over\ntwo is over\ninterrupted by SIGINT; nothing had begun\n"
+    assert code == 130
+
+
+def test_the_watch_ends_what_runs_where_ctrl_c_is_ignored(tmp_path: Path) -> None:
+    program = WATCHED.replace("CLOSE", "pass")
+    assert said_by("-c", program, cwd=tmp_path, before="trap '' INT;") == (0, "one is over\ntwo is over\n")

@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "apply": FOUNDATION | DATA_SIDE | {"results"},
     "run": FOUNDATION | DATA_SIDE | {"results", "apply"},
     "worker": FOUNDATION | DATA_SIDE | {"results", "run"},
-    "nodes": {"config"},
+    "nodes": {"config", "results"},
     "watch": set(),
     "exits": {"config", "watch"},
     "cli": {"config", "data", "results", "text", "watch"},

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.cluster_utils import Cluster
 
+from lacray import nodes as nodes_module
 from lacray.config import UserError
 from lacray.nodes import Node, Plan, check_shared, default_gpus, most_workers, plan, read_nodes, with_startable
 
@@ -137,6 +139,19 @@ def test_one_training_takes_all_gpus_that_its_batch_can_be_split_over():
     assert most_workers(nodes, 1, 8) == 2
     assert most_workers(nodes, 1, 9) == 3
     assert most_workers([Node("a", 64, gpus=16)], 1, 4) == 4
+    assert most_workers([Node("a", 64, gpus=16)], 1, 0) == 1
+
+
+@pytest.mark.parametrize(("address", "is_asked"), [("{}", True), ("file://{}", True), ("s3://bucket/x", False)])
+def test_every_node_is_asked_for_a_folder_however_it_is_written(monkeypatch, tmp_path, address, is_asked):
+    """A home folder of each node's own took the trials of that node."""
+    there = [{"NodeID": name, "Alive": True, "Resources": {"CPU": 4}} for name in "ab"]
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "a"))
+    monkeypatch.setattr(ray, "nodes", lambda: there)
+    asked: list[Path] = []
+    monkeypatch.setattr(nodes_module, "_blind", lambda nodes, folder: asked.append(folder))
+    check_shared(address.format(tmp_path))
+    assert asked == [tmp_path] * is_asked
 
 
 def test_a_cluster_of_a_head_alone_counts_the_nodes_that_it_may_start():

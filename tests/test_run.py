@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -145,6 +146,36 @@ def test_rows_of_epochs_after_the_checkpoint_are_dropped(data, tmp_path, undistu
     assert_as_undisturbed(tmp_path, undisturbed)
 
 
+@pytest.mark.parametrize("epochs", [3, 5])
+@pytest.mark.parametrize("damage", ["torn checkpoint", "no rows"])
+def test_a_run_whose_rows_are_gone_or_whose_checkpoint_is_torn_begins_anew(data, tmp_path, undisturbed, epochs, damage):
+    """It was done without a result, or stopped for ever at a file that nobody could find."""
+    run = a_run(data, tmp_path)
+    list(itertools.islice(execute(run, device=CPU), epochs))
+    path = tmp_path / "s" / "checkpoints" / "r.pt"
+    if damage == "no rows":
+        results.RunWriter(str(tmp_path), "s", "other").append([{"epoch": 0}])
+        (tmp_path / "s" / "rows" / "r.parquet").unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:999])
+        results.RunWriter(str(tmp_path), "s", "r", keep_until=9).mark("running")
+    assert [progress.epoch for progress in execute(run, device=CPU)] == [1, 2, 3, 4, 5]
+    began, *rest = rows_of(tmp_path)
+    (note,) = json.loads(began["notes"])
+    assert note.startswith(f"checkpoint: {path} is ")
+    assert note.endswith("; the run began anew")
+    assert rest == undisturbed[0][1:]
+
+
+def test_a_run_that_a_packed_file_knows_to_be_over_is_not_taken_up_again(data, tmp_path):
+    run, place = a_run(data, tmp_path, stage="tune", keep_checkpoint=False), Place(str(tmp_path))
+    list(itertools.islice(execute(run, device=CPU), 2))
+    results.write_end(place, "s", "r", {"status": "pruned", "epoch": 2})
+    assert results.compact(place, "s", quiet_seconds=0) == (1, 1)
+    assert [progress.epoch for progress in execute(run, device=CPU)] == [2]
+    assert not list((tmp_path / "s" / "rows").glob("r.*"))
+
+
 def test_a_run_that_is_not_kept_leaves_its_rows_alone(data, tmp_path):
     run = a_run(data, tmp_path, keep_checkpoint=False)
     first = execute(run, device=CPU)
@@ -177,7 +208,9 @@ def test_a_run_whose_videos_have_changed_is_refused_by_their_names(tmp_path):
     np.save(data / "features" / "clip03.npy", np.zeros((20, 12), np.float16))
     text = (data / "segments.csv").read_text().replace("reach", "pull", 1)
     (data / "segments.csv").write_text("\n".join(line for line in text.splitlines() if "clip03" not in line) + "\n")
-    with pytest.raises(UserError, match=r"run r began with other videos.*clip03.*was .*frames.*is now .*20 frames"):
+    with pytest.raises(
+        UserError, match=r"run r began with other videos.*clip03.*was .*frames.*is now .*20 frames.*anew: --again"
+    ):
         list(execute(run, device=CPU))
 
 

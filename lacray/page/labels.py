@@ -184,8 +184,8 @@ class Labels:
         else:
             listing = Listing("plain", [], {})
             found = read_labels(files, self.names, self.tier, listing)
-            if listing.all_problems:
-                raise DataError(listing.all_problems)
+            if listing.problems:
+                raise DataError(listing.problems)
             out = io.StringIO()
             writer = csv.writer(out, lineterminator="\n")
             writer.writerow(("video", *SECONDS, "phase") if found else COLUMNS)

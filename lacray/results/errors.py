@@ -10,7 +10,8 @@ from lacray.config import UserError
 
 # Values that must never be read in a message or a row; the S3 client adds those that it found in files or roles.
 _SECRETS: set[str] = set()
-_SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+# Not the key's id: AWS's have a form of their own, and that of a server in the next room may be any word.
+_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SECRET_FORMS = re.compile(
     # A secret may hold slashes.
     r"(?P<userinfo>(?<=://)[^/\s@:]*(?::[^\s@]*)?(?=@))"
@@ -32,6 +33,25 @@ def redact(text: str) -> str:
     for secret in sorted(known | _SECRETS, key=len, reverse=True):
         text = text.replace(secret, "***")
     return _SECRET_FORMS.sub("***", text)
+
+
+def refuse_secret(key: str, value: Any) -> None:
+    """Whether a setting may be written; with stars in it, it would be another one.
+
+    Args:
+        key: of the setting.
+        value: of it; only texts, alone or in a list, can be secret.
+
+    Raises:
+        ResultsError: it holds a password or key.
+    """
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and redact(text) != text:
+            raise ResultsError(
+                f"{key}={text}",
+                "must hold no password or key, since the results tell every setting to whoever reads them",
+                "give it without, or choose a key that is no word of it",
+            )
 
 
 class ResultsError(UserError):

@@ -168,13 +168,12 @@ class Lease:
         )
 
 
-def lease_state(place: Place, study: str, run_id: str | None = None) -> dict[str, Any] | None:
-    """Who drives a study (or a single training), from any machine.
+def lease_state(place: Place, study: str) -> dict[str, Any] | None:
+    """Who drives a study, from any machine.
 
     Args:
         place: where results lie.
         study: the study's name.
-        run_id: a single training's name.
 
     Returns:
         host, pid, user, since, what the driver said of itself, 'age' (seconds since the last renewal by the place's
@@ -183,9 +182,7 @@ def lease_state(place: Place, study: str, run_id: str | None = None) -> dict[str
     Raises:
         ResultsError: the place cannot be read.
     """
-    check_name("study", study)
-    key = f"{study}/lease.json" if run_id is None else f"{study}/leases/{check_name('run_id', run_id)}.json"
-    found = place.look(key)
+    found = place.look(f"{check_name('study', study)}/lease.json")
     if found is None:
         return None
     holder = _parse(found.data)

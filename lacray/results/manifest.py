@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lacray.results.errors import ResultsError, redact
+from lacray.results.errors import ResultsError, redact, refuse_secret
 from lacray.results.names import check_name
 from lacray.results.place import Place
 
@@ -29,11 +29,13 @@ def write_manifest(place: Place, study: str, manifest: Mapping[str, Any]) -> boo
         Whether it was written; False: there is one already.
 
     Raises:
-        ResultsError: it could not be written.
+        ResultsError: it could not be written, or holds a credential.
     """
+    for leaf, value in _leaves(_as_json(manifest)):
+        refuse_secret(leaf, value)
     # In its own order: it is the order of the dimensions of a search space, and so of its trials.
     text = json.dumps(manifest, indent=2, allow_nan=False)
-    return place.create(_key(study), redact(text).encode() + b"\n") is not None
+    return place.create(_key(study), text.encode() + b"\n") is not None
 
 
 def read_manifest(place: Place, study: str) -> dict[str, Any] | None:

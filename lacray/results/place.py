@@ -63,11 +63,6 @@ class Place:
         return f"Place({self.uri!r})"
 
     @property
-    def is_local(self) -> bool:
-        """Whether it is a directory."""
-        return isinstance(self._store, Disk)
-
-    @property
     def settle_seconds(self) -> float:
         """How long after a successful `create` or `replace` another's may still have come through."""
         return self._store.settle_seconds

@@ -125,14 +125,16 @@ class RunWriter:
         version = None
         if self._version is not None:
             version = self._place.replace(self._key, content, self._version)
-        if version is None and (self._version is None or self._place.version(self._key) is None):
+        is_gone = version is None and self._version is not None and self._place.version(self._key) is None
+        # Gone because it was packed, as finished runs are: what this writer has to add comes too late.
+        if version is None and (self._version is None or (is_gone and not self._packed())):
             # The first of the run, or its file was removed: the whole run is in our hands.
             self.was_removed = self._version is not None
             version = self._place.create(self._key, content)
         if version is None:
             raise SupersededError(
                 f"run {self.run_id} of study {self.study}",
-                "must have one writer, and another process has written its rows since",
+                "must have one writer, and another process has written its rows, or ended it, since",
                 "let that one go on; this one must stop",
             )
         self._version, self.rows = version, rows

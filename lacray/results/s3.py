@@ -55,7 +55,8 @@ def s3_client() -> Any:
     session = boto3.session.Session()
     credentials = session.get_credentials()
     if credentials is not None:
-        keep_secret(*credentials.get_frozen_credentials())
+        frozen = credentials.get_frozen_credentials()
+        keep_secret(frozen.secret_key, frozen.token)
     return session.client("s3", region_name=region(), endpoint_url=endpoint(), config=config)
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from lacray import metrics
 from lacray.config import Config
-from lacray.results.errors import redact
+from lacray.results.errors import redact, refuse_secret
 
 IDENTITY: dict[str, pa.DataType] = {
     "study": pa.string(),
@@ -53,6 +53,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 SECTIONS = tuple(f"{name}." for name in Config.model_fields if name != "seed")
 """How the columns of settings begin; others with a dot are what was measured, also what a loss reports of its own."""
+SENTENCES = ("error", "notes")
+"""Columns of free words, which may repeat what a library said."""
 COMPUTING = (
     "data.num_loaders",
     "data.cache_gib",
@@ -78,10 +80,11 @@ NUMERIC_PREFIXES = ("metric.", "action.", "num_actions.", "part.", "gap.")
 
 
 def checked(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row ready to be written: scalars unpacked, nulls left out, lists as JSON, credentials taken out.
+    """A row ready to be written: scalars unpacked, nulls left out, lists as JSON, no credential in its sentences.
 
     Raises:
         ValueError: names the column, what it must be, and what it was; a metric that is not finite is refused.
+        ResultsError: a setting holds a credential.
     """
     clean: dict[str, Any] = {}
     for key, value in row.items():
@@ -111,7 +114,11 @@ def checked(row: Mapping[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"{key}: must be a bool, int, float, str or list, got {value!r}")
         elif key == "notes" and isinstance(value, (list, tuple)):
             value = json.dumps(list(value))
-        clean[key] = redact(value) if isinstance(value, str) else value
+        if key in SENTENCES:
+            value = redact(value)
+        elif key.startswith(SECTIONS):
+            refuse_secret(key, value)
+        clean[key] = value
     if not isinstance(clean.get("epoch"), int):
         raise ValueError(f"epoch: must be an int in every row, got {row.get('epoch')!r}")
     return clean

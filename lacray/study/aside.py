@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 
+from lacray.results import redact
 from lacray.study.trials import Trial
 
 FLUSH_S = 10.0
@@ -47,11 +49,14 @@ class Aside:
         own = trial.copy()
         self._todo.put(lambda: self._tell(own))
 
-    def close(self) -> None:
-        """Wait a while for what is not copied yet."""
+    def finish(self) -> None:
+        """Nothing comes any more."""
         self._todo.put(self._end)
         self._todo.put(None)
-        self._thread.join(FLUSH_S)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until all is copied, or the time is over."""
+        self._thread.join(seconds)
 
     def _begin(self, trials: list[Trial]) -> None:
         for trial in trials:
@@ -70,6 +75,15 @@ class Aside:
             try:
                 step()
             except Exception as error:  # whatever that tool has to say, the study goes on
-                reason = " ".join(str(error).split())[:200]
+                reason = redact(" ".join(str(error).split()))[:200]
                 self._say(f"{self.what} can no longer be written ({reason}); the study goes on without it")
                 return
+
+
+def close_all(asides: Sequence[Aside]) -> None:
+    """Wait a while, once for all copies, for what is not copied yet."""
+    for aside in asides:
+        aside.finish()
+    until = time.monotonic() + FLUSH_S
+    for aside in asides:
+        aside.wait(max(0.0, until - time.monotonic()))

@@ -17,15 +17,18 @@ from lacray.config import UserError
 from lacray.exits import advice
 from lacray.nodes import Plan
 from lacray.results import manifest_exists
-from lacray.study.aside import Aside
+from lacray.study.aside import Aside, close_all
 from lacray.study.show import StudyView
 from lacray.study.study import Study
+from lacray.study.trials import Trial
 from lacray.study.tuning import EarlyStopping, EndOfStudy, Listener, Suggestions
 from lacray.watch import ClusterLostError, Watch, interrupt_main, leave, ray_is_there
 
 MAX_RESTARTS = 5
 # Between two looks at what changes slowly: the manifest, the number of nodes.
 SLOW_CHECK_S = 15.0
+# What the watch waits for the place of the results: all else that it looks at waits with it.
+CHECK_PATIENCE_S = 5.0
 
 
 class Driver:
@@ -58,6 +61,7 @@ class Driver:
         self._hung: dict[int, int] = {}
         self._retries: dict[int, int] = {}
         self._slow_check = time.monotonic()
+        self._place = study.place.patient(CHECK_PATIENCE_S)
 
     def run(self) -> None:
         """Run the trials to their end.
@@ -92,8 +96,7 @@ class Driver:
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-            for aside in self.asides:
-                aside.close()
+            close_all(self.asides)
         if self.problem is not None:
             raise self.problem
 
@@ -103,7 +106,7 @@ class Driver:
         Nor does it ask for more, once it was told that there are none.
         """
         for _ in range(MAX_RESTARTS):
-            why = "Ray Tune ended before its trials"
+            why, remedy = "Ray Tune ended before its trials", "go on"
             try:
                 self._tuner(scratch).fit()
                 if self.problem is not None or self.study.num_over >= self.study.num_trials:
@@ -111,13 +114,10 @@ class Driver:
             except RuntimeError as error:
                 if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
                     raise
-                why = "a node ran out of memory"
+                why, remedy = "a node ran out of memory", "lower --concurrent or data.cache_gib, and go on"
             self.view.say(f"{why}; those that were going on do so from their checkpoints", "yellow")
             self.study.requeue()
-        raise UserError(
-            f"study {self.study.name}: {MAX_RESTARTS} times {why}; lower --concurrent or data.cache_gib, and go on: "
-            f"{self.study.resume_command()}"
-        )
+        raise UserError(f"study {self.study.name}: {MAX_RESTARTS} times {why}; {remedy}: {self.study.resume_command()}")
 
     def _tuner(self, scratch: str) -> tune.Tuner:
         if self.is_nested:
@@ -189,7 +189,7 @@ class Driver:
         self._guarded(lambda: self._on_return(number, result))
 
     def _on_return(self, number: int, result: dict[str, Any]) -> None:
-        if result.get("ended") == "refused":
+        if result.get("ended") == "refused" and not self.study.trials[number].is_over:
             lines = str(result["error"]).splitlines()
             self.stop(
                 UserError([*lines, f"study {self.study.name}: mend it, and go on: {self.study.resume_command()}"])
@@ -245,7 +245,7 @@ class Driver:
             nodes = sum(node["Alive"] for node in ray.nodes())
             self.view.cost = (self.view.cost or 0.0) + self.price * nodes * (now - self._slow_check) / 3600
         self._slow_check = now
-        if not manifest_exists(self.study.place, self.study.name):
+        if not manifest_exists(self._place, self.study.name):
             where = self.study.options.results
             return UserError(
                 f"study {self.study.name}: its study.json is gone from {where}; restore the results, or begin anew"
@@ -255,8 +255,8 @@ class Driver:
     def _check_silence(self) -> None:
         """End the processes of a trial that hangs: Tune starts it again, and it goes on from its checkpoint."""
         now = time.monotonic()
-        limit = self.time_limit or self.study.trials.silence_limit()
         for trial in list(self.study.trials):
+            limit, whose = self._silence_limit(trial)
             if trial.is_over or not trial.heard or now - trial.heard <= limit:
                 continue
             trial.heard = now
@@ -267,10 +267,17 @@ class Driver:
                 if not processes:
                     continue
             self._hung[trial.number] = self._hung.get(trial.number, 0) + 1
-            whose = "--time-limit" if self.time_limit else "ten times the longest silence so far, 120 s at least"
             told = f"trial {trial.number}: no sign of life for {limit:.0f} s ({whose})"
             self.view.say(f"{told}; its processes are ended, it goes on from its checkpoint", "yellow")
             _end_processes(processes)
+
+    def _silence_limit(self, trial: Trial) -> tuple[float, str]:
+        if self.time_limit is not None:
+            return self.time_limit, "--time-limit"
+        limit, whose = self.study.trials.silence_limit(trial.number)
+        # One that was slow, not stuck, gets to its next checkpoint in the end.
+        times = self._hung.get(trial.number, 0)
+        return limit * 2**times, whose + ", doubled each time that it was ended" * bool(times)
 
     def _on_problem(self, problem: Exception) -> None:
         self.stop(problem)

@@ -13,14 +13,16 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from lacray.config import column_value
+from lacray.results.place import STUDY_PATIENCE
 from lacray.study.space import VARIANT, Space
 
 REDUCTION = 3
 """Early stopping keeps the best third at each of its looks."""
 LATEST = datetime.max.replace(tzinfo=UTC)
 OVER = ("done", "pruned", "failed")
-# A trial counts as hanging after this many times the longest silence that any trial broke, and never before a while.
-PATIENCE, MIN_SILENCE_S, FIRST_SILENCE_S = 10.0, 120.0, 3600.0
+# A trial counts as hanging after this many times the longest silence that any trial broke, and never before a while:
+# it may be waiting for the place of the results.
+PATIENCE, MIN_SILENCE_S, FIRST_SILENCE_S = 10.0, STUDY_PATIENCE + 120.0, 3600.0
 
 
 def run_name(number: int) -> str:
@@ -79,6 +81,7 @@ class Trials:
         self.every = every
         self.longest_silence: float | None = None
         self._was_evaluated = False
+        self._heard: set[int] = set()
 
     def __iter__(self) -> Iterator[Trial]:
         return iter(self._all[number] for number in sorted(self._all))
@@ -110,6 +113,7 @@ class Trials:
         trial = self[number]
         if trial.state == "running" and trial.heard and result["epoch"] > 0:
             self.longest_silence = max(self.longest_silence or 0.0, now - trial.heard)
+            self._heard.add(number)
         trial.state, trial.heard = "running", now
         trial.processes = [tuple(process) for process in result.get("processes") or trial.processes]
         trial.epoch = max(trial.epoch, result["epoch"])
@@ -132,12 +136,15 @@ class Trials:
                 trial.processes = []
         return list(idle)
 
-    def silence_limit(self) -> float:
-        """Seconds without a sign of life after which a trial counts as hanging."""
-        # Epochs alone say nothing of how long an evaluation takes: minutes, where the videos are long.
-        if self.longest_silence is None or not self._was_evaluated:
-            return FIRST_SILENCE_S
-        return max(MIN_SILENCE_S, PATIENCE * self.longest_silence)
+    def silence_limit(self, number: int) -> tuple[float, str]:
+        """Seconds without a sign of life after which a trial counts as hanging, and why so many, in words."""
+        # Epochs alone say nothing of how long an evaluation takes: minutes, where the videos are long. Nor does one
+        # trial of another, whose encoder may be fifty times as large; before it runs that does not matter.
+        is_known = number in self._heard or self[number].state != "running"
+        if self.longest_silence is None or not self._was_evaluated or not is_known:
+            return FIRST_SILENCE_S, "nobody knows yet how long an epoch of it takes"
+        least = f"{MIN_SILENCE_S:.0f} s at least"
+        return max(MIN_SILENCE_S, PATIENCE * self.longest_silence), f"ten times the longest silence so far, {least}"
 
     def should_stop(self, number: int, epoch: int) -> bool:
         """Whether a trial is stopped early on its value at an epoch: asynchronous successive halving.

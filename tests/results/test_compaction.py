@@ -14,6 +14,7 @@ from lacray.results import (
     LeaseError,
     Place,
     RunWriter,
+    SupersededError,
     check_writable,
     compact,
     read,
@@ -96,6 +97,17 @@ def test_a_run_that_is_trained_again_wins_over_its_packed_rows(place):
     assert told("t0") == []
     assert len(told("t1")) == 2
     assert RunWriter(place, "s", "t0", keep_until=9).rows == []
+
+
+def test_a_run_that_was_packed_under_its_writer_is_not_brought_back(place):
+    """A trial of several workers that is stopped early trains its epoch to the end, longer than files are left."""
+    writer = run_of(place, "t0", row(1), row(2))
+    write_end(place, "s", "t0", {"status": "pruned", "epoch": 2})
+    assert compact(place, "s", quiet_seconds=0) == (1, 1)
+    before = read(place)
+    with pytest.raises(SupersededError, match="another process has written its rows, or ended it, since"):
+        writer.append([row(3)])
+    assert read(place).equals(before)
 
 
 class Killed(BaseException):

@@ -161,10 +161,18 @@ def test_no_credential_reaches_a_message_a_row_a_manifest_or_a_traceback(s3, mon
         f"cannot reach https://{KEY}:{SECRET}@host/a?X-Amz-Credential={KEY}%2F2030&X-Amz-Signature=abcdef0123 {TOKEN}"
     )
     own = Place(tmp_path / "results")
-    run(own.uri, "s", "r", row(1, status="failed", error=error, notes=[error], data__root=error))
+    run(own.uri, "s", "r", row(1, status="failed", error=error, notes=[error]))
     write_end(own, "s", "r2", {"status": "failed", "epoch": 0, "error": error})
-    write_manifest(own, "s", {"root": error})
-    said += [str(read(own.uri).to_pylist()), str(read_manifest(own, "s")), *differences({"a": error}, {"a": 1})]
+    for refused in (
+        lambda: run(own.uri, "s", "r3", row(1, data__root=error)),
+        lambda: write_manifest(own, "s", {"space": {"root": error}}),
+        lambda: write_manifest(own, "s", {"space": {"choices": ["none", error]}}),
+    ):
+        with pytest.raises(ResultsError, match="must hold no password or key") as caught:
+            refused()
+        said.append(str(caught.value))
+    assert read_manifest(own, "s") is None
+    said += [str(read(own.uri).to_pylist()), *differences({"a": error}, {"a": 1})]
     for path in (tmp_path / "results").rglob("*.*"):
         said.append(path.read_bytes().decode("latin1"))
     for text in said:
@@ -176,6 +184,19 @@ def test_no_credential_reaches_a_message_a_row_a_manifest_or_a_traceback(s3, mon
 def test_what_is_no_credential_stays_in_the_words():
     text = "s3://bucket/prefix/AKIA: alice@example.org trained at http://127.0.0.1:8333/x"
     assert redact(text) == text
+
+
+def test_a_key_s_id_that_is_a_word_changes_nothing_that_is_stored(monkeypatch, tmp_path):
+    """Servers of one's own take any: a manifest whose `lacray` was `***` could not be resumed."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "lacray")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-word")
+    place, root = Place(tmp_path), "/srv/lacray/videos"
+    manifest = {"versions": {"lacray": "0.1.0"}, "space": {"fixed": {"data.root": root}}}
+    write_manifest(place, "s", manifest)
+    run(tmp_path, "s", "r", row(1, data__root=root, error="of another-word"))
+    assert read_manifest(place, "s") == manifest
+    (stored,) = read(place).to_pylist()
+    assert (stored["data.root"], stored["error"]) == (root, "of ***")
 
 
 def test_the_error_survives_the_way_between_processes():

@@ -12,6 +12,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from lacray.study import aside as aside_module
+from lacray.study.aside import Aside, close_all
 from lacray.study.loggers import MlFlow, TensorBoard
 from lacray.study.space import parse_space
 from lacray.study.trials import Trial
@@ -30,7 +32,7 @@ def followed(aside, *, known: list[Trial]) -> None:
         aside.report(trial, epoch, {"objective": value, "loss": 1 / epoch})
     trial.state = "pruned"
     aside.tell(trial)
-    aside.close()
+    close_all([aside])
 
 
 def test_optuna_shows_the_study_under_its_trials_own_numbers(tmp_path):
@@ -56,6 +58,31 @@ def test_a_store_that_cannot_be_written_is_one_line_and_no_more(tmp_path):
     (line,) = told
     assert line.startswith("Optuna's store can no longer be written (")
     assert line.endswith("the study goes on without it")
+
+
+class Deaf(Aside):
+    """A copy whose server is away."""
+
+    def _ask(self, trial: Trial) -> None:
+        raise ConnectionError("POST to http://ann:sEcReTpw@host/api failed")
+
+    def _end(self) -> None:
+        time.sleep(60)
+
+
+def test_the_password_of_a_server_that_is_away_is_not_said():
+    told: list[str] = []
+    followed(Deaf("MLflow", told.append), known=[])
+    assert told == [
+        "MLflow can no longer be written (POST to http://***@host/api failed); the study goes on without it"
+    ]
+
+
+def test_all_copies_together_are_waited_for_once(monkeypatch):
+    monkeypatch.setattr(aside_module, "FLUSH_S", 0.5)
+    began = time.monotonic()
+    close_all([Deaf("a", print), Deaf("b", print), Deaf("c", print)])
+    assert 0.4 < time.monotonic() - began < 1.4
 
 
 def test_tensorboard_reads_every_epoch_of_every_trial(tmp_path):

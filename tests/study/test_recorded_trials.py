@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
+from lacray.results.place import STUDY_PATIENCE
 from lacray.study.space import parse_space
-from lacray.study.trials import MIN_SILENCE_S, Trial, Trials, recorded
+from lacray.study.trials import FIRST_SILENCE_S, MIN_SILENCE_S, Trial, Trials, recorded
 
 SPACE = parse_space(
     {
@@ -157,18 +158,24 @@ def test_rows_tell_trials_with_the_parameters_that_were_suggested():
 
 def test_the_limit_of_silence_follows_the_longest_that_was_broken():
     trials = Trials([Trial(0, {}, 9), Trial(1, {}, 9)])
+
+    def limit(number: int) -> float:
+        return trials.silence_limit(number)[0]
+
     trials.hear(0, {"epoch": 0}, "objective", now=1000.0)
-    assert trials.silence_limit() > 1000, "nothing is known yet"
+    assert limit(0) == FIRST_SILENCE_S, "nothing is known yet"
     trials.hear(0, {"epoch": 1}, "objective", now=1003.0)
-    assert trials.silence_limit() > 1000, "an evaluation may take longer than an epoch"
+    assert limit(0) == FIRST_SILENCE_S, "an evaluation may take longer than an epoch"
     trials.hear(0, {"epoch": 2, "objective": 0.4}, "objective", now=1006.0)
-    assert trials.silence_limit() == MIN_SILENCE_S
+    assert limit(0) == MIN_SILENCE_S > STUDY_PATIENCE
+    assert limit(1) == MIN_SILENCE_S, "it waits for a process, whatever its epochs will take"
     trials.hear(1, {"epoch": 0}, "objective", now=1000.0)
-    trials.hear(1, {"epoch": 1, "objective": 0.5}, "objective", now=1040.0)
-    assert trials.silence_limit() == 400.0
+    assert limit(1) == FIRST_SILENCE_S, "its encoder may be fifty times as large"
+    trials.hear(1, {"epoch": 1, "objective": 0.5}, "objective", now=1150.0)
+    assert limit(0) == limit(1) == 1500.0
     # A trial that starts again after a loss was silent for another reason.
     trials.hear(1, {"epoch": 0}, "objective", now=9000.0)
-    assert trials.silence_limit() == 400.0
+    assert limit(1) == 1500.0
 
 
 def test_the_best_is_a_trial_that_did_not_fail_and_of_equals_the_earlier():
