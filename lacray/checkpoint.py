@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lacray import distributed
 from lacray.config import Config, UserError, build
-from lacray.data.videoset import MADE_BY
 from lacray.encoder import Encoder, build_encoder
 from lacray.losses import Loss, build_loss
 
@@ -51,8 +51,8 @@ class Trained:
     """Channels of the features that it takes; None for videos."""
     calibration: dict[str, Any] | None
     """What `lacray.apply.calibration` measured with these very weights; None before the training was over."""
-    made_by: str | None = None
-    """What made the features that it was trained on, in a line, where their folder said it."""
+    videos: Mapping[str, str]
+    """The fingerprint (`VideoSet.fingerprint`) of what it was trained on, where a run has stored it."""
 
 
 def capture(
@@ -188,5 +188,5 @@ def model_of(state: dict[str, Any], where: str) -> Trained:
     except (RuntimeError, TypeError) as error:
         first = str(error).splitlines()[0].strip()
         raise CheckpointError(f"checkpoint: {where} holds weights of another setting than its own ({first})") from error
-    made_by = state.get("videos", {}).get(MADE_BY)
-    return Trained(encoder.eval(), loss.eval(), config, state["num_features"], state["calibration"], made_by)
+    known = state["num_features"], state["calibration"], state.get("videos", {})
+    return Trained(encoder.eval(), loss.eval(), config, *known)

@@ -26,6 +26,7 @@ from lacray.data.arrays import RECORD, made_by
 from lacray.data.discovery import shown
 from lacray.data.sources import VideoFile, source_of
 from lacray.data.video import UnreadableVideoError
+from lacray.data.videoset import MADE_BY
 from lacray.embedding import Progress, embed_file
 from lacray.odds import Penalties
 from lacray.results import open_checkpoint
@@ -187,9 +188,10 @@ class Model:
         # Of another network with as many channels they would have no meaning.
         folder = next((above for above in Path(path).absolute().parents if (above / RECORD).exists()), None)
         made = made_by(folder) if is_array and folder is not None else None
-        if made is not None and self.trained.made_by not in (None, made):
+        trained_on = self.trained.videos.get(MADE_BY)
+        if made is not None and trained_on not in (None, made):
             raise DataError(
-                f"{path}: must be features of {self.trained.made_by}, as those of the training, got those of {made}; "
+                f"{path}: must be features of {trained_on}, as those of the training, got those of {made}; "
                 "make them with that backbone, in another --out"
             )
 

@@ -109,7 +109,7 @@ def test_model_of_features_refuses_a_video_and_a_model_of_videos_an_array(
 
 
 def test_features_of_another_backbone_are_refused(features_model, features_root, tmp_path):
-    trained = replace(features_model.trained, made_by=made_by_of(tmp_path, "first"))
+    trained = replace(features_model.trained, videos={"features": made_by_of(tmp_path, "first")})
     model = replace(features_model, trained=trained)
     (tmp_path / "features" / "day 1").mkdir()
     array = shutil.copy(features_root / "features" / "clip00.npy", tmp_path / "features" / "day 1" / "clip00.npy")
