@@ -99,7 +99,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     encoder = build_encoder(config.encoder, config.data).to(device).eval()
     strict = Calibration(Measure(), (0.0, 1.0), (-2.0, 3.0), 5.0, Chance(1.0, 5.0, 0.0, 100, 0.0), 2, 1, 1)
-    model = Model(Trained(encoder, build_loss(config), config, None, None), strict, device, "benchmark")
+    model = Model(Trained(encoder, build_loss(config), config, None, None, {}), strict, device, "benchmark")
     result: dict[str, Any] = {**vars(arguments), "threads": torch.get_num_threads(), "size": config.data.size}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
