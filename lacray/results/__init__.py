@@ -1,6 +1,6 @@
 """Where results lie (a directory, S3), and what lies there: rows in Parquet, ends, checkpoints, manifests, leases.
 
-    {uri}/{study}/study.json              what the study was begun with; written once
+    {uri}/{study}/study.json              what the study was begun with; only its number of trials may grow
     {uri}/{study}/rows/RUN.parquet        one writer, the run; a row per epoch and split
     {uri}/{study}/ends/RUN.parquet        one writer, the driver: how a run ended that did not end itself
     {uri}/{study}/checkpoints/RUN.pt      the run's last state

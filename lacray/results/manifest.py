@@ -1,4 +1,4 @@
-"""What a study was begun with, `{study}/study.json`: written once."""
+"""What a study was begun with, `{study}/study.json`: only its number of trials is ever changed."""
 
 from __future__ import annotations
 
