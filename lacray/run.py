@@ -94,6 +94,8 @@ class Progress:
     """Of the split that is selected on; empty where the epoch was not evaluated."""
     seconds: float
     """Spent training so far."""
+    note: str | None = None
+    """What a user must hear of it."""
 
 
 def execute(run: Run, *, device: torch.device, evaluating: embedding.Progress | None = None) -> Iterator[Progress]:
@@ -191,7 +193,8 @@ class _Record:
         elif time.monotonic() - self._stored >= self._cost / CHECKPOINT_SHARE:
             self._store(event)
         metrics = event.evaluations[0].metrics if event.evaluations else {}
-        return Progress(event.epoch, event.parts["total"], metrics, event.seconds)
+        note = self.why_anew if event.epoch == 1 else None
+        return Progress(event.epoch, event.parts["total"], metrics, event.seconds, note)
 
     def _check_study(self) -> None:
         """A study that was deleted is not begun again by a trial of it, whose rows would be in the way of a new one."""

@@ -86,7 +86,8 @@ def follow(
 
 def as_result(progress: Progress) -> dict[str, Any]:
     """Plain values: metrics under their own names."""
-    return {"epoch": progress.epoch, "loss": progress.loss, "seconds": progress.seconds, **progress.metrics}
+    note = {"note": progress.note} if progress.note else {}
+    return {"epoch": progress.epoch, "loss": progress.loss, "seconds": progress.seconds, **note, **progress.metrics}
 
 
 def _nested(run: Run, scratch: str, referee: str) -> dict[str, Any] | None:

@@ -159,11 +159,13 @@ def test_a_run_whose_rows_are_gone_or_whose_checkpoint_is_torn_begins_anew(data,
     else:
         path.write_bytes(path.read_bytes()[:999])
         results.RunWriter(str(tmp_path), "s", "r", keep_until=9).mark("running")
-    assert [progress.epoch for progress in execute(run, device=CPU)] == [1, 2, 3, 4, 5]
+    told = [(progress.epoch, progress.note) for progress in execute(run, device=CPU)]
+    assert [epoch for epoch, _ in told] == [1, 2, 3, 4, 5]
     began, *rest = rows_of(tmp_path)
     (note,) = json.loads(began["notes"])
     assert note.startswith(f"checkpoint: {path} is ")
     assert note.endswith("; the run began anew")
+    assert [heard for _, heard in told] == [note, None, None, None, None]
     assert rest == undisturbed[0][1:]
 
 
