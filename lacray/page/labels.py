@@ -184,8 +184,8 @@ class Labels:
         else:
             listing = Listing("plain", [], {})
             found = read_labels(files, self.names, self.tier, listing)
-            if listing.problems:
-                raise DataError(listing.problems)
+            if listing.label_problems:
+                raise DataError(listing.label_problems)
             out = io.StringIO()
             writer = csv.writer(out, lineterminator="\n")
             writer.writerow(("video", *SECONDS, "phase") if found else COLUMNS)
