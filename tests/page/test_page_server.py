@@ -640,6 +640,21 @@ def test_label_files_that_something_else_has_changed_are_asked_about(trained, tm
         assert save(page, {"videos/take1.mp4": [[0, 3, "new"]]}, known=known)[0] == 409
 
 
+def test_nothing_is_saved_in_place_of_label_files_that_cannot_be_read(trained, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(trained[0], root)
+    (root / "segments.csv").unlink()
+    path = root / "labels" / "take0.eaf"
+    write_tiers(path, "take0.mp4", {"hands": (50, 470, "reach")})
+    for page in opened(trained, root):
+        known = page.json("/api/state")["known"]
+        path.write_bytes(path.read_bytes()[:-9])
+        status, answer = save(page, {"videos/take1.mp4": [[0, 3, "new"]]}, known=known, anyway=True)
+        assert status == 400
+        assert "take0.eaf" in answer["problems"][0]
+        assert not (root / "segments.csv").exists()
+
+
 @pytest.mark.parametrize("has_actions", [False, True])
 def test_new_phases_go_to_the_table_of_phases(trained, tmp_path, has_actions):
     root = tmp_path / "set"
