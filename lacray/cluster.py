@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import signal
 import socket
 import sys
 import threading
@@ -63,17 +62,18 @@ def check_address() -> None:
 
 @contextmanager
 def shutting_down() -> Iterator[None]:
-    """Shut Ray down at the end, unless that is a signal which Ray's daemons may have got as well.
+    """Shut Ray down at the end, unless that is a signal.
 
-    Who asks Ray anything while it ends is ended by it, with exit code 1 and without a word. What is there of Ray ends
-    with this process. Ctrl-C alone does not reach the daemons.
+    Who asks Ray anything while it ends is ended by it, with exit code 1 and without a word: a thread that trains or
+    shows how far it is, and all of us where Ray's daemons have got the signal as well. What is there of Ray ends with
+    this process.
     """
     import ray
 
     try:
         yield
     finally:
-        if interrupted_by() in (None, signal.SIGINT):
+        if interrupted_by() is None:
             ray.shutdown()
 
 

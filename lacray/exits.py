@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ MENDABLE = frozenset(
 )
 # Between a signal and the end of the process, at most.
 LAST_WORDS_S = 25.0
+ONE_S = 0.2
+"""Seconds within which two signals are one: `timeout` and `uv run` pass on what the whole group has got."""
 
 
 def guarded(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> None:
@@ -142,6 +145,7 @@ def catch_signals() -> None:
 
 
 _signals_seen: list[int] = []
+_first_at = 0.0
 
 
 def interrupted_by() -> int | None:
@@ -150,10 +154,15 @@ def interrupted_by() -> int | None:
 
 
 def _on_signal(number: int, frame: Any) -> None:
+    global _first_at
+    now = time.monotonic()
+    if _signals_seen and now - _first_at < ONE_S:
+        return
     _signals_seen.append(number)
     if len(_signals_seen) > 1:
         os.write(2, b"\nended at once\n")
         os._exit(128 + number)
+    _first_at = now
     # A library that holds on to the interrupted call must not hold the user.
     timer = threading.Timer(LAST_WORDS_S, _leave, [number])
     timer.daemon = True

@@ -57,7 +57,7 @@ from lacray.results import (
 )
 from lacray.run import CONTROLS, Run
 from lacray.study.space import find_space, load_space
-from lacray.watch import ClusterLostError, Watch, interrupt_main, leave, ray_is_there
+from lacray.watch import ClusterLostError, Watch, leave, ray_is_there
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -280,12 +280,11 @@ def _trained(run: Run, lease: Lease) -> dict[str, Any] | None:
     scratch = worker.new_scratch()
 
     def on_problem(found: Exception) -> None:
+        # The thread that trains is deep in Ray.
+        lease.release()
         if isinstance(found, ClusterLostError):
-            # The main thread may be deep in Ray, which waits for what is gone.
-            lease.release()
-            leave(found, advice.text)
-        problem.append(found)
-        interrupt_main()
+            leave(f"{found}; {advice.text}", 3)
+        leave(str(found), 2)
 
     def taken_over() -> Exception | None:
         return (
@@ -308,9 +307,6 @@ def _trained(run: Run, lease: Lease) -> dict[str, Any] | None:
                 thread.start()
                 while thread.is_alive():
                     thread.join(0.2)
-        except KeyboardInterrupt:
-            if not problem:
-                raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     if not problem:

@@ -285,7 +285,7 @@ class Driver:
             # The main thread may be deep in Ray, which waits for what is gone.
             self.view.__exit__()
             self.study.close()
-            leave(problem, advice.text)
+            leave(f"{problem}; {advice.text}", 3)
         interrupt_main()
 
 
