@@ -12,6 +12,7 @@ from lacray.cli import console, warn
 from lacray.worker import Board
 
 LOOK_S = 0.5
+LAST_LOOK_S = 0.05
 
 
 class RunProgress:
@@ -31,7 +32,12 @@ class RunProgress:
     def __exit__(self, kind: object, *_: object) -> None:
         self._ask = kind is None
         self._over.set()
-        self._thread.join(None if kind is None else LOOK_S)
+        if kind is None:
+            self._thread.join()
+            return
+        # It may be asking Ray, which may end this process before it has said its last words.
+        self._thread.join(LAST_LOOK_S)
+        console.show_cursor(True)
 
     def _watch(self) -> None:
         told = TextColumn("{task.fields[told]}", markup=False)

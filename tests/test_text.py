@@ -16,6 +16,7 @@ from lacray.cli import absolute, placed, prepare_videos, shell, shown, tell, war
 from lacray.config import UserError, build, parse_assignments
 from lacray.results import Place, ResultsError, check_writable, checkpoint_uri, open_checkpoint, studies
 from lacray.results.s3 import bucket_and_key
+from lacray.study.aside import close_all
 from lacray.study.show import new_table, short, trials_table
 from lacray.study.space import parse_space
 from lacray.study.study import Options, Study
@@ -164,7 +165,7 @@ def test_optunas_store_lies_beside_the_results(tmp_path):
     said: list[str] = []
     view = OptunaView(url, "s", "owner", space, said.append)
     view.begin([])
-    view.close()
+    close_all([view])
     assert said == []
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.db")) == [
         (folder / "optuna.db").relative_to(tmp_path)
