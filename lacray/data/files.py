@@ -38,27 +38,19 @@ def write_whole(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def keep_before(path: Path, content: bytes) -> Path | None:
-    """A copy of a file that is about to hold something else, as NAME.TIME.bak beside it; None where nothing is lost."""
-    before = path.read_bytes() if path.exists() else content
-    if before == content:
-        return None
-    stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
-    names = [f"{path.name}.{stamp}.bak", *(f"{path.name}.{stamp}.{number}.bak" for number in range(2, 1000))]
-    kept = next(path.with_name(name) for name in names if not path.with_name(name).exists())
-    write_whole(kept, before)
-    return kept
-
-
 def write_kept(path: Path, content: bytes, *, but: re.Pattern[bytes] | None = None) -> None:
-    """Write a file, and keep the one before it as `keep_before` does.
+    """Write a file; what it held before, where that was something else, stays beside it as NAME.TIME.bak.
 
     Args:
-        but: where the two differ in nothing but this (when each was written), the one before stays.
+        but: where the two differ in nothing but this (when each was written), nothing is written.
     """
-    if but is not None and path.exists() and but.sub(b"", path.read_bytes()) == but.sub(b"", content):
-        return
-    keep_before(path, content)
+    before = path.read_bytes() if path.exists() else content
+    if before != content:
+        if but is not None and but.sub(b"", before) == but.sub(b"", content):
+            return
+        stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+        names = [f"{path.name}.{stamp}.bak", *(f"{path.name}.{stamp}.{number}.bak" for number in range(2, 1000))]
+        write_whole(next(path.with_name(name) for name in names if not path.with_name(name).exists()), before)
     write_whole(path, content)
 
 
