@@ -61,9 +61,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = Options(arguments.results, arguments.workers, arguments.trials, arguments.resume)
     opened: list[Study] = []
     try:
+        problems: list[str] = []
         for name, space in wanted:
             opened.append(Study(name, space, resumed(options, name) if len(wanted) > 1 else options))
-            opened[-1].open()
+            try:
+                opened[-1].open()
+            except UserError as error:
+                problems += error.problems
+        if problems:
+            # What is known now is said now, of all of them, before hours are spent on any.
+            raise UserError(dict.fromkeys(problems))
         over = [study for study in opened if len(opened) > 1 and study.is_finished]
         for study in over:
             study.close()
@@ -90,6 +97,8 @@ def run(opened: Sequence[Study], arguments: argparse.Namespace) -> None:
         UserError: what kept studies from their end; those after them have been driven nevertheless.
     """
     start_ray()
+    import ray
+
     from lacray.study.driver import Driver, open_asides
 
     problems: list[str] = []
@@ -112,6 +121,10 @@ def run(opened: Sequence[Study], arguments: argparse.Namespace) -> None:
                 problems += error.problems
                 for problem in error.problems:
                     warn(problem)
+                if study is not opened[-1]:
+                    # What it has left running holds the CPUs that the next one needs; it ends with Ray's job.
+                    ray.shutdown()
+                    start_ray()
     if problems:
         raise UserError(problems)
 

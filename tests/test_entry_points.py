@@ -17,7 +17,7 @@ from paths import ROOT
 from s3_server import s3_server
 from tiny import tiny_settings
 
-from lacray import results, simpouring
+from lacray import results
 from lacray.checkpoint import load_model
 
 
@@ -110,24 +110,3 @@ def test_a_study_and_a_training_of_two_workers_on_s3_are_those_of_one_on_this_di
         assert load_model(local).config.data.input == "features"
         run(str(ROOT / "analysis/report.py"), *where, "--out", str(tmp_path / "report"), cwd=tmp_path)
     assert (tmp_path / "report" / "report.html").stat().st_size > 1000
-
-
-@pytest.mark.slow
-def test_one_study_that_cannot_go_on_keeps_no_other_from_its_end_and_the_same_command_does_the_rest(tmp_path):
-    root = simpouring.ensure(tmp_path / "cache", num_train=4, num_val=1, size=32)
-    fixed = f"  data.root: {root}\n  data.size: 32\n  data.num_frames: 8\n  data.batch_size: 2\n  fit.epochs: 1\n"
-    grid = "sampler: grid\nfixed:\n%s%ssearch:\n  seed: {type: categorical, choices: [0, 1]}\n"
-    # Its maps are too small for what comes after them: known when the encoder is built.
-    big = "  encoder.name: resnet18\n  encoder.weights: none\n"
-    (tmp_path / "bad.yaml").write_text(grid % (fixed, big))
-    (tmp_path / "good.yaml").write_text(grid % (fixed, ""))
-    command = ("-m", "lacray.tune", "bad.yaml", "good.yaml")
-    said = run(*command, cwd=tmp_path, code=2)
-    assert "data.size: must give resnet18 maps of 5 x 5 at least" in said
-    folder = tmp_path / "results" / "good" / "rows"
-    rows = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    # Of each seed its own controls.
-    assert len(rows) == 2 + 2 * 2
-    said = run(*command, cwd=tmp_path, code=2)
-    assert "finished already: good" in said
-    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == rows

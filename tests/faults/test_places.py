@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Lab, assert_no_page, assert_whole, ended, told
+from lab import Lab, assert_no_page, assert_whole, ended, settings, told
 
 pytestmark = pytest.mark.slow
 
@@ -115,3 +115,28 @@ def remove(folder: Path) -> None:
     """Delete a folder in which somebody writes at the same time."""
     while folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_one_study_that_cannot_go_on_keeps_no_other_from_its_end_and_the_same_command_does_the_rest(lab: Lab):
+    lab.folder.mkdir(parents=True)
+    for name, epochs in (("gone", 60), ("good", 1)):
+        (lab.folder / f"{name}.yaml").write_text(
+            f"name: {name}\nsampler: grid\nfixed: {{fit.epochs: {epochs}}}\n"
+            "search: {seed: {type: categorical, choices: [0, 1]}}\n"
+        )
+    own = [word for word in settings(lab.data) if not word.startswith("fit.epochs=")]
+    manifest = lab.folder / "results" / "gone" / "study.json"
+    studies = lab.study("gone.yaml", "good.yaml", *own)
+    with ended([studies]):
+        studies.until(lambda: lab.epoch(0, "gone") >= 1)
+        content = manifest.read_bytes()
+        manifest.unlink()
+        said = studies.wait(code=2)
+    assert "study gone: its study.json is gone" in errors(said)[0]
+    assert_whole(lab, "good")
+    stamps = lab.stamps("good")
+    assert len(stamps) == 2
+    manifest.write_bytes(content)
+    assert "finished already: good" in lab.study("gone.yaml", "good.yaml", *own).wait()
+    assert lab.stamps("good") == stamps
+    assert_whole(lab, "gone")
