@@ -222,7 +222,7 @@ def refuse_foreign(table: pa.Table, needed: Sequence[str], run_ids: str | pa.Arr
         run_ids: the run that it must be of, or that each row must be of; None: of any.
 
     Raises:
-        pa.ArrowInvalid, pa.ArrowNotImplementedError: it is another's, in words.
+        pa.ArrowException: it is another's, in words.
     """
     lacking = [name for name in needed if name not in table.column_names or table[name].null_count]
     if lacking:

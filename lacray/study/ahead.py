@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-import torch
 
 from lacray.cli import prepare_videos
 from lacray.config import Config, UserError
@@ -54,7 +51,7 @@ def look_ahead(space: Space, workers: int) -> VideoSet:
 
 
 def check_encoder(config: Config, videos: VideoSet) -> None:
-    """Refuse an encoder that cannot be built; it is built without memory where its network allows that.
+    """Refuse an encoder that cannot be built.
 
     Torchvision's own weights are left to the workers: this machine need not have them, nor a network.
 
@@ -64,15 +61,7 @@ def check_encoder(config: Config, videos: VideoSet) -> None:
     own = config.encoder
     if own.weights == "default":
         own = own.model_copy(update={"weights": "none"})
-    with warnings.catch_warnings():
-        # That weights are copied nowhere, and whatever a network warns of when it is made.
-        warnings.simplefilter("ignore")
-        try:
-            with torch.device("meta"):
-                build_encoder(own, config.data, num_features=videos.num_features)
-        except NotImplementedError:
-            # It computes with the numbers that it begins with.
-            build_encoder(own, config.data, num_features=videos.num_features)
+    build_encoder(own, config.data, num_features=videos.num_features)
 
 
 def same_videos(one: Config, other: Config) -> bool:
