@@ -94,13 +94,30 @@ def test_a_signal_that_was_ignored_from_the_start_stays_so(tmp_path: Path) -> No
     assert said_by("-c", program, cwd=tmp_path) == (129, "interrupted by SIGHUP; nothing had begun\n")
 
 
-def test_a_signal_that_comes_twice_at_once_is_one(tmp_path: Path) -> None:
-    """`timeout` ends its child, and then the group that the child is in."""
-    program = "import time; from lacray.exits import guarded; guarded(lambda _: time.sleep(60))"
-    assert said_by("-c", program, cwd=tmp_path, before="timeout 4") == (
-        124,
-        "interrupted by SIGTERM; nothing had begun\n",
-    )
+TWICE = """
+import os, time
+from lacray.exits import guarded
+
+
+def main(argv):
+    try:
+        os.kill(os.getpid(), 15)
+        time.sleep(60)
+    finally:
+        time.sleep(PAUSE)
+        os.kill(os.getpid(), 15)
+
+
+guarded(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("pause", "said"), [(0, "interrupted by SIGTERM; nothing had begun\n"), (0.5, "\nended at once\n")]
+)
+def test_a_signal_that_comes_twice_at_once_is_one(tmp_path: Path, pause: float, said: str) -> None:
+    """`timeout` ends its child, and then the group that the child is in; a person takes longer."""
+    assert said_by("-c", TWICE.replace("PAUSE", str(pause)), cwd=tmp_path) == (143, said)
 
 
 WATCHED = """
