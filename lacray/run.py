@@ -28,6 +28,7 @@ from lacray.apply.calibration import calibrate
 from lacray.checkpoint import CheckpointError
 from lacray.config import Config, DataConfig, build, column_value
 from lacray.data import DataError, FrameStore, VideoSet, open_videos
+from lacray.data.videoset import videos_setting
 from lacray.embedding import Evaluation
 from lacray.fit import EpochEnd, NonFiniteError
 from lacray.ops import backend_name, backend_note
@@ -72,8 +73,6 @@ class Run:
     cpus_per_worker: int = 1
     keep_checkpoint: bool = False
     """Keep the last state beside the rows when the run is over."""
-    has_study_videos: bool = False
-    """The videos must be those of the study's manifest."""
     controls: dict[str, Any] = field(default_factory=dict)
     """To be scored before the run, where their rows are missing: `run_id`, the prefix of theirs, and `values`."""
 
@@ -315,15 +314,17 @@ def _last_state(place: Place, run: Run, scratch: Path) -> tuple[dict[str, Any] |
 
 
 def _opened(run: Run, config: Config) -> VideoSet:
-    """The run's videos; where it belongs to a study, those that the study began with.
+    """The run's videos; a trial's are those that its study began with.
 
     Raises:
         DataError: on every rank, whichever found it.
     """
     videos = distributed.from_each(lambda: open_videos(config.data))
     distributed.agree(_unlike_the_first(videos))
-    if run.has_study_videos:
-        began_with = distributed.from_first(lambda: _videos_of_study(run.results, run.study))
+    if run.stage == "tune":
+        began_with = distributed.from_first(
+            lambda: _videos_of_study(run.results, run.study, videos_setting(config.data))
+        )
         distributed.agree(_other_videos(began_with, videos, f"study {run.study}", "under another name"))
     return videos
 
@@ -341,9 +342,10 @@ def _unlike_the_first(videos: VideoSet) -> DataError | None:
 
 
 @lru_cache(maxsize=8)
-def _videos_of_study(results: str, study: str) -> dict[str, str] | None:
+def _videos_of_study(results: str, study: str, setting: str) -> dict[str, str] | None:
+    """None: the study did not look at those of this setting, which lies between two that it looked at."""
     manifest = read_manifest(Place(results), study)
-    return manifest["videos"] if manifest is not None else None
+    return manifest["videos"].get(setting) if manifest is not None else None
 
 
 def _other_videos(before: dict[str, str] | None, now: VideoSet, whose: str, anew: str) -> DataError | None:

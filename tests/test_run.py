@@ -216,15 +216,6 @@ def test_a_run_whose_videos_have_changed_is_refused_by_their_names(tmp_path):
         list(execute(run, device=CPU))
 
 
-def test_a_trial_of_a_study_with_other_videos_is_refused(data, tmp_path):
-    place = Place(str(tmp_path))
-    videos = {"videos/clip00.mp4": "train, 31 frames, labels 00000000"}
-    assert results.write_manifest(place, "s", {"videos": videos})
-    with pytest.raises(UserError, match="study s began with other videos"):
-        list(execute(a_run(data, tmp_path, has_study_videos=True), device=CPU))
-    assert not list((tmp_path / "s").glob("rows/*"))
-
-
 def test_controls_are_scored_once_before_the_run(data, tmp_path):
     run = a_run(data, tmp_path)
     run = replace(run, controls={"run_id": "c", "values": run.values})

@@ -22,7 +22,7 @@ from tiny import make_features
 from lacray.checkpoint import CheckpointError, load_model
 from lacray.config import ConfigError, UserError
 from lacray.results import Place, ResultsError, write_manifest
-from lacray.study.manifest import space_of
+from lacray.study.manifest import FORMAT, space_of
 from lacray.study.space import load_space
 
 
@@ -88,7 +88,7 @@ def test_no_name_in_a_file_leads_out_of_the_results(tmp_path, name):
     place = Place(str(tmp_path / "results"))
     space = {"name": name, "search": {"seed": {"type": "int", "low": 0, "high": 1}}}
     told = {"trials": 1, "metric": "objective", "seed": 0, "videos": {}, "versions": {}}
-    manifest = {"format": 1, "space": space, **told}
+    manifest = {"format": FORMAT, "space": space, **told}
     assert write_manifest(place, "s", manifest)
     with pytest.raises(UserError, match="must be letters"):
         space_of(manifest, "s")

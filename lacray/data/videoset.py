@@ -12,10 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacray import metrics
-from lacray.config import UserError
+from lacray.config import DataConfig, UserError
 
 MADE_BY = "features"
 """Among the names of videos in a fingerprint; they have suffixes, or are below a folder."""
+VIDEO_SETTINGS = ("root", "lead_in", "input", "action", "tier", "validation_share")
+"""What of `data.*` a fingerprint depends on."""
+
+
+def videos_setting(config: DataConfig) -> str:
+    """What two settings share that must find the same videos: `data.root=... data.lead_in=... ...`."""
+    return " ".join(f"data.{name}={getattr(config, name)}" for name in VIDEO_SETTINGS)
 
 
 class DataError(UserError):

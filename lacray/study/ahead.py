@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from lacray.cli import prepare_videos
-from lacray.config import Config, UserError
+from lacray.config import Config, ConfigError, UserError
 from lacray.data import VideoSet
+from lacray.data.videoset import VIDEO_SETTINGS, videos_setting
 from lacray.encoder import build_encoder
 from lacray.fit import check_batch, check_partners
 from lacray.study.space import Space
 
-VIDEO_SETTINGS = ("root", "lead_in", "input", "action", "tier", "validation_share")
-"""What of `data.*` a set of videos' fingerprint depends on."""
 
-
-def look_ahead(space: Space, workers: int) -> VideoSet:
+def look_ahead(space: Space, workers: int) -> dict[str, VideoSet]:
     """Check steps, videos, pairs and encoders at every corner of a space.
 
     Returns:
-        The videos of the setting that stands for all trials.
+        The videos of every setting that was looked at, by what of the setting they depend on.
 
     Raises:
         UserError: what is wrong with any of them, each problem once.
@@ -29,25 +27,41 @@ def look_ahead(space: Space, workers: int) -> VideoSet:
     problems: list[str] = []
     videos: dict[tuple[Any, ...], VideoSet | None] = {}
     encoders: set[tuple[Any, ...]] = set()
-    configs = [space.config(params) for params in (space.first_params(), *space.corners())]
-    for config in configs:
+    found: dict[str, VideoSet] = {}
+    for config in _looked_at(space):
         with _collected(problems):
             check_batch(config, workers)
-        if (videos_key := _videos_key(config)) not in videos:
-            videos[videos_key] = None
+        key = videos_setting(config.data), config.data.max_unreadable, config.data.pairing, _compared(config)
+        if key not in videos:
+            videos[key] = None
             with _collected(problems):
-                videos[videos_key] = opened = prepare_videos(config, for_study=True, metric=space.metric)
+                videos[key] = opened = prepare_videos(config, for_study=True, metric=space.metric)
+                found[videos_setting(config.data)] = opened
                 check_partners(config, opened)
-        found = videos[videos_key]
-        encoder_key = (config.encoder, config.data.size, config.data.num_contexts, found and found.num_features)
-        if found is not None and encoder_key not in encoders:
+        own = videos[key]
+        encoder_key = (config.encoder, config.data.size, config.data.num_contexts, own and own.num_features)
+        if own is not None and encoder_key not in encoders:
             encoders.add(encoder_key)
             with _collected(problems):
-                check_encoder(config, found)
-    first = videos[_videos_key(configs[0])]
-    if problems or first is None:
+                check_encoder(config, own)
+    if problems:
         raise UserError(dict.fromkeys(problems))
-    return first
+    return found
+
+
+def _looked_at(space: Space) -> Iterator[Config]:
+    """The setting that stands for all trials, every corner, and every combination of what decides on the videos."""
+    for params in (space.first_params(), *space.corners()):
+        yield space.config(params)
+    for params in space.combinations([f"data.{name}" for name in VIDEO_SETTINGS]):
+        # One that no run can have is the fault of its trial.
+        with suppress(ConfigError):
+            yield space.config(params)
+
+
+def _compared(config: Config) -> str | None:
+    """The loss, where it asks something of the videos."""
+    return config.loss.name if config.loss.compares_videos else None
 
 
 def check_encoder(config: Config, videos: VideoSet) -> None:
@@ -62,18 +76,6 @@ def check_encoder(config: Config, videos: VideoSet) -> None:
     if own.weights == "default":
         own = own.model_copy(update={"weights": "none"})
     build_encoder(own, config.data, num_features=videos.num_features)
-
-
-def same_videos(one: Config, other: Config) -> bool:
-    """Whether two settings must find the same videos."""
-    return all(getattr(one.data, name) == getattr(other.data, name) for name in VIDEO_SETTINGS)
-
-
-def _videos_key(config: Config) -> tuple[Any, ...]:
-    """What videos there must be, and what is asked of them."""
-    data = config.data
-    settings = (getattr(data, name) for name in (*VIDEO_SETTINGS, "max_unreadable", "pairing"))
-    return *settings, config.loss.name if config.loss.compares_videos else None
 
 
 @contextmanager

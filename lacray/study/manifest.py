@@ -6,6 +6,7 @@ import datetime
 import json
 import platform
 import uuid
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -15,11 +16,11 @@ from lacray.data import VideoSet
 from lacray.results import Place, differences
 from lacray.study.space import SHOWN, Space, parse_space
 
-FORMAT = 1
+FORMAT = 2
 VERSIONED = ("torch", "ray", "optuna")
 
 
-def new_manifest(space: Space, num_trials: int, videos: VideoSet, commit: str | None) -> dict[str, Any]:
+def new_manifest(space: Space, num_trials: int, videos: Mapping[str, VideoSet], commit: str | None) -> dict[str, Any]:
     """The manifest of a study that begins now."""
     return {
         "format": FORMAT,
@@ -29,7 +30,7 @@ def new_manifest(space: Space, num_trials: int, videos: VideoSet, commit: str | 
         "trials": num_trials,
         "metric": space.metric,
         "seed": space.config(space.first_params()).seed,
-        "videos": videos.fingerprint(),
+        "videos": {setting: own.fingerprint() for setting, own in videos.items()},
         "versions": versions(),
         "commit": commit,
     }
@@ -89,7 +90,9 @@ def check_whole(manifest: dict[str, Any], study: str) -> None:
         raise UserError(f"study {study}: its study.json is not whole: {'; '.join(wrong)}; restore it")
 
 
-def check_same(manifest: dict[str, Any], space: Space, num_trials: int | None, videos: VideoSet, study: str) -> None:
+def check_same(
+    manifest: dict[str, Any], space: Space, num_trials: int | None, videos: Mapping[str, VideoSet], study: str
+) -> None:
     """That a resumed study is the one that was begun.
 
     Args:
@@ -105,7 +108,11 @@ def check_same(manifest: dict[str, Any], space: Space, num_trials: int | None, v
     found = differences(before, now)
     if num_trials is not None and num_trials < manifest["trials"]:
         found.append(f"--trials: was {manifest['trials']}, is now {num_trials}; it may only grow")
-    found += [f"video {line}" for line in differences(manifest["videos"], videos.fingerprint())]
+    # Of one space they are of the same settings.
+    before = manifest["videos"]
+    for setting in before.keys() & videos.keys():
+        found += [f"video {line}" for line in differences(before[setting], videos[setting].fingerprint())]
+    found = list(dict.fromkeys(found))
     if not found:
         return
     shown = [*found[:10], *([f"... and {len(found) - 10} more"] if len(found) > 10 else [])]

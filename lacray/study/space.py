@@ -21,7 +21,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -165,15 +165,25 @@ class Space:
 
     def corners(self) -> Iterator[dict[str, Any]]:
         """Parameters at each extreme of one key with the first extreme of every other."""
-        extremes: dict[str, list[Any]] = {
-            key: list(kind.choices) if isinstance(kind, CategoricalDistribution) else [kind.low, kind.high]  # type: ignore[attr-defined]
-            for key, kind in self.distributions().items()
-        }
+        extremes = self._extremes()
         first = {key: values[0] for key, values in extremes.items()}
         yield first
         for key, values in extremes.items():
             for value in values[1:]:
                 yield {**first, key: value}
+
+    def combinations(self, keys: Collection[str]) -> Iterator[dict[str, Any]]:
+        """Parameters with every variant and combination of the extremes of some keys; the first of every other."""
+        extremes = self._extremes()
+        own = [values if key in keys or key == VARIANT else values[:1] for key, values in extremes.items()]
+        for values in itertools.product(*own):
+            yield dict(zip(extremes, values, strict=True))
+
+    def _extremes(self) -> dict[str, list[Any]]:
+        return {
+            key: list(kind.choices) if isinstance(kind, CategoricalDistribution) else [kind.low, kind.high]  # type: ignore[attr-defined]
+            for key, kind in self.distributions().items()
+        }
 
     def default_point(self) -> dict[str, Any] | None:
         """The defaults, where they lie in the space: tried first, so that no study ends below them."""

@@ -40,7 +40,7 @@ from lacray.results import (
     write_manifest,
 )
 from lacray.run import CONTROLS, Run
-from lacray.study.ahead import look_ahead, same_videos
+from lacray.study.ahead import look_ahead
 from lacray.study.manifest import check_same, check_whole, grow, new_manifest, space_of, versions
 from lacray.study.outbox import Outbox
 from lacray.study.sampler import Sampler
@@ -104,11 +104,10 @@ class Study:
         self._check_place(manifest)
         if manifest is not None:
             check_whole(manifest, self.name)
-        self.space = self._given_space or space_of(manifest or {}, self.name)
+        # What follows must not depend on the folder that the command was given in.
+        self.space = (self._given_space or space_of(manifest or {}, self.name)).placed()
         videos = look_ahead(self.space, self.options.workers)
         asked = self._asked()
-        # What follows must not depend on the folder that the command was given in.
-        self.space = self.space.placed()
         self.config = self.space.config(self.space.first_params())
         if manifest is not None:
             check_same(manifest, self.space, asked, videos, self.name)
@@ -326,7 +325,6 @@ class Study:
             gpus_per_worker=gpus_per_worker,
             cpus_per_worker=cpus_per_worker,
             controls=controls,
-            has_study_videos=same_videos(setting, self.config),
         )
 
     # --- what became of it -------------------------------------------------------------------------------------------

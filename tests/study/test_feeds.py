@@ -57,8 +57,8 @@ def test_what_is_wrong_with_them_is_told_at_once(tmp_path):
 
 
 def test_another_way_to_show_a_study_is_the_same_study_and_another_choice_is_not():
-    videos = SimpleNamespace(fingerprint=dict)
-    manifest = {"space": parse_space(SPACE).content(), "trials": 2, "videos": {}}
+    videos = {"": SimpleNamespace(fingerprint=dict)}
+    manifest = {"space": parse_space(SPACE).content(), "trials": 2, "videos": {"": {}}}
     shown = parse_space({**SPACE, "feeds": "table_4", "rows": "loss.gamma", "description": "other"})
     check_same(manifest, shown, None, videos, "s")
     # Of a manifest that was written before there were tables to feed.

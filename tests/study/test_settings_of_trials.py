@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from studies import opened, write_rows
@@ -11,8 +13,9 @@ from tiny import make_features, write_csv
 
 from lacray import worker
 from lacray.config import ConfigError, UserError
+from lacray.data import DataError
 from lacray.results import SupersededError, read
-from lacray.run import Run
+from lacray.run import Run, execute
 from lacray.study.status import is_unfinished
 
 BATCHES = {"data.batch_size": {"type": "int", "low": 4, "high": 8}}
@@ -119,10 +122,25 @@ def test_a_variant_that_compares_videos_is_refused_where_each_is_of_another_acti
         pass
 
 
-def test_trials_are_held_to_the_studys_videos_unless_theirs_are_others(tmp_path, clips):
-    sizes = {"data.size": {"type": "categorical", "choices": [64, 96]}}
+def test_trials_are_held_to_the_videos_that_the_study_began_with_whichever_they_are(tmp_path, clips):
+    other = make_features(tmp_path / "other", num_train=10, num_val=2)
+    roots = {"data.root": {"type": "categorical", "choices": [str(clips), str(other)]}}
     shares = {"data.validation_share": {"type": "categorical", "choices": [0.25, 0.5]}}
-    with opened(tmp_path / "sizes", clips, search=sizes, sampler="grid") as study:
-        assert [study.run_of(study.next_trial()).has_study_videos for _ in range(2)] == [True, True]
-    with opened(tmp_path / "shares", clips, search=shares, sampler="grid") as study:
-        assert [study.run_of(study.next_trial()).has_study_videos for _ in range(2)] == [True, False]
+    results = tmp_path / "results"
+    with opened(results, clips, search={**roots, **shares}, sampler="grid") as study:
+        study.begin()
+        runs = [study.run_of(study.next_trial()) for _ in range(4)]
+    assert len(study.manifest["videos"]) == 4
+    # The third setting is at no corner of the space: another root with another share.
+    (path,) = (other / "features").glob("clip03*")
+    np.save(path, np.resize(np.load(path), (50, 12)))
+    for run in runs:
+        is_changed = run.values["data.root"] == str(other)
+        refused = pytest.raises(DataError, match=r"study s began with other videos.*clip03.*is now .*50 frames")
+        with refused if is_changed else nullcontext():
+            next(execute(run, device=torch.device("cpu")))
+    with (
+        pytest.raises(UserError, match=r"cannot go on as another study: video .*clip03.*is now .*50 frames"),
+        opened(results, None),
+    ):
+        pass
