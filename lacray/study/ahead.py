@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from lacray.cli import prepare_videos
-from lacray.config import Config, ConfigError, UserError
+from lacray.cli import placed, prepare_videos
+from lacray.config import Config, ConfigError, UserError, build
 from lacray.data import VideoSet
 from lacray.data.videoset import VIDEO_SETTINGS, videos_setting
 from lacray.encoder import build_encoder
@@ -19,7 +19,7 @@ def look_ahead(space: Space, workers: int) -> dict[str, VideoSet]:
     """Check steps, videos, pairs and encoders at every corner of a space.
 
     Returns:
-        The videos of every setting that was looked at, by what of the setting they depend on.
+        The videos of every setting that was looked at, by what of the setting they depend on, as workers have it.
 
     Raises:
         UserError: what is wrong with any of them, each problem once.
@@ -36,7 +36,7 @@ def look_ahead(space: Space, workers: int) -> dict[str, VideoSet]:
             videos[key] = None
             with _collected(problems):
                 videos[key] = opened = prepare_videos(config, for_study=True, metric=space.metric)
-                found[videos_setting(config.data)] = opened
+                found[videos_setting(build(placed(config.flat())).data)] = opened
                 check_partners(config, opened)
         own = videos[key]
         encoder_key = (config.encoder, config.data.size, config.data.num_contexts, own and own.num_features)

@@ -104,10 +104,11 @@ class Study:
         self._check_place(manifest)
         if manifest is not None:
             check_whole(manifest, self.name)
-        # What follows must not depend on the folder that the command was given in.
-        self.space = (self._given_space or space_of(manifest or {}, self.name)).placed()
+        self.space = self._given_space or space_of(manifest or {}, self.name)
         videos = look_ahead(self.space, self.options.workers)
         asked = self._asked()
+        # What follows must not depend on the folder that the command was given in.
+        self.space = self.space.placed()
         self.config = self.space.config(self.space.first_params())
         if manifest is not None:
             check_same(manifest, self.space, asked, videos, self.name)

@@ -122,9 +122,10 @@ def test_a_variant_that_compares_videos_is_refused_where_each_is_of_another_acti
         pass
 
 
-def test_trials_are_held_to_the_videos_that_the_study_began_with_whichever_they_are(tmp_path, clips):
+def test_trials_are_held_to_the_videos_that_the_study_began_with_whichever_they_are(tmp_path, clips, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     other = make_features(tmp_path / "other", num_train=10, num_val=2)
-    roots = {"data.root": {"type": "categorical", "choices": [str(clips), str(other)]}}
+    roots = {"data.root": {"type": "categorical", "choices": [str(clips), "other"]}}
     shares = {"data.validation_share": {"type": "categorical", "choices": [0.25, 0.5]}}
     results = tmp_path / "results"
     with opened(results, clips, search={**roots, **shares}, sampler="grid") as study:
