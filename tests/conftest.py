@@ -5,6 +5,7 @@ LACRAY_SLOW_MINUTES is skipped, and says so.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from tiny import make_features, tiny_settings
 from lacray import simpouring
 
 STARTED = time.monotonic()
+# A shell's background job ignores Ctrl-C, and so would all commands that it starts: those under test shall hear it.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 # Slow tests in the order in which they may not be missed: what users type, then what may befall it.
 SLOW_FIRST = ("tests/test_readme.py", "tests/test_entry_points.py", "tests/faults/")
 
