@@ -363,6 +363,18 @@ def test_pictures_of_changing_size_come_out_in_that_of_the_first(tmp_path):
     assert [number_of(frame.transpose(1, 2, 0)) for frame in frames] == list(range(40))
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "ts"])
+def test_what_a_stream_cuts_off_at_its_left_is_not_shown(tmp_path, suffix):
+    whole = write(tmp_path / "whole.h264", "-c:v", "libx264", "-qp", 0, "-pix_fmt", "yuv420p", width=96)
+    path = tmp_path / f"cut.{suffix}"
+    ffmpeg("-r", 25, "-i", whole, "-c", "copy", "-bsf:v", "h264_metadata=crop_left=20:crop_top=6", path)
+    shown = decode(str(path), np.array([9, 30]))
+    assert shown.shape == (2, 3, 42, 76)
+    truth = decoded_by_ffmpeg(path, 42, 76)[[9, 30]]
+    assert np.abs(shown.transpose(0, 2, 3, 1).astype(int) - truth).mean() < 2
+    np.testing.assert_allclose(shown, decode(str(whole), np.array([9, 30]))[:, :, 6:, 20:], atol=4)
+
+
 def test_pixels_that_are_not_square_stay_as_they_are_stored(tmp_path):
     path = write(tmp_path / "wide.mp4", *X264, "-vf", "setsar=16/11")
     assert decode(str(path), np.array([0])).shape == (1, 3, 48, 64)
