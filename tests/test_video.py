@@ -628,6 +628,11 @@ def test_seconds_are_even_where_a_container_tells_no_times(tmp_path, suffix):
     np.testing.assert_allclose(frame_index(str(path)).seconds, np.arange(40) / 25, atol=1e-6)
 
 
+def test_a_file_that_tells_no_beginning_begins_with_its_first_frame(tmp_path):
+    path = write(tmp_path / "one.mpg", "-c:v", "mpeg2video", *MPEG, num_frames=1)
+    assert frame_index(str(path)).seconds.tolist() == [0]
+
+
 def test_numbers_are_read_where_they_were_written():
     assert [number_of(frame) for frame in numbered(256)] == list(range(256))
     assert video.MOST_THREADS >= 1

@@ -41,7 +41,8 @@ class _Packets:
     codec: str
     formats: frozenset[str]
     time_base: Fraction
-    origin: int
+    origin: int | None
+    """When the file begins; None where it tells no time for that."""
     step: float
     """Between two frames, in `time_base`; 1 where the file does not tell."""
     pts: list[int | None] = field(default_factory=list)
@@ -56,13 +57,13 @@ class _Packets:
     @classmethod
     def of(cls, container: InputContainer, stream: VideoStream) -> _Packets:
         time_base = stream.time_base or Fraction(1, 1000)
-        start = Fraction(container.start_time or 0, av.time_base)
+        start = None if container.start_time is None else Fraction(container.start_time, av.time_base)
         rate = stream.average_rate or stream.guessed_rate
         return cls(
             codec=stream.codec_context.name,
             formats=frozenset(container.format.name.split(",")),
             time_base=time_base,
-            origin=round(start / time_base),
+            origin=None if start is None else round(start / time_base),
             step=float(1 / (rate * time_base)) if rate else 1.0,
         )
 
@@ -134,6 +135,7 @@ def _index(found: _Packets, order: NDArray[np.int32]) -> FrameIndex:
     """An index without its size, of packets in the order in which they are shown."""
     times = _times(found, order)
     keys, ready = _keys(found, order, times)
+    first = int(times.min())
     return FrameIndex(
         times=times,
         packets=order,
@@ -145,7 +147,7 @@ def _index(found: _Packets, order: NDArray[np.int32]) -> FrameIndex:
         ),
         ready=ready,
         time_base=found.time_base,
-        origin=min(found.origin, int(times.min())),
+        origin=first if found.origin is None else min(found.origin, first),
         height=0,
         width=0,
     )
@@ -160,7 +162,11 @@ def _times(found: _Packets, order: NDArray[np.int32]) -> NDArray[np.int64]:
         told[:] = np.nan
     decoded_at = [time for number in order if number >= 0 and (time := found.dts[number]) is not None]
     # Shown in this order: the k-th frame is shown a fixed while after the k-th is decoded.
-    guess = np.sort(decoded_at) if len(decoded_at) == len(order) else np.arange(len(order)) * found.step + found.origin
+    guess = (
+        np.sort(decoded_at)
+        if len(decoded_at) == len(order)
+        else np.arange(len(order)) * found.step + (found.origin or 0)
+    )
     known = ~np.isnan(told)
     delay = np.median(told[known] - guess[known]) if known.any() else 0
     return np.where(known, told, guess + delay).round().astype(np.int64)
