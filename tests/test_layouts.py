@@ -671,6 +671,15 @@ def test_what_cannot_be_read_is_told_exactly(tmp_path, content, said):
     assert said in problems_of(root, input="features")
 
 
+@pytest.mark.parametrize("beyond", [",,", ",note,note", ",phase 2,Phase-2"])
+def test_further_columns_may_have_one_name_or_none(tmp_path, beyond):
+    root = plain(tmp_path, 2, 1, features=True)
+    for name in ("segments.csv", "splits.csv"):
+        first, *rows = (root / name).read_text().splitlines()
+        write_csv(root / name, first + beyond, [f"{row},," for row in rows])
+    assert opened(root, input="features").phases[""] == ["far", "near", "gone"]
+
+
 def test_a_table_under_another_name_is_named(tmp_path):
     root = plain(tmp_path, 2, 1, features=True)
     (root / "segments.csv").rename(root / "labels.csv")

@@ -139,7 +139,7 @@ class _Lookup:
         found = self.names.find(text)
         if row.may_be_comment and not found:
             return None
-        if len(row.cells) < len(self.table.columns):
+        if row.is_short:
             self.problems.append(f"{where}: must have {len(self.table.columns)} fields, got {len(row.cells)}")
         elif not found:
             self._unknown.setdefault(text, []).append(row.line)
@@ -354,7 +354,7 @@ def _segments(root: Path, names: Names, listing: Listing) -> dict[str, list[Segm
         video = lookup.video(row)
         if row.may_be_comment and video is None:
             continue
-        segment = read_segment(row, table, *times) if len(row.cells) == len(table.columns) else None
+        segment = read_segment(row, table, *times) if not row.is_short else None
         if isinstance(segment, str):
             problems.append(segment)
         elif segment is not None and video is not None:

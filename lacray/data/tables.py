@@ -53,6 +53,8 @@ class Row:
     """By column, without spaces around them."""
     may_be_comment: bool
     """It begins with a #, which may also be a name's."""
+    is_short: bool = False
+    """It has fewer fields than there are columns, of which some may have one name, or none."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def table_of(path: Path, text: Text, known: Collection[str], *, preamble: bool =
                 + ('; put what holds a separator into "quotes"' if extra else "")
             )
             continue
-        rows.append(Row(line, dict(zip(columns, fields, strict=False)), may_be_comment))
+        rows.append(Row(line, dict(zip(columns, fields, strict=False)), may_be_comment, len(fields) < len(columns)))
     before = _named(lines[:start], separator) if preamble else {}
     return Table(path, start + 1, columns, rows, separator, text, problems, before)
 

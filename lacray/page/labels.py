@@ -207,7 +207,7 @@ class Labels:
         for row in table.rows:
             spelled = row.cells.get("video", "")
             videos = self.names.find(spelled)
-            if len(videos) != 1 or videos[0] not in on_page or len(row.cells) < len(table.columns):
+            if len(videos) != 1 or videos[0] not in on_page or row.is_short:
                 continue
             segment = read_segment(row, table, columns, in_seconds)
             if isinstance(segment, Segment):
