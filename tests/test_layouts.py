@@ -680,6 +680,15 @@ def test_further_columns_may_have_one_name_or_none(tmp_path, beyond):
     assert opened(root, input="features").phases[""] == ["far", "near", "gone"]
 
 
+@pytest.mark.parametrize("name", ["segments.csv", "splits.csv", "phases.csv"])
+def test_a_table_that_links_to_nothing_is_told(tmp_path, name):
+    # As one that git-annex has not fetched.
+    root = plain(tmp_path, 2, 1, features=True)
+    (root / name).unlink(missing_ok=True)
+    (root / name).symlink_to(".git/annex/objects/x.csv")
+    assert f"ROOT/{name}: links to nothing; fetch what it links to, or remove it" in problems_of(root, input="features")
+
+
 def test_a_table_under_another_name_is_named(tmp_path):
     root = plain(tmp_path, 2, 1, features=True)
     (root / "segments.csv").rename(root / "labels.csv")
