@@ -21,7 +21,17 @@ from lacray.data import boris
 from lacray.data.annotated import Reader
 from lacray.data.annotations import label_files, read_labels
 from lacray.data.discovery import VIDEO_SUFFIXES, Found, find_files, is_picture, shown
-from lacray.data.labels import COLUMNS, FRAMES, KNOWN, SECONDS, Segment, phase_order, read_segment, time_columns
+from lacray.data.labels import (
+    COLUMNS,
+    FRAMES,
+    KNOWN,
+    SECONDS,
+    Segment,
+    composed,
+    phase_order,
+    read_segment,
+    time_columns,
+)
 from lacray.data.listing import Entry, Layout, Listing, Sidecars, some
 from lacray.data.names import FOLDER, Names, same_end
 from lacray.data.tables import Row, Table, find_table, has_table, read_table
@@ -302,12 +312,13 @@ def _phases(root: Path, listing: Listing) -> dict[str, list[str]]:
         return found
     told: dict[str, list[str]] = {}
     for row in table.rows:
-        own = told.setdefault(row.cells.get("action", ""), [])
-        if row.cells["phase"] in own:
-            listing.label_problems.append(
-                f"{table.path}:{row.line}: {row.cells['phase']!r} is there twice; keep one line"
-            )
-        own.append(row.cells["phase"])
+        action, phase = row.cells.get("action", ""), composed(row.cells.get("phase", ""))
+        if row.may_be_comment and phase not in found.get(action, []):
+            continue
+        own = told.setdefault(action, [])
+        if phase in own:
+            listing.label_problems.append(f"{table.path}:{row.line}: {phase!r} is there twice; keep one line")
+        own.append(phase)
     for action, phases in found.items():
         unknown = [phase for phase in phases if phase not in told.get(action, [])]
         if unknown:
