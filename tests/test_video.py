@@ -306,6 +306,21 @@ def test_pictures_are_upright_as_another_tool_shows_them(tmp_path, plain, turn, 
     assert np.abs(decode(str(path), np.array([0, 30]), size=32).astype(int) - turned).mean() < 2
 
 
+@pytest.mark.parametrize("turn", ["rotate=90", "rotate=180", "rotate=270:flip=horizontal"])
+@pytest.mark.parametrize("suffix", ["mp4", "ts"])
+def test_a_turn_that_the_stream_tells_once_is_that_of_all_pictures(tmp_path, plain, suffix, turn):
+    path = tmp_path / f"turned.{suffix}"
+    told = f"{'h264_mp4toannexb,' if suffix == 'ts' else ''}h264_metadata=display_orientation=insert:{turn}"
+    ffmpeg("-i", plain, "-c", "copy", "-bsf:v", told, path)
+    index = frame_index(str(path))
+    assert (index.height, index.width) == ((48, 64) if turn == "rotate=180" else (64, 48))
+    truth = decoded_by_ffmpeg(path, index.height, index.width)
+    every = decode(str(path), np.arange(40))
+    assert np.abs(every.transpose(0, 2, 3, 1).astype(int) - truth).mean() < 2
+    for frame in (39, 25, 3):
+        np.testing.assert_array_equal(decode(str(path), np.array([frame])), every[[frame]])
+
+
 def test_pictures_turned_by_their_exif_are_upright(tmp_path):
     stream = write(tmp_path / "v.mjpeg", "-c:v", "mjpeg", "-q:v", 3, num_frames=4)
     entry = struct.pack("<HHHII", 1, 0x112, 3, 1, 6) + bytes(4)  # orientation: a quarter clockwise

@@ -10,13 +10,14 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from lacray.data.bitstreams import UNTOLD, Coded, reader
 from lacray.data.containers import UnreadableVideoError, cpus, opened
 from lacray.data.frames import FrameIndex, TroubleError, Walk, decoded, packets_of, stamp
-from lacray.data.pictures import upright_size
+from lacray.data.pictures import upright
 
 PROVED = 16
 """Pictures at the head that are decoded to see an index proved."""
@@ -213,8 +214,7 @@ def _proved(path: str, index: FrameIndex) -> FrameIndex | None:
             num_seen = 0
             for frame, picture in walk.start(-1):
                 if frame == 0:
-                    height, width = upright_size(picture)
-                    index = replace(index, height=height, width=width)
+                    index = _shown_as(index, picture)
                 num_seen += 1
                 if num_seen == PROVED:
                     break
@@ -237,6 +237,12 @@ def _proved(path: str, index: FrameIndex) -> FrameIndex | None:
     return index
 
 
+def _shown_as(index: FrameIndex, first: VideoFrame) -> FrameIndex:
+    """The index with the size and the turn of its first picture."""
+    height, width, turn = upright(first)
+    return replace(index, height=height, width=width, **turn._asdict())
+
+
 def _refuse_damage(index: FrameIndex, damaged: list[int]) -> None:
     if damaged:
         raise UnreadableVideoError(f"is cut off or damaged at frame {int((index.packets < min(damaged)).sum())}")
@@ -255,7 +261,7 @@ def count(path: str, *, threads: int | None = None) -> FrameIndex:
     damaged: list[int] = []
     order: list[int] = []
     whole: set[int] = set()
-    height = width = 0
+    first: VideoFrame | None = None
     threads = threads or cpus()
     with opened(path, threads=threads) as (container, stream):
         # Which pictures there are does not depend on how smooth they are.
@@ -270,11 +276,11 @@ def count(path: str, *, threads: int | None = None) -> FrameIndex:
 
         for number, picture in decoded(stream, packets(), damaged):
             if not order:
-                height, width = upright_size(picture)
+                first = picture
             if picture.key_frame:
                 whole.add(number)
             order.append(number)
-    if not order:
+    if first is None:
         raise UnreadableVideoError("has no frames")
     if damaged and threads > 1:
         return count(path, threads=1)  # tells exactly which packet is damaged
@@ -286,7 +292,7 @@ def count(path: str, *, threads: int | None = None) -> FrameIndex:
             if coded.shown < 0:
                 found.coded[number] = coded._replace(is_key=number in whole)
     index = _index(found, np.array(order, dtype=np.int32))
-    index = replace(index, height=height, width=width, is_counted=True)
+    index = replace(_shown_as(index, first), is_counted=True)
     if min(order) >= 0 and len(set(order)) == len(order):
         return index
     # Several pictures of one packet, or of none that is known: counting alone tells them apart.
