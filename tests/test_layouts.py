@@ -247,6 +247,24 @@ def test_wrong_features_are_named(tmp_path, values, said):
     assert said in problems_of(root, input="features")
 
 
+def test_features_that_are_the_beginning_of_an_archive_are_named(tmp_path):
+    root = plain(tmp_path, 2, 1, features=True)
+    np.savez(tmp_path / "saved.npz", np.zeros((21, 6), np.float32))
+    (root / "features" / "train1.npy").write_bytes((tmp_path / "saved.npz").read_bytes()[:300])
+    assert "train1.npy is no array (an archive that is cut off or damaged: " in problems_of(root, input="features")
+
+
+@pytest.mark.parametrize("header", ["phase", "action,phase"])
+def test_comments_in_a_table_of_phases_are_no_phases(tmp_path, header):
+    root = plain(tmp_path, 2, 1, features=True)
+    before = "pour," if "action" in header else ""
+    write_csv(root / "phases.csv", header, [f"{before}gone", "# the others", f"{before}far", f"{before}near"])
+    if before:
+        first, *rows = (root / "splits.csv").read_text().splitlines()
+        write_csv(root / "splits.csv", f"{first},action", [f"{row},pour" for row in rows])
+    assert [*opened(root, input="features").phases.values()] == [["gone", "far", "near"]]
+
+
 def test_features_of_different_widths_are_refused(tmp_path):
     root = plain(tmp_path, 2, 1, features=True)
     np.save(root / "features" / "train1.npy", np.zeros((21, 9), np.float32))
@@ -671,6 +689,24 @@ def test_what_cannot_be_read_is_told_exactly(tmp_path, content, said):
     assert said in problems_of(root, input="features")
 
 
+@pytest.mark.parametrize("beyond", [",,", ",note,note", ",phase 2,Phase-2"])
+def test_further_columns_may_have_one_name_or_none(tmp_path, beyond):
+    root = plain(tmp_path, 2, 1, features=True)
+    for name in ("segments.csv", "splits.csv"):
+        first, *rows = (root / name).read_text().splitlines()
+        write_csv(root / name, first + beyond, [f"{row},," for row in rows])
+    assert opened(root, input="features").phases[""] == ["far", "near", "gone"]
+
+
+@pytest.mark.parametrize("name", ["segments.csv", "splits.csv", "phases.csv"])
+def test_a_table_that_links_to_nothing_is_told(tmp_path, name):
+    # As one that git-annex has not fetched.
+    root = plain(tmp_path, 2, 1, features=True)
+    (root / name).unlink(missing_ok=True)
+    (root / name).symlink_to(".git/annex/objects/x.csv")
+    assert f"ROOT/{name}: links to nothing; fetch what it links to, or remove it" in problems_of(root, input="features")
+
+
 def test_a_table_under_another_name_is_named(tmp_path):
     root = plain(tmp_path, 2, 1, features=True)
     (root / "segments.csv").rename(root / "labels.csv")
@@ -686,6 +722,15 @@ def test_phases_that_are_written_almost_alike_are_told(tmp_path):
     videos = opened(root, input="features")
     assert set(videos.phases[""]) == {"Reach", "lift", "reach"}
     assert videos.notes == ["phases 'Reach' and 'reach' count as 2; write them alike if they are one"]
+
+
+def test_both_unicode_forms_of_a_phase_are_one(tmp_path):
+    root = plain(tmp_path, 2, 1, features=True)
+    rows = ["train0,0,5,remu\u00e9", "train1,0,5,remue\u0301", "val0,0,5,remu\u00e9", "val0,5,9,b"]
+    write_csv(root / "segments.csv", "video,start_frame,end_frame,phase", rows)
+    assert opened(root, input="features").phases[""] == ["remu\u00e9", "b"]
+    write_csv(root / "phases.csv", "phase", ["b", "remue\u0301"])
+    assert opened(root, input="features").phases[""] == ["b", "remu\u00e9"]
 
 
 def test_a_segment_without_a_phase_and_whole_numbers_with_a_point(tmp_path):

@@ -306,6 +306,21 @@ def test_pictures_are_upright_as_another_tool_shows_them(tmp_path, plain, turn, 
     assert np.abs(decode(str(path), np.array([0, 30]), size=32).astype(int) - turned).mean() < 2
 
 
+@pytest.mark.parametrize("turn", ["rotate=90", "rotate=180", "rotate=270:flip=horizontal"])
+@pytest.mark.parametrize("suffix", ["mp4", "ts"])
+def test_a_turn_that_the_stream_tells_once_is_that_of_all_pictures(tmp_path, plain, suffix, turn):
+    path = tmp_path / f"turned.{suffix}"
+    told = f"{'h264_mp4toannexb,' if suffix == 'ts' else ''}h264_metadata=display_orientation=insert:{turn}"
+    ffmpeg("-i", plain, "-c", "copy", "-bsf:v", told, path)
+    index = frame_index(str(path))
+    assert (index.height, index.width) == ((48, 64) if turn == "rotate=180" else (64, 48))
+    truth = decoded_by_ffmpeg(path, index.height, index.width)
+    every = decode(str(path), np.arange(40))
+    assert np.abs(every.transpose(0, 2, 3, 1).astype(int) - truth).mean() < 2
+    for frame in (39, 25, 3):
+        np.testing.assert_array_equal(decode(str(path), np.array([frame])), every[[frame]])
+
+
 def test_pictures_turned_by_their_exif_are_upright(tmp_path):
     stream = write(tmp_path / "v.mjpeg", "-c:v", "mjpeg", "-q:v", 3, num_frames=4)
     entry = struct.pack("<HHHII", 1, 0x112, 3, 1, 6) + bytes(4)  # orientation: a quarter clockwise
@@ -361,6 +376,18 @@ def test_pictures_of_changing_size_come_out_in_that_of_the_first(tmp_path):
     frames = decode(str(path), np.arange(40))
     assert frames.shape == (40, 3, 48, 64)
     assert [number_of(frame.transpose(1, 2, 0)) for frame in frames] == list(range(40))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "ts"])
+def test_what_a_stream_cuts_off_at_its_left_is_not_shown(tmp_path, suffix):
+    whole = write(tmp_path / "whole.h264", "-c:v", "libx264", "-qp", 0, "-pix_fmt", "yuv420p", width=96)
+    path = tmp_path / f"cut.{suffix}"
+    ffmpeg("-r", 25, "-i", whole, "-c", "copy", "-bsf:v", "h264_metadata=crop_left=20:crop_top=6", path)
+    shown = decode(str(path), np.array([9, 30]))
+    assert shown.shape == (2, 3, 42, 76)
+    truth = decoded_by_ffmpeg(path, 42, 76)[[9, 30]]
+    assert np.abs(shown.transpose(0, 2, 3, 1).astype(int) - truth).mean() < 2
+    np.testing.assert_allclose(shown, decode(str(whole), np.array([9, 30]))[:, :, 6:, 20:], atol=4)
 
 
 def test_pixels_that_are_not_square_stay_as_they_are_stored(tmp_path):
@@ -614,6 +641,11 @@ def test_seconds_are_those_of_a_players_clock(tmp_path):
 def test_seconds_are_even_where_a_container_tells_no_times(tmp_path, suffix):
     path = write(tmp_path / f"v.{suffix}", "-c:v", "mpeg2video" if suffix == "mpg" else "mpeg4", *MPEG)
     np.testing.assert_allclose(frame_index(str(path)).seconds, np.arange(40) / 25, atol=1e-6)
+
+
+def test_a_file_that_tells_no_beginning_begins_with_its_first_frame(tmp_path):
+    path = write(tmp_path / "one.mpg", "-c:v", "mpeg2video", *MPEG, num_frames=1)
+    assert frame_index(str(path)).seconds.tolist() == [0]
 
 
 def test_numbers_are_read_where_they_were_written():

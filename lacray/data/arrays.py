@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,7 +31,10 @@ def load_array(path: str | os.PathLike[str], *, mapped: bool = False) -> Any:
         OSError, ValueError, EOFError: it is no array.
     """
     with _PARSING:
-        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        try:
+            return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"an archive that is cut off or damaged: {error}") from error
 
 
 def read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:

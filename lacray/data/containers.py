@@ -24,6 +24,9 @@ concat, sdp, image2 ...) would make FFmpeg open what somebody else has written i
 GENERATE_TIMES = 0x1
 """AVFMT_FLAG_GENPTS, which PyAV sets: guessed times (wrong for B-frames in AVI) are worse than none."""
 
+UNALIGNED = 0x1
+"""AV_CODEC_FLAG_UNALIGNED: what a stream cuts off at its left is cut off to the pixel, not to 32 or 64 bytes."""
+
 NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
@@ -44,6 +47,7 @@ def opened(path: str, *, threads: int = 1) -> Iterator[tuple[InputContainer, Vid
         with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
             container.flags &= ~GENERATE_TIMES
             stream = _video(container)
+            stream.codec_context.flags |= UNALIGNED
             stream.thread_type, stream.thread_count = ("AUTO", threads) if threads > 1 else ("SLICE", 1)
             yield container, stream
     except (OSError, av.FFmpegError) as error:

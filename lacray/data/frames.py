@@ -50,6 +50,10 @@ class FrameIndex:
     height: int
     """Of the first frame, upright."""
     width: int
+    is_swapped: bool = False
+    """Of the first frame, as `mirror_x` and `mirror_y`: its turn, which is that of all that ask for none."""
+    mirror_x: bool = False
+    mirror_y: bool = False
     is_counted: bool = False
     """Whether every frame was decoded to find this out."""
 

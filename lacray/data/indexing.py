@@ -10,13 +10,14 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from lacray.data.bitstreams import UNTOLD, Coded, reader
 from lacray.data.containers import UnreadableVideoError, cpus, opened
 from lacray.data.frames import FrameIndex, TroubleError, Walk, decoded, packets_of, stamp
-from lacray.data.pictures import upright_size
+from lacray.data.pictures import upright
 
 PROVED = 16
 """Pictures at the head that are decoded to see an index proved."""
@@ -41,7 +42,8 @@ class _Packets:
     codec: str
     formats: frozenset[str]
     time_base: Fraction
-    origin: int
+    origin: int | None
+    """When the file begins; None where it tells no time for that."""
     step: float
     """Between two frames, in `time_base`; 1 where the file does not tell."""
     pts: list[int | None] = field(default_factory=list)
@@ -56,13 +58,13 @@ class _Packets:
     @classmethod
     def of(cls, container: InputContainer, stream: VideoStream) -> _Packets:
         time_base = stream.time_base or Fraction(1, 1000)
-        start = Fraction(container.start_time or 0, av.time_base)
+        start = None if container.start_time is None else Fraction(container.start_time, av.time_base)
         rate = stream.average_rate or stream.guessed_rate
         return cls(
             codec=stream.codec_context.name,
             formats=frozenset(container.format.name.split(",")),
             time_base=time_base,
-            origin=round(start / time_base),
+            origin=None if start is None else round(start / time_base),
             step=float(1 / (rate * time_base)) if rate else 1.0,
         )
 
@@ -134,6 +136,7 @@ def _index(found: _Packets, order: NDArray[np.int32]) -> FrameIndex:
     """An index without its size, of packets in the order in which they are shown."""
     times = _times(found, order)
     keys, ready = _keys(found, order, times)
+    first = int(times.min())
     return FrameIndex(
         times=times,
         packets=order,
@@ -145,7 +148,7 @@ def _index(found: _Packets, order: NDArray[np.int32]) -> FrameIndex:
         ),
         ready=ready,
         time_base=found.time_base,
-        origin=min(found.origin, int(times.min())),
+        origin=first if found.origin is None else min(found.origin, first),
         height=0,
         width=0,
     )
@@ -160,7 +163,11 @@ def _times(found: _Packets, order: NDArray[np.int32]) -> NDArray[np.int64]:
         told[:] = np.nan
     decoded_at = [time for number in order if number >= 0 and (time := found.dts[number]) is not None]
     # Shown in this order: the k-th frame is shown a fixed while after the k-th is decoded.
-    guess = np.sort(decoded_at) if len(decoded_at) == len(order) else np.arange(len(order)) * found.step + found.origin
+    guess = (
+        np.sort(decoded_at)
+        if len(decoded_at) == len(order)
+        else np.arange(len(order)) * found.step + (found.origin or 0)
+    )
     known = ~np.isnan(told)
     delay = np.median(told[known] - guess[known]) if known.any() else 0
     return np.where(known, told, guess + delay).round().astype(np.int64)
@@ -207,8 +214,7 @@ def _proved(path: str, index: FrameIndex) -> FrameIndex | None:
             num_seen = 0
             for frame, picture in walk.start(-1):
                 if frame == 0:
-                    height, width = upright_size(picture)
-                    index = replace(index, height=height, width=width)
+                    index = _shown_as(index, picture)
                 num_seen += 1
                 if num_seen == PROVED:
                     break
@@ -231,6 +237,12 @@ def _proved(path: str, index: FrameIndex) -> FrameIndex | None:
     return index
 
 
+def _shown_as(index: FrameIndex, first: VideoFrame) -> FrameIndex:
+    """The index with the size and the turn of its first picture."""
+    height, width, turn = upright(first)
+    return replace(index, height=height, width=width, **turn._asdict())
+
+
 def _refuse_damage(index: FrameIndex, damaged: list[int]) -> None:
     if damaged:
         raise UnreadableVideoError(f"is cut off or damaged at frame {int((index.packets < min(damaged)).sum())}")
@@ -249,7 +261,7 @@ def count(path: str, *, threads: int | None = None) -> FrameIndex:
     damaged: list[int] = []
     order: list[int] = []
     whole: set[int] = set()
-    height = width = 0
+    first: VideoFrame | None = None
     threads = threads or cpus()
     with opened(path, threads=threads) as (container, stream):
         # Which pictures there are does not depend on how smooth they are.
@@ -264,11 +276,11 @@ def count(path: str, *, threads: int | None = None) -> FrameIndex:
 
         for number, picture in decoded(stream, packets(), damaged):
             if not order:
-                height, width = upright_size(picture)
+                first = picture
             if picture.key_frame:
                 whole.add(number)
             order.append(number)
-    if not order:
+    if first is None:
         raise UnreadableVideoError("has no frames")
     if damaged and threads > 1:
         return count(path, threads=1)  # tells exactly which packet is damaged
@@ -280,7 +292,7 @@ def count(path: str, *, threads: int | None = None) -> FrameIndex:
             if coded.shown < 0:
                 found.coded[number] = coded._replace(is_key=number in whole)
     index = _index(found, np.array(order, dtype=np.int32))
-    index = replace(index, height=height, width=width, is_counted=True)
+    index = replace(_shown_as(index, first), is_counted=True)
     if min(order) >= 0 and len(set(order)) == len(order):
         return index
     # Several pictures of one packet, or of none that is known: counting alone tells them apart.

@@ -14,7 +14,7 @@ from lacray.data.frames import FrameIndex
 from lacray.data.indexing import count, scan
 from lacray.data.kept import KeptArrays, Key, file_key
 
-VERSION = 1
+VERSION = 3
 """Of the index on disk; goes up when what is found in a file changes."""
 
 KEPT_FROM = 0.02

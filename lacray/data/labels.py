@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,14 @@ class Segment:
     in_seconds: bool
     where: str
     """File and line."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "phase", composed(self.phase))
+
+
+def composed(text: str) -> str:
+    """A name in Unicode's composed form: both forms look alike, and are one."""
+    return unicodedata.normalize("NFC", text)
 
 
 def time_columns(table: Table) -> tuple[tuple[str, str], bool] | None:

@@ -21,7 +21,17 @@ from lacray.data import boris
 from lacray.data.annotated import Reader
 from lacray.data.annotations import label_files, read_labels
 from lacray.data.discovery import VIDEO_SUFFIXES, Found, find_files, is_picture, shown
-from lacray.data.labels import COLUMNS, FRAMES, KNOWN, SECONDS, Segment, phase_order, read_segment, time_columns
+from lacray.data.labels import (
+    COLUMNS,
+    FRAMES,
+    KNOWN,
+    SECONDS,
+    Segment,
+    composed,
+    phase_order,
+    read_segment,
+    time_columns,
+)
 from lacray.data.listing import Entry, Layout, Listing, Sidecars, some
 from lacray.data.names import FOLDER, Names, same_end
 from lacray.data.tables import Row, Table, find_table, has_table, read_table
@@ -139,7 +149,7 @@ class _Lookup:
         found = self.names.find(text)
         if row.may_be_comment and not found:
             return None
-        if len(row.cells) < len(self.table.columns):
+        if row.is_short:
             self.problems.append(f"{where}: must have {len(self.table.columns)} fields, got {len(row.cells)}")
         elif not found:
             self._unknown.setdefault(text, []).append(row.line)
@@ -302,12 +312,13 @@ def _phases(root: Path, listing: Listing) -> dict[str, list[str]]:
         return found
     told: dict[str, list[str]] = {}
     for row in table.rows:
-        own = told.setdefault(row.cells.get("action", ""), [])
-        if row.cells["phase"] in own:
-            listing.label_problems.append(
-                f"{table.path}:{row.line}: {row.cells['phase']!r} is there twice; keep one line"
-            )
-        own.append(row.cells["phase"])
+        action, phase = row.cells.get("action", ""), composed(row.cells.get("phase", ""))
+        if row.may_be_comment and phase not in found.get(action, []):
+            continue
+        own = told.setdefault(action, [])
+        if phase in own:
+            listing.label_problems.append(f"{table.path}:{row.line}: {phase!r} is there twice; keep one line")
+        own.append(phase)
     for action, phases in found.items():
         unknown = [phase for phase in phases if phase not in told.get(action, [])]
         if unknown:
@@ -354,7 +365,7 @@ def _segments(root: Path, names: Names, listing: Listing) -> dict[str, list[Segm
         video = lookup.video(row)
         if row.may_be_comment and video is None:
             continue
-        segment = read_segment(row, table, *times) if len(row.cells) == len(table.columns) else None
+        segment = read_segment(row, table, *times) if not row.is_short else None
         if isinstance(segment, str):
             problems.append(segment)
         elif segment is not None and video is not None:

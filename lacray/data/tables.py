@@ -53,6 +53,8 @@ class Row:
     """By column, without spaces around them."""
     may_be_comment: bool
     """It begins with a #, which may also be a name's."""
+    is_short: bool = False
+    """It has fewer fields than there are columns, of which some may have one name, or none."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,12 @@ class Table:
 def has_table(folder: Path, stems: Collection[str]) -> bool:
     """Whether any of some tables lies in a folder."""
     names = {f"{stem}{suffix}" for stem in stems for suffix in (".csv", ".tsv")}
-    return any(path.name.lower().strip() in names and path.is_file() for path in folder.iterdir())
+    return any(path.name.lower().strip() in names and _counts(path) for path in folder.iterdir())
+
+
+def _counts(path: Path) -> bool:
+    """Whether a table is there, or is meant to be: a link to nothing is no folder without one."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def find_table(root: Path, stem: str) -> Path | None:
@@ -91,7 +98,7 @@ def find_table(root: Path, stem: str) -> Path | None:
         DataError: there are several.
     """
     names = (f"{stem}.csv", f"{stem}.tsv")
-    found = sorted(path for path in root.iterdir() if path.name.lower().strip() in names and path.is_file())
+    found = sorted(path for path in root.iterdir() if path.name.lower().strip() in names and _counts(path))
     if len(found) > 1:
         raise DataError(
             f"{root}: must hold one table of {stem}, got {', '.join(p.name for p in found)}; remove the others"
@@ -136,7 +143,7 @@ def table_of(path: Path, text: Text, known: Collection[str], *, preamble: bool =
                 + ('; put what holds a separator into "quotes"' if extra else "")
             )
             continue
-        rows.append(Row(line, dict(zip(columns, fields, strict=False)), may_be_comment))
+        rows.append(Row(line, dict(zip(columns, fields, strict=False)), may_be_comment, len(fields) < len(columns)))
     before = _named(lines[:start], separator) if preamble else {}
     return Table(path, start + 1, columns, rows, separator, text, problems, before)
 
@@ -178,7 +185,8 @@ def _read_text(path: Path) -> Text:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        what = "links to nothing; fetch what it links to, or remove it" if path.is_symlink() else "cannot be read"
+        raise DataError(f"{path}: {what} ({error.strerror})") from error
     mark, encoding = next(((mark, name) for mark, name in MARKS if content.startswith(mark)), (b"", "utf-8"))
     content = content.removeprefix(mark)
     if not mark and len(content) > 3 and 0 in (content[0], content[1]):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lacray.data.containers import UnreadableVideoError, cpus, opened
 from lacray.data.frames import FrameIndex, TroubleError, Walk
 from lacray.data.indices import counted_index, frame_index, remember
-from lacray.data.pictures import to_rgb
+from lacray.data.pictures import Orientation, to_rgb
 
 __all__ = ["FrameIndex", "UnreadableVideoError", "decode", "frame_index"]
 
@@ -37,14 +37,15 @@ class _GoneWrongError(Exception):
 class _Wanted:
     """Some frames in rising order, and room for their pictures."""
 
-    def __init__(self, frames: NDArray[np.int64], height: int, width: int) -> None:
+    def __init__(self, frames: NDArray[np.int64], height: int, width: int, usual: Orientation) -> None:
         self.frames: list[int] = frames.tolist()
         self.pictures = np.empty((len(frames), 3, height, width), dtype=np.uint8)
+        self._usual = usual
         self._reformatter = VideoReformatter()
 
     def put(self, place: int, picture: VideoFrame) -> None:
         _, height, width = self.pictures.shape[1:]
-        self.pictures[place] = to_rgb(picture, height, width, self._reformatter)
+        self.pictures[place] = to_rgb(picture, height, width, self._reformatter, usual=self._usual)
 
 
 def decode(path: str, frames: NDArray[np.int64], *, size: int | tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -65,7 +66,7 @@ def decode(path: str, frames: NDArray[np.int64], *, size: int | tuple[int, int] 
     rising, places = np.unique(np.asarray(frames, dtype=np.int64), return_inverse=True)
     _refuse_others(index, rising)
     height, width = (size, size) if isinstance(size, int) else size or (index.height, index.width)
-    wanted = _Wanted(rising, height, width)
+    wanted = _Wanted(rising, height, width, Orientation(index.is_swapped, index.mirror_x, index.mirror_y))
     # Loader processes, which are daemons, are themselves as many as there are processors to spare.
     threads = 1 if multiprocessing.current_process().daemon else min(MOST_THREADS, cpus())
     for _ in range(RETRIES):

@@ -47,7 +47,8 @@ def push(function: Function, inputs: Sequence[Tensor], tangents: Sequence[Tensor
         # Transforms nest, torch.autograd.forward_ad does not. That a Function's forward mode is off where it computes
         # tangents, and that its inputs have theirs still, would make nested ones silently wrong (pytorch 197867).
         with torch.enable_grad(), _set_fwd_grad_enabled(True):
-            primals = tuple(unpack_dual(x).primal for x in inputs)
+            # One whose elements share memory, as what arrives from a sum, takes no tangent.
+            primals = tuple(unpack_dual(x).primal.contiguous() for x in inputs)
             found: tuple[Tensor, ...] = torch.func.jvp(lambda *t: tuple(function(*t)), primals, given)[1]
         return found
     with torch.no_grad():

@@ -26,6 +26,7 @@ from lacray.data.labels import (
     KNOWN,
     SECONDS,
     Segment,
+    composed,
     frame_labels,
     read_segment,
 )
@@ -207,7 +208,7 @@ class Labels:
         for row in table.rows:
             spelled = row.cells.get("video", "")
             videos = self.names.find(spelled)
-            if len(videos) != 1 or videos[0] not in on_page or len(row.cells) < len(table.columns):
+            if len(videos) != 1 or videos[0] not in on_page or row.is_short:
                 continue
             segment = read_segment(row, table, columns, in_seconds)
             if isinstance(segment, Segment):
@@ -252,7 +253,7 @@ class Labels:
         table = read_table(path, ("phase", "action"))
         if table.problems or "phase" not in table.columns:
             raise DataError(table.problems or [f"{path}: must have the column phase, lacks it"])
-        known = {(row.cells.get("action", ""), row.cells["phase"]) for row in table.rows}
+        known = {(row.cells.get("action", ""), composed(row.cells.get("phase", ""))) for row in table.rows}
         has_actions = "action" in table.columns
         named = [
             (clip.action if has_actions else "", mark.phase) for clip in clips for mark in changed.get(clip.name, ())

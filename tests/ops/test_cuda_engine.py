@@ -101,6 +101,38 @@ def test_affine_kernels_agree_with_the_reference_lane_by_lane(
     assert_agree(actual, [*outputs, *gradients], 2e-5 if dtype == torch.float32 else 1e-11)
 
 
+@pytest.mark.parametrize("end_to_end", [False, True])
+@pytest.mark.parametrize("place", [(1, 2), (39, 49), (slice(None), slice(None))], ids=str)
+def test_nan_makes_the_score_of_its_pair_nan_and_the_gradients_of_the_gaps(
+    emulated: ctypes.CDLL, place: tuple[Any, Any], end_to_end: bool
+) -> None:
+    similarity = torch.zeros(2, 40, 50)
+    similarity[0][place] = torch.nan
+    gaps, lengths = torch.tensor([1.0, 0.5]).unbind(), torch.tensor([[40, 50]] * 2)
+    score, match, grad_similarity = torch.empty(2), torch.empty(2, 40, 50), torch.empty(2, 40, 50)
+    grad_gaps = torch.empty(()), torch.empty(())
+    outputs = (score, match, grad_similarity, *grad_gaps)
+    upstream = torch.ones(2), torch.zeros(2, 40, 50)
+    call(
+        emulated,
+        "soft_sw",
+        2,
+        40,
+        50,
+        similarity,
+        *gaps,
+        ctypes.c_int(0),
+        lengths,
+        0.3,
+        end_to_end,
+        *upstream,
+        *outputs,
+    )
+    assert score.isnan().tolist() == [True, False]
+    assert all(gradient.isnan() for gradient in grad_gaps)
+    assert grad_similarity[1].isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("band", [-1, 0, 3, 40])
 @pytest.mark.parametrize("smooth", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -139,6 +140,19 @@ def test_each_pair_is_aligned_as_if_it_were_alone(ops: SimpleNamespace) -> None:
             assert relative_error(got[b : b + 1, :n, :m], want) < 1e-11
     assert (actual[1][beyond] == -math.inf).all()
     assert all((gradient[beyond] == 0).all() for gradient in actual[2:])
+
+
+@pytest.mark.parametrize("place", [(2, 3), (0, 0), (5, 8), (slice(None), slice(None))], ids=str)
+def test_nan_inside_stays_in_its_pair(place: tuple[Any, Any], ops: SimpleNamespace) -> None:
+    similarity, gap_open, gap_extend = problem(2, 6, 9, "scalar", seed=1)
+    expected, _ = ops.soft_nw(similarity, gap_open, gap_extend, gamma=0.5)
+    similarity[0][place] = math.nan
+    gap_open.requires_grad_()
+    score, _ = ops.soft_nw(similarity, gap_open, gap_extend, gamma=0.5)
+    assert math.isnan(score[0])
+    assert score[1] == expected[1]
+    (gradient,) = torch.autograd.grad(score.sum(), [gap_open])
+    assert gradient.isnan()
 
 
 def test_a_sequence_without_frames_costs_one_gap_as_long_as_the_other(ops: SimpleNamespace) -> None:

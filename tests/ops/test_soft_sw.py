@@ -7,6 +7,7 @@ import math
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import backends
 import numpy as np
@@ -364,14 +365,19 @@ def test_empty_tables_are_allowed(shape: tuple[int, int, int], backend: SoftSw) 
     assert (score == -math.inf).all()
 
 
-def test_nan_inside_stays_in_its_pair(backend: SoftSw) -> None:
+@pytest.mark.parametrize("place", [(2, 3), (0, 0), (5, 8), (0, 8), (5, 0), (slice(None), slice(None))], ids=str)
+def test_nan_inside_stays_in_its_pair(place: tuple[Any, Any], backend: SoftSw) -> None:
     similarity, gap_open, gap_extend = problem(2, 6, 9, (), seed=1)
     expected, _ = backend(similarity, gap_open, gap_extend, gamma=0.5)
-    similarity[0, 2, 3] = math.nan
-    score, match = backend(similarity, gap_open, gap_extend, gamma=0.5)
+    similarity[0][place] = math.nan
+    leaves = [x.requires_grad_() for x in (similarity, gap_open, gap_extend)]
+    score, match = backend(*leaves, gamma=0.5)
     assert math.isnan(score[0])
-    assert math.isnan(match[0, 2, 3])
+    assert match[0][place].isnan().all()
     assert score[1] == expected[1]
+    table, *shared = torch.autograd.grad(score.sum(), leaves)
+    assert all(gradient.isnan() for gradient in shared)
+    assert table[1].isfinite().all()
 
 
 def test_two_directions_in_one_call_equal_two_calls(backend: SoftSw) -> None:

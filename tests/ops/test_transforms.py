@@ -171,6 +171,15 @@ def test_second_derivatives_are_those_of_the_recursion(name: str, kind: str, ops
     close(jacrev(grad(f), every)(*given), expected[0])
 
 
+def test_second_derivatives_of_a_sum_are_those_of_the_recursion(name: str, ops: SimpleNamespace) -> None:
+    # What arrives from a sum is one number for all.
+    f, given = subject(ops, name), inputs(name)[0]
+    others = inputs(name)[1:]
+    expected = torch.autograd.functional.hessian(lambda x: by_cells(name, x, *others)[0].sum(), given)
+    for transform in (hessian, lambda g: jacfwd(jacfwd(g)), lambda g: jacrev(jacfwd(g)), lambda g: jacrev(jacrev(g))):
+        close(transform(lambda x: f(x, *others)[0].sum())(given), expected)
+
+
 def test_autograds_own_functions_agree_with_the_recursion(name: str, ops: SimpleNamespace) -> None:
     if name in ("soft_nw", "smooth_dtw"):
         pytest.skip("soft_sw, and soft_dtw, in other words")

@@ -192,7 +192,8 @@ __global__ void __launch_bounds__(32) forward_kernel(const SoftSw<T> call, cuda:
       total = total_of_warp(total);
       if (call.end_to_end) total = {edge[k.n - 1 - k.i0], edge[32 + k.n - 1 - k.i0]};
       if (lane_id() == 0) {
-        const Ext<V> unit = normal<V>(total.m, total.e);
+        // The exponent that a NaN comes with says nothing: it is neither zero nor forbidden, and its gradient is NaN.
+        const Ext<V> unit = isnan(total.m) ? constant<V>(total.m, T(0)) : normal<V>(total.m, total.e);
         state[0] = unit.m;
         state[1] = unit.e;
         call.score[k.b] = unit.e < T(kForbidden) ? T(-INFINITY)

@@ -177,6 +177,12 @@ class Engine {
     });
     double total_m = 1, total_e = kZero;
     for (int64_t k = 0; k < rows * columns; ++k) add_part(total_m, total_e, parts.get()[2 * k], parts.get()[2 * k + 1]);
+    // The exponent that a NaN comes with says nothing: it is neither zero nor forbidden, and its gradient is NaN.
+    if (std::isnan(total_m)) {
+      state[0] = call_.score[b] = T(total_m);
+      state[1] = T(0);
+      return;
+    }
     const double shift = std::floor(std::log2(total_m));
     state[0] = T(total_m * std::exp2(-shift));
     state[1] = T(total_e + shift);
