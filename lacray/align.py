@@ -44,26 +44,30 @@ def main(argv: Sequence[str] | None = None) -> None:
             items = first_two(model, arguments.root, told)
         reference, *others = (read_item(model, item, told=told) for item in items)
         alignments = [model.align(reference, other) for other in others]
-        paths = [out / "matches.csv", out / "gaps.csv"]
-        write_alignments(out, alignments)
-        for alignment, name in zip(alignments, picture_names(alignments), strict=True):
-            save(draw_alignment(alignment), out / name)
-            paths.append(out / name)
+        film = out / FILM
         lacking = "" if arguments.no_film else cannot_be_shown(reference, alignments)
-        if not arguments.no_film and not lacking:
+        has_film = not arguments.no_film and not lacking
+        # First, since it takes long: an interruption leaves no film of other matches than the table's.
+        if has_film:
             write_film(
-                out / FILM,
+                film,
                 reference,
                 alignments,
                 height=arguments.height,
                 told=lambda done, total: told("writing the film", done, total),
             )
-            paths.append(out / FILM)
+        paths = [out / "matches.csv", out / "gaps.csv"]
+        write_alignments(out, alignments)
+        for alignment, name in zip(alignments, picture_names(alignments), strict=True):
+            save(draw_alignment(alignment), out / name)
+            paths.append(out / name)
     for alignment in alignments:
         say(alignment)
     if lacking:
         warn(f"no film: {lacking}")
-    written(paths)
+    if not has_film and film.exists():
+        warn(f"{film}: is that of an earlier alignment, not of this one")
+    written([*paths, film] if has_film else paths)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,15 +143,24 @@ def read_checkpoint(path: Path, where: str | None = None) -> dict[str, Any]:
         where: it was fetched from, for messages.
 
     Raises:
-        CheckpointError: it does not exist, or is no checkpoint of lacray.
+        CheckpointError: it does not exist, is damaged, or is no checkpoint of lacray.
     """
     where = where or str(path)
+    if path.is_dir():
+        raise CheckpointError(f"checkpoint: {where} is a folder; name the .pt file of a training")
     if not path.is_file():
         raise CheckpointError(f"checkpoint: {where} does not exist")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # torch compares no checksums: weights that are no longer those would be taken for them without a word.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"checkpoint: {where} is no checkpoint of lacray ({type(error).__name__})") from error
+    if damaged:
+        raise CheckpointError(
+            f"checkpoint: {where} is damaged (the checksum of {damaged}); copy it anew, or train again"
+        )
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(f"checkpoint: {where} must have format {CHECKPOINT_FORMAT}, got {found!r}")

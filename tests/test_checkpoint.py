@@ -81,8 +81,10 @@ def test_file_that_is_no_checkpoint_is_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"format": 1, "best": 0.5}, tmp_path / "old.pt")
     torch.save({"format": 3, "epoch": 3}, tmp_path / "part.pt")
+    (tmp_path / "folder.pt").mkdir()
     for name, said in [
         ("absent.pt", "does not exist"),
+        ("folder.pt", "is a folder"),
         ("text.pt", "is no checkpoint of lacray"),
         ("other.pt", "must have format 3, got None"),
         ("list.pt", "must have format 3, got 'list'"),
@@ -92,6 +94,18 @@ def test_file_that_is_no_checkpoint_is_refused(tmp_path):
         for read in (checkpoint.read_checkpoint, checkpoint.load_model):
             with pytest.raises(CheckpointError, match=f"{name} {said}"):
                 read(tmp_path / name)
+
+
+def test_weights_of_which_a_bit_was_flipped_are_refused(features, tmp_path):
+    event = trained(config_of(features), tmp_path / "run.pt")
+    assert event.state is not None
+    weights = next(value for value in event.state["encoder"].values() if value.is_floating_point() and value.any())
+    content = bytearray((tmp_path / "run.pt").read_bytes())
+    content[content.index(weights.numpy().tobytes()[:16])] ^= 1
+    (tmp_path / "flipped.pt").write_bytes(content)
+    for read in (checkpoint.read_checkpoint, checkpoint.load_model):
+        with pytest.raises(CheckpointError, match=r"flipped\.pt is damaged"):
+            read(tmp_path / "flipped.pt")
 
 
 def test_loss_comes_back_with_the_gap_penalties_that_it_has_learned(features, tmp_path):

@@ -231,6 +231,7 @@ class Labels:
 
     def _edited(self, table: Table, clips: Sequence[Clip], changed: Mapping[str, Sequence[Mark]]) -> Text:
         rows = self._rows(table, clips)
+        comma = _has_decimal_commas(table)
         dropped: set[int] = set()
         added: dict[int, list[Mapping[str, str]]] = {}
         for clip in sorted(clips, key=lambda clip: clip.name):
@@ -242,7 +243,7 @@ class Labels:
                 # Behind the last row that begins before it, else before the first one.
                 before = [row.line for row in own if row.mark.start <= mark.start]
                 line = max(before, default=min((row.line - 1 for row in own), default=table.last))
-                added.setdefault(line, []).append(_cells(spelled, clip, mark))
+                added.setdefault(line, []).append(_cells(spelled, clip, mark, comma))
         return edited(table, dropped, added)
 
     def _phases(self, clips: Sequence[Clip], changed: Mapping[str, Sequence[Mark]]) -> dict[Path, bytes]:
@@ -268,10 +269,18 @@ def _start(mark: Mark) -> int:
     return mark.start
 
 
-def _cells(spelled: str, clip: Clip, mark: Mark) -> dict[str, str]:
+def _has_decimal_commas(table: Table) -> bool:
+    """Whether its times are written so: to the program that it comes from, a point may part thousands."""
+    columns = [column for pair in (SECONDS, *ALSO_SECONDS) for column in pair]
+    return table.separator != "," and any("," in row.cells.get(column, "") for row in table.rows for column in columns)
+
+
+def _cells(spelled: str, clip: Clip, mark: Mark, has_commas: bool) -> dict[str, str]:
     """A segment by all columns that a table may have for it."""
     cells = {"video": spelled, "phase": mark.phase, FRAMES[0]: str(mark.start), FRAMES[1]: str(mark.stop)}
     seconds = [f"{clip.seconds(frame):.3f}" for frame in (mark.start, mark.stop)]
+    if has_commas:
+        seconds = [number.replace(".", ",") for number in seconds]
     for pair in (SECONDS, *ALSO_SECONDS):
         cells |= dict(zip(pair, seconds, strict=True))
     return cells

@@ -152,6 +152,26 @@ def test_align_takes_names_of_the_data_set_and_refuses_all_that_are_none(place, 
         align.main([str(videos_checkpoint), "take1"])
 
 
+def test_a_film_of_other_videos_is_never_left_beside_an_alignment_without_a_word(
+    place, videos_checkpoint, videos_root, monkeypatch, capsys
+):
+    takes = [str(videos_root / "videos" / f"take{number}.mp4") for number in range(3)]
+    align.main([str(videos_checkpoint), *takes[:2]])
+    before = {path.name: path.read_bytes() for path in (place / "alignment").iterdir()}
+    assert "earlier" not in capsys.readouterr().out
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(align, "write_film", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            align.main([str(videos_checkpoint), takes[2], takes[0]])
+    assert {path.name: path.read_bytes() for path in (place / "alignment").iterdir()} == before
+    align.main([str(videos_checkpoint), takes[2], takes[0], "--no-film"])
+    assert "alignment/together.mp4: is that of an earlier alignment" in capsys.readouterr().out
+
+
 def test_align_of_features_draws_the_table_and_says_what_a_film_needs(
     place, features_checkpoint, features_root, capsys
 ):

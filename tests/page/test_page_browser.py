@@ -373,6 +373,26 @@ def test_closing_asks_about_what_was_carried_and_not_kept(shown):
     assert not asks(browser)
 
 
+def test_what_is_labelled_by_hand_after_it_was_carried_stays_when_that_is_kept(shown):
+    browser = shown
+    press(browser, Keys.HOME, *[Keys.ARROW_RIGHT] * 15, "i", *[Keys.ARROW_RIGHT] * 10, "o", "1", "c")
+    until(lambda: browser.find_element(By.ID, "accept").is_displayed(), "what is carried")
+    press(browser, Keys.ARROW_DOWN, Keys.ENTER)
+    until(lambda: browser.find_element(By.ID, "title").text == NAMES[2])
+    carried = browser.find_element(By.CSS_SELECTOR, "[data-key='1']").get_attribute("data-phase")
+    press(browser, Keys.HOME, *[Keys.ARROW_RIGHT] * 22)
+    assert browser.find_element(By.ID, "now-phase").text == carried
+    press(browser, Keys.HOME, "i", Keys.END, "o", "2")
+    whole = browser.find_element(By.ID, "selected").text
+    assert "frames 0 to 38 (1.56 s)" in whole, "39 frames of 40 ms, the last one as long as the others"
+    press(browser, "a")
+    until(lambda: not browser.find_element(By.ID, "accept").is_displayed(), "what is kept")
+    assert browser.find_element(By.ID, "selected").text == whole
+    for _ in range(3):
+        press_with_control(browser, "z")
+    assert not asks(browser)
+
+
 def test_the_second_of_two_tabs_asks_and_keeps_what_the_first_has_saved(shown, page):
     browser, root = shown, page[1]
     first = browser.current_window_handle
@@ -402,3 +422,9 @@ def test_the_second_of_two_tabs_asks_and_keeps_what_the_first_has_saved(shown, p
     finally:
         browser.close()
         browser.switch_to.window(first)
+
+
+def test_a_page_whose_command_has_ended_says_so_when_it_saves(shown, page):
+    browser = shown
+    browser.execute_script("window.fetch = () => Promise.reject(new TypeError('Failed to fetch'))")
+    assert "lacray.view has ended: nothing can be loaded or saved any more" in save(browser)

@@ -571,6 +571,16 @@ def test_a_table_of_seconds_stays_one(trained, tmp_path):
     assert [codes.index(0), codes.index(1), len(codes)] == [1, 12, 36]
 
 
+def test_a_table_with_decimal_commas_keeps_them(trained, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(trained[0], root)
+    rows = "video;start_seconds;end_seconds;phase\ntake0;0;0,48;across\n"
+    (root / "segments.csv").write_text(rows)
+    for page in opened(trained, root):
+        assert save(page, {"videos/take0.mp4": [[0, 12, "across"], [12, 36, "rest"]]})[0] == 200
+    assert (root / "segments.csv").read_text() == f"{rows}take0;0,480;1,440;rest\n"
+
+
 def test_what_seconds_cannot_tell_apart_is_refused_and_nothing_is_written(tmp_path):
     (tmp_path / "a.mp4").touch()
     table = tmp_path / "segments.csv"

@@ -14,9 +14,16 @@ async function answer(response) {
   throw new Refused(problems, response.status);
 }
 
-const get = async (path) => answer(await fetch(path));
+export const ENDED = "lacray.view has ended: nothing can be loaded or saved any more";
+
+/** Browsers have words of their own for a server that is gone, which say nothing to who labels. */
+async function asked(path, options) {
+  try { return await fetch(path, options); } catch { throw new Refused([ENDED], 0); }
+}
+
+const get = async (path) => answer(await asked(path));
 const post = async (path, body) =>
-  (await answer(await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }))).json();
+  (await answer(await asked(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }))).json();
 
 export const state = async () => (await get("api/state")).json();
 export const progress = async (reference) => (await get(`api/progress?reference=${reference}`)).json();

@@ -101,7 +101,7 @@ async function poll() {
     await progressed(progress);
     if (progress.busy) polling = setTimeout(poll, POLL_MS);
   } catch (error) {
-    $("said").textContent = "lacray.view has ended: nothing can be loaded or saved any more";
+    $("said").textContent = api.ENDED;
     polling = setTimeout(poll, 4 * POLL_MS);
   }
 }
@@ -496,7 +496,7 @@ function showSelection() {
   const here = at(clip.marks, page.frame);
   $("carry").disabled = !here;
   $("remove").disabled = !here;
-  const length = (one) => (clip.times ? ` (${(timeAt(clip.times, Math.min(one.stop, clip.frames - 1)) - clip.times[one.start]).toFixed(2)} s)` : "");
+  const length = (one) => (clip.times ? ` (${((one.stop < clip.frames ? clip.times[one.stop] : clip.end) - clip.times[one.start]).toFixed(2)} s)` : "");
   let told = "shift and drag over the strip, or I and O, select; a digit labels";
   if (here) told = `${here.phase}: frames ${here.start} to ${here.stop - 1}${length(here)}`;
   if (page.live) told = `${page.live.phase} since frame ${page.live.start}; its digit ends it, another one goes on`;
@@ -541,7 +541,9 @@ function keep() {
   if (!isCarried()) return;
   remember();
   for (const clip of page.clips) {
-    for (const one of clip.carried) clip.marks = withMark(clip.marks, one);
+    // What was labelled by hand since it was carried stays.
+    const own = clip.marks;
+    for (const one of clip.carried) for (const part of free(own, one.start, one.stop)) clip.marks = withMark(clip.marks, { ...part, phase: one.phase });
     clip.carried = [];
   }
   changed();
