@@ -17,7 +17,7 @@ from lacray.data import DataError, Video
 from lacray.data.discovery import shown
 from lacray.data.layouts import find_root, list_videos, survey
 from lacray.data.names import Names
-from lacray.data.plain import has_tiers
+from lacray.data.plain import tier_files
 from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError
 from lacray.text import home_expanded
@@ -102,7 +102,7 @@ def open_folder(
     values = {"root": root, "input": own.input, "max_unreadable": 1.0, **chosen}
     config = build({f"data.{name}": value for name, value in values.items()}).data
     folder = find_root(config, told)
-    if tier is None and is_own and own.tier is not None and has_tiers(folder):
+    if tier is None and is_own and own.tier is not None and tier_files(folder):
         tier = own.tier
     config = config.model_copy(update={"tier": tier})
     listing = list_videos(folder, config)

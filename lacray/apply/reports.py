@@ -18,10 +18,11 @@ from lacray.config import UserError
 from lacray.data import boris, elan
 from lacray.data.annotated import Labelled
 from lacray.data.labels import Segment
-from lacray.data.plain import has_tiers
+from lacray.data.plain import tier_files
 from lacray.data.tables import find_table, text_of
 
 TABLE = "segments.csv"
+BORIS, ELAN = "labels.boris", "elan"
 MATCHES = ("video", "reference_frame", "reference_seconds", "frame", "seconds", "probability")
 GAPS = ("video", "kind", "of", "first_frame", "end_frame", "start_seconds", "end_seconds")
 SEGMENTS = ("video", "start_frame", "end_frame", "start_seconds", "end_seconds", "phase", "confidence")
@@ -127,11 +128,11 @@ def write_annotations(
         found.append(Labelled(name, Path(video.film), video.end, 1 / max(lasting, 1e-3), parts))
     if not found:
         return []
-    paths = [folder / "labels.boris"]
+    paths = [folder / BORIS]
     with refused(paths[0]):
         boris.write(paths[0], found)
     for labelled in found:
-        paths.append(folder / "elan" / f"{labelled.name}.eaf")
+        paths.append(folder / ELAN / f"{labelled.name}.eaf")
         with refused(paths[-1]):
             elan.write(paths[-1], labelled)
     return paths
@@ -149,11 +150,11 @@ def check_place(out: Path, root: Path) -> None:
     own, other = Path(os.path.realpath(root)), Path(os.path.realpath(out))
     if own == other:
         raise UserError(f"--out: must be another folder than the data set, whose labels are its own, got {out}")
-    if own in other.parents and has_tiers(own):
+    if own in other.parents and tier_files(own):
         raise UserError(
             f"--out: must lie outside of the data set, which reads all files of ELAN and BORIS in it, got {out}"
         )
-    if has_tiers(other):
+    if any(path != other / BORIS and other / ELAN not in path.parents for path in tier_files(other)):
         raise UserError(f"--out: {out} has label files, in whose place a {TABLE} would count; give another folder")
     table = find_table(out, "segments")
     if table is not None and (table.name != TABLE or text_of(table).split("\n")[0] != ",".join(SEGMENTS)):

@@ -224,9 +224,9 @@ def _labels(
     return _segments(root, names, listing)
 
 
-def has_tiers(root: Path) -> bool:
-    """Whether labels are read from files in which `data.tier` chooses."""
-    return not has_table(root, ("segments",)) and bool(label_files(root, ignored=OWN))
+def tier_files(root: Path) -> set[Path]:
+    """The files that labels are read from, where `data.tier` chooses in them."""
+    return set() if has_table(root, ("segments",)) else set(label_files(root, ignored=OWN))
 
 
 def _columns_problem(table: Table, wanted: str, lacks: list[str]) -> str:

@@ -392,6 +392,8 @@ def test_label_keeps_what_was_corrected_since_it_was_written(place, videos_check
     command = [str(videos_checkpoint), str(videos_root), "--references", "1"]
     label.main(command)
     written = {path for path in (place / "labels").rglob("*") if path.is_file()}
+    # Given again it writes the same, and what somebody has removed.
+    (place / "labels" / "segments.csv").unlink()
     label.main(command)
     assert {path for path in (place / "labels").rglob("*") if path.is_file()} == written
     corrected = [*sorted(written)[:2], place / "labels" / "segments.csv"]
