@@ -75,6 +75,12 @@ def test_a_table_of_splits_without_a_line_is_said(tmp_path):
     assert videos.notes == ["splits.csv: has no line below its header; every fifth video is val"]
 
 
+def test_a_table_of_labels_without_a_line_is_said(tmp_path):
+    root = plain(tmp_path, 5, 0)
+    write_csv(root / "segments.csv", "video,start_frame,end_frame,phase", [])
+    assert "segments.csv: has no line below its header; no video is labelled" in opened(root).notes
+
+
 def test_tables_may_have_a_byte_order_mark_other_columns_and_spaces(tmp_path):
     root = plain(tmp_path, 2, 1, features=True)
     names = ("train0", "train1", "val0")

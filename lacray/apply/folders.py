@@ -79,8 +79,9 @@ class Folder:
             return known[found[0]]
         if found:
             raise DataError(f"{option}: {text!r} may be {' or '.join(found[:3])}; write its folder and its suffix")
-        near = names.closest(text) or sorted(known)[:1]
-        raise DataError(f"{option}: no video {text!r} in {self.root}; did you mean {' or '.join(near)}?")
+        near = names.closest(text)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the first one is {min(known)}"
+        raise DataError(f"{option}: no video {text!r} in {self.root}; {hint}")
 
 
 def open_folder(

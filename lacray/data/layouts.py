@@ -196,7 +196,8 @@ def _add_features(root: Path, config: DataConfig, listing: Listing) -> None:
     features = Sidecars(root, "features")
     if not features.is_there:
         listing.problems.append(
-            f"data.input: features needs {root / 'features'}/NAME.npy, which does not exist; use videos"
+            f"data.input: features needs {root / 'features'}/NAME.npy, which does not exist; write them with python -m "
+            "lacray.features, or use data.input=videos"
         )
         return
     owners: dict[Path, str] = {}

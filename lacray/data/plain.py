@@ -372,6 +372,8 @@ def _segments(root: Path, names: Names, listing: Listing) -> dict[str, list[Segm
             segments.setdefault(video, []).append(segment)
     listing.label_problems += problems
     lookup.finish(listing, listing.label_problems)
+    if not table.rows and not table.problems:
+        listing.notes.append(f"{table.path.name}: has no line below its header; no video is labelled")
     if not times[1] and any(column in KNOWN for column in set(table.columns) - {*COLUMNS}):
         listing.notes.append(f"{table.path.name}: has frames and seconds; its frames count")
     listing.notes += _alike({segment.phase for own in segments.values() for segment in own})
