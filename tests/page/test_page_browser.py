@@ -117,10 +117,11 @@ def settled(browser) -> list[int]:
     """The numbers on the screen, once they no longer change."""
     last: list[int] = []
     same = 0
-    for _ in range(100):
+    for _ in range(400):
         now = browser.execute_script(NUMBERS)
-        same = same + 1 if now == last else 0
-        if same == 4:
+        is_seeking = browser.execute_script("return [...document.querySelectorAll('video')].some((v) => v.seeking)")
+        same = same + 1 if now == last and not is_seeking else 0
+        if same == 10:
             return now
         last = now
         time.sleep(0.05)
@@ -424,7 +425,18 @@ def test_the_second_of_two_tabs_asks_and_keeps_what_the_first_has_saved(shown, p
         browser.switch_to.window(first)
 
 
-def test_a_page_whose_command_has_ended_says_so_when_it_saves(shown, page):
-    browser = shown
+def test_a_page_whose_command_has_ended_gives_its_labels_as_a_file(shown, page, tmp_path):
+    browser, root = shown, page[1]
+    reference = browser.find_element(By.ID, "title").text
+    press(browser, Keys.END, "i", Keys.ARROW_LEFT, Keys.ARROW_LEFT, "i", "2")
+    browser.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     browser.execute_script("window.fetch = () => Promise.reject(new TypeError('Failed to fetch'))")
     assert "lacray.view has ended: nothing can be loaded or saved any more" in save(browser)
+    browser.find_element(By.ID, "toast-do").click()
+    until(lambda: (tmp_path / "segments.csv").is_file(), "the file")
+    last = saved_of(tmp_path, reference)[-1]
+    assert last not in saved_of(root, reference)
+    assert last[1] - last[0] == 3
+    others = [name for name in NAMES if name != reference]
+    assert [saved_of(tmp_path, name) for name in others] == [saved_of(root, name) for name in others]
+    assert asks(browser)

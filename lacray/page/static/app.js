@@ -1,7 +1,7 @@
 // The page: one reference video, the others in step with it, their alignments, and labels that are carried over.
 
 import * as api from "./api.js";
-import { Colours, areSame, at, free, marksOf, rows, withMark, without } from "./labels.js";
+import { Colours, areSame, asTable, at, free, marksOf, rows, withMark, without } from "./labels.js";
 import { Player } from "./player.js";
 import { frameAt, paceAt, placeAt, timeAt } from "./step.js";
 import { draw as drawStrip, drag } from "./strip.js";
@@ -586,9 +586,18 @@ async function save(anyway = false) {
     if (isCarried()) told.push("what was carried is not: Keep or Drop");
     toast(told.join("; "), { isTrouble: answer.problems.length > 0 });
   } catch (error) {
-    const isOther = error.status === 409;
-    toast(error.message ?? String(error), { isTrouble: true, button: isOther ? "Save all the same" : "", run: () => save(true) });
+    const ways = { 409: ["Save all the same", () => save(true)], 0: ["Keep them as a file", download] };
+    const [button, run] = ways[error.status] ?? ["", null];
+    toast(error.message ?? String(error), { isTrouble: true, button, run });
   }
+}
+
+/** All labels as a segments.csv of the browser's downloads: nobody is there who could save them. */
+function download() {
+  const link = Object.assign(document.createElement("a"), { download: "segments.csv" });
+  link.href = URL.createObjectURL(new Blob([asTable(page.clips)], { type: "text/csv" }));
+  link.click();
+  URL.revokeObjectURL(link.href);
 }
 
 /** What is on disk of a video now, which may be something else's work; what was done on the page meanwhile stays. */

@@ -48,3 +48,10 @@ export const at = (marks, frame) => marks.find((mark) => mark.start <= frame && 
 export const rows = (marks) => marks.map(({ start, stop, phase }) => [start, stop, phase]);
 export const marksOf = (rows) => rows.map(([start, stop, phase]) => ({ start, stop, phase }));
 export const areSame = (one, other) => JSON.stringify(rows(one)) === JSON.stringify(rows(other));
+
+/** Labels of all videos as a segments.csv has them. */
+export function asTable(clips) {
+  const cell = (value) => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
+  const lines = clips.flatMap((clip) => rows(clip.marks).map((row) => [clip.name, ...row].map(cell).join(",")));
+  return ["video,start_frame,end_frame,phase", ...lines, ""].join("\n");
+}
