@@ -295,6 +295,8 @@ def test_a_study_goes_on_from_s3_after_its_head_was_lost_with_its_disk(hosts):
         assert study.process.poll() is None, "it was over before its head was lost"
         hosts.lab("wipe", "h0")
     hosts.lab("start", "h0")
+    # Ray takes it for set up: nothing has changed, but on its disk.
+    hosts.ray("down", "-y", str(hosts.file))
     hosts.ray("up", "-y", str(hosts.file))
     wait_for_nodes(hosts)
     with hosts.study("three", "--trials", "3", epochs=60) as study:
