@@ -9,7 +9,7 @@ import ray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lacray.cli import console, warn
-from lacray.worker import Board
+from lacray.worker import Board, actor_here
 
 LOOK_S = 0.5
 LAST_LOOK_S = 0.05
@@ -20,7 +20,7 @@ class RunProgress:
 
     def __init__(self, name: str, epochs: int) -> None:
         self.name, self.epochs = name, epochs
-        self.board: Any = ray.remote(num_cpus=0)(Board).remote()
+        self.board: Any = actor_here(Board)
         self._over = threading.Event()
         self._ask = True
         self._thread = threading.Thread(target=self._watch, name="lacray-progress", daemon=True)

@@ -18,6 +18,7 @@ import torch
 from ray import tune
 from ray.train import FailureConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lacray import distributed, embedding
 from lacray.config import ConfigError, UserError
@@ -26,7 +27,7 @@ from lacray.ops import backend_note
 from lacray.results import SupersededError
 from lacray.run import Progress, Run, execute
 
-__all__ = ["Board", "Referee", "TrainingFailedError", "end_process", "new_scratch", "trainer", "trial"]
+__all__ = ["Board", "Referee", "TrainingFailedError", "actor_here", "end_process", "new_scratch", "trainer", "trial"]
 
 TELL_S = 10.0
 """Seconds between two words on how far an evaluation is; shorter ones pass in silence."""
@@ -195,6 +196,12 @@ class Board:
     def take(self) -> list[dict[str, Any]]:
         taken, self.results = self.results, []
         return taken
+
+
+def actor_here(kind: type, name: str | None = None) -> Any:
+    """A new actor on this node, which is lost with it and no other: Ray alone puts one that needs no CPU anywhere."""
+    where = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0)(kind).options(name=name, scheduling_strategy=where).remote()
 
 
 def new_scratch() -> Path:

@@ -36,9 +36,14 @@ class Patience:
     """
 
     def __init__(self, seconds: float, tell: Callable[[str], None] | None = None) -> None:
-        self.seconds, self.tell = seconds, tell
-        self._lock = threading.Lock()
-        self._since: float | None = None
+        self.seconds = seconds
+        self._words = _Words(seconds, tell)
+
+    def shorter(self, seconds: float) -> Patience:
+        """One that gives up earlier, and shares the two lines."""
+        other = Patience(seconds)
+        other._words = self._words
+        return other
 
     def __call__(
         self,
@@ -73,24 +78,32 @@ class Patience:
                 if now - began >= self.seconds:
                     raise explain(error, waited=now - began) from None
                 if now - began >= SILENT_SECONDS:
-                    self._say_waiting(began, explain(error))
+                    self._words.begin(began, explain(error))
                 time.sleep(min(wait, max(0.0, began + self.seconds - now)))
                 wait = min(2 * wait, LONGEST_WAIT)
             else:
-                if began is not None or self._since is not None:
-                    self._say_over()
+                self._words.end()
                 return value
 
-    def _say_waiting(self, began: float, trouble: ResultsError) -> None:
+
+class _Words:
+    """The two lines of a process, whichever of its threads waits."""
+
+    def __init__(self, seconds: float, tell: Callable[[str], None] | None) -> None:
+        self._seconds, self._tell = seconds, tell
+        self._lock = threading.Lock()
+        self._since: float | None = None
+
+    def begin(self, began: float, trouble: ResultsError) -> None:
         with self._lock:
             if self._since is not None:
                 return
             self._since = began
-        if self.tell is not None:
-            self.tell(f"{trouble.value}: {trouble.rule}; waiting up to {self.seconds:.0f} s for it")
+        if self._tell is not None:
+            self._tell(f"{trouble.value}: {trouble.rule}; waiting up to {self._seconds:.0f} s for it")
 
-    def _say_over(self) -> None:
+    def end(self) -> None:
         with self._lock:
             since, self._since = self._since, None
-        if since is not None and self.tell is not None:
-            self.tell(f"results: answering again after {time.monotonic() - since:.0f} s, going on")
+        if since is not None and self._tell is not None:
+            self._tell(f"results: answering again after {time.monotonic() - since:.0f} s, going on")

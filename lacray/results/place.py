@@ -68,9 +68,9 @@ class Place:
         return self._store.settle_seconds
 
     def patient(self, patience: float) -> Place:
-        """The same place with another patience, silent."""
+        """The same place with another patience; what is told of waiting is told once for both."""
         other = Place.__new__(Place)
-        other.__setstate__({"uri": self.uri, "store": self._store, "patience": patience})
+        other.uri, other._store, other._patience = self.uri, self._store, self._patience.shorter(patience)
         return other
 
     def read(self, key: str) -> bytes | None:

@@ -85,7 +85,7 @@ class Driver:
         self.study.advise()
         scratch = worker.new_scratch()
         if self.is_nested:
-            self._referee = ray.remote(num_cpus=0)(worker.Referee).options(name=self._referee_name).remote()
+            self._referee = worker.actor_here(worker.Referee, self._referee_name)
         checks = [ray_is_there(), self._check_study, self._check_silence, self._check_slowly]
         try:
             with self.view, Watch(checks, self._on_problem):

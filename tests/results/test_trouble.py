@@ -57,6 +57,22 @@ def test_trouble_that_lasts_is_told_once_and_its_end_once(proxied):
     assert "answering again after" in said[1]
 
 
+def test_who_gives_up_earlier_tells_it_too_and_only_once(proxied):
+    """A study's own looks at its place: they are all that the driver asks while its trials wait."""
+    said = []
+    place = Place("s3://results/proxied/short", patience=60, tell=said.append)
+    hasty = place.patient(1.5)
+    for _ in range(2):
+        proxied.next = ["refuse"] * 9
+        with pytest.raises(ResultsError):
+            hasty.read("s/a.json")
+    assert len(said) == 1, said
+    assert "waiting up to 60 s" in said[0]
+    proxied.next = []
+    hasty.read("s/a.json")
+    assert "answering again after" in said[1]
+
+
 def test_trouble_that_outlasts_the_patience_is_an_error_that_says_so(proxied):
     proxied.then = "error"
     with pytest.raises(ResultsError, match=r"tried for \d+ s.*check AWS_ENDPOINT_URL and the network"):
