@@ -2,11 +2,11 @@
 
     python benchmarks/evaluation.py                   84 videos of 200 frames, 128 numbers a frame (70 train, 14 val)
     python benchmarks/evaluation.py --noise 0.7                  frames that tell their phase more clearly
-    python benchmarks/evaluation.py --released --parts svm       the releases score the frames they trained on, too
+    python benchmarks/evaluation.py --lean --parts svm           a peer that scores no training frames
 
 The peer is in this file: one SVC and one LogisticRegression for each share of the labels, a LinearRegression for each
-phase end, a sorted table of distances for each K, a call of scipy's kendalltau for each pair. It computes what lacray
-reports and no more; `--released` has it score the training frames as well, which lacray does not report. Both run in
+phase end, a sorted table of distances for each K, a call of scipy's kendalltau for each pair. Like the releases it
+scores the training frames too, which lacray does not report; `--lean` takes that from it. Both run in
 one process with one BLAS thread, in turn, and their numbers are compared: the same frames right (of the SVM within two,
 where libsvm's own tolerance decides), all else to 1e-10. Seconds are of CPU. The last line of stdout is one JSON
 document.
@@ -204,7 +204,7 @@ def main() -> int:
     parser.add_argument(
         "--noise", type=float, default=2.0, help="of the frames: at 2 the SVM is right for 82 %% of them"
     )
-    parser.add_argument("--released", action="store_true", help="the peer scores the frames that it trained on, too")
+    parser.add_argument("--lean", action="store_true", help="the peer does not score the frames that it trained on")
     parser.add_argument("--parts", nargs="+", help="these parts alone")
     arguments = parser.parse_args()
     shape = arguments.frames, arguments.size, arguments.phases
@@ -213,7 +213,7 @@ def main() -> int:
     num_val = sum(len(s.embeddings) for s in val)
     parts: dict[str, Any] = {}
     with threadpool_limits(1):
-        for part, (ours, theirs) in pairs(train, val, as_released=arguments.released).items():
+        for part, (ours, theirs) in pairs(train, val, as_released=not arguments.lean).items():
             if arguments.parts and part not in arguments.parts:
                 continue
             first = seconds_of(ours)  # compiles, where there is something to compile
@@ -261,7 +261,7 @@ def main() -> int:
         "scipy": scipy.__version__,
         "sklearn": sklearn.__version__,
         "noise": arguments.noise,
-        "as_released": arguments.released,
+        "as_released": not arguments.lean,
         "parts": parts,
         "all": whole,
     }
