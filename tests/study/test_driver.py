@@ -56,6 +56,18 @@ def test_a_trial_that_is_over_ends_no_study_whatever_keeps_it_from_writing(drive
     assert "must have one writer" in str(driver.problem)
 
 
+def test_a_trial_of_several_workers_that_was_stopped_early_stays_so_whatever_is_lost_in_its_last_epoch(driver):
+    """It was waiting again, and failed at last: it ended without a word."""
+    trial = driver.study.trials[0]
+    trial.state = "pruned"
+    driver.on_retry(0)
+    driver.on_return(0, {"epoch": 1})
+    for _ in range(3):
+        driver.on_loss(0, "its workers were lost")
+    assert (trial.state, trial.error) == ("pruned", None)
+    assert driver.study.next_trial() is None
+
+
 def test_an_end_that_could_not_be_written_at_the_very_end_is_an_error(driver, monkeypatch):
     """It was exit code 0: nobody looked at the last writes."""
     study = driver.study
