@@ -114,7 +114,7 @@ class Driver:
             except RuntimeError as error:
                 if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
                     raise
-                why, remedy = "a node ran out of memory", "lower --concurrent or data.cache_gib, and go on"
+                why, remedy = "a node ran out of memory", "lower --concurrent, and go on"
             self.view.say(f"{why}; those that were going on do so from their checkpoints", "yellow")
             self.study.requeue()
         raise UserError(f"study {self.study.name}: {MAX_RESTARTS} times {why}; {remedy}: {self.study.resume_command()}")
