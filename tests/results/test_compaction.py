@@ -253,6 +253,9 @@ def test_the_command_says_what_it_packed_and_what_is_wrong(tmp_path, capsys):
     assert capsys.readouterr().out == "s: 4 runs packed, 4 packed in all\n"
     assert main(["compact", "--results", str(tmp_path), "--study", "../x"]) == 2
     assert "error: study '../x': must be letters" in capsys.readouterr().err
+    assert main(["compact", "--results", str(tmp_path), "--study", "s", "S"]) == 2
+    assert capsys.readouterr().err == f"error: study S: is not in {tmp_path}; choose from: s\n"
+    assert not (tmp_path / "S").exists()
     assert main(["compact", "--results", str(tmp_path / "no")]) == 2
     assert "holds no results" in capsys.readouterr().err
 
