@@ -224,7 +224,7 @@ def planned(study: Study, arguments: argparse.Namespace) -> Plan:
 def tell_results(study: Study) -> None:
     """The table of trials, the best setting, where everything lies, and what to type next."""
     results, name, metric = study.options.results, study.name, f"metric.{study.space.metric}"
-    table = read(results, name)
+    table = read(study.place, name)
     # A trial that failed early has a last word, but no metric.
     scored = {row["run_id"]: row for row in last_rows(table, stage="tune", split="validation")}
     rows = [scored.get(row["run_id"], row) for row in last_rows(table, stage="tune")]
