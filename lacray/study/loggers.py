@@ -75,10 +75,17 @@ class MlFlow(Aside):
         found = self._client.get_experiment_by_name(self.study)
         self._experiment = found.experiment_id if found else self._client.create_experiment(self.study)
         mine = f"tags.lacray = '{self.owner}'"
+        is_open: set[int] = set()
         for run in self._client.search_runs([self._experiment], filter_string=mine, max_results=10_000):
-            self._runs[int(run.data.tags["trial"])] = run.info.run_id
+            number = int(run.data.tags["trial"])
+            self._runs[number] = run.info.run_id
+            if run.info.status == "RUNNING":
+                is_open.add(number)
         for trial in trials:
             if trial.number in self._runs:
+                if trial.is_over and trial.number in is_open:
+                    # Its end was not heard by an earlier driver, or not copied any more.
+                    self._tell(trial)
                 continue
             self._ask(trial)
             for epoch, value in sorted(trial.values.items()):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -94,6 +96,28 @@ def test_tensorboard_reads_every_epoch_of_every_trial(tmp_path):
     assert [(scalar.step, scalar.value) for scalar in read.Scalars("objective")] == [(1, 0.25), (2, 0.5)]
     assert [scalar.step for scalar in read.Scalars("loss")] == [1, 2]
     assert told == []
+
+
+def test_mlflow_closes_the_run_of_a_trial_whose_end_was_not_copied(monkeypatch):
+    """Its driver was killed: the run was shown as running for ever."""
+
+    def run(trial: int, status: str) -> SimpleNamespace:
+        info = SimpleNamespace(run_id=f"run {trial}", status=status)
+        return SimpleNamespace(info=info, data=SimpleNamespace(tags={"trial": str(trial)}))
+
+    runs = [run(0, "RUNNING"), run(1, "FINISHED"), run(2, "RUNNING")]
+    ended: list[tuple[str, str]] = []
+    client = SimpleNamespace(
+        get_experiment_by_name=lambda name: SimpleNamespace(experiment_id="1"),
+        search_runs=lambda *_, **__: runs,
+        set_terminated=lambda run_id, status: ended.append((run_id, status)),
+    )
+    tracking = SimpleNamespace(MlflowClient=lambda tracking_uri: client)
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", tracking)
+    aside = MlFlow("http://nowhere", "s", "one", print)
+    aside.begin(Trial(number, {}, 3, state=state) for number, state in enumerate(("pruned", "done", "waiting")))
+    close_all([aside])
+    assert ended == [("run 0", "KILLED")]
 
 
 @pytest.fixture
