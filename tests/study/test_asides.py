@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
+from lacray.config import UserError
 from lacray.study import aside as aside_module
 from lacray.study.aside import Aside, close_all
 from lacray.study.loggers import MlFlow, TensorBoard
@@ -118,6 +119,20 @@ def test_mlflow_closes_the_run_of_a_trial_whose_end_was_not_copied(monkeypatch):
     aside.begin(Trial(number, {}, 3, state=state) for number, state in enumerate(("pruned", "done", "waiting")))
     close_all([aside])
     assert ended == [("run 0", "KILLED")]
+
+
+def test_an_address_that_mlflow_does_not_take_is_a_line(monkeypatch):
+    """It was a page of MLflow's own words, and exit code 1."""
+
+    def refuse(tracking_uri: str) -> None:
+        raise ValueError(f"unsupported URI\n{tracking_uri}")
+
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", SimpleNamespace(MlflowClient=refuse))
+    with pytest.raises(UserError, match=r"--mlflow: must be the address of a tracking server, got foo://bar \(unsup"):
+        MlFlow("foo://bar", "s", "one", print)
+    with pytest.raises(UserError) as caught:
+        MlFlow("postgresql://me:secret-word@host/db", "s", "one", print)
+    assert "secret-word" not in str(caught.value)
 
 
 @pytest.fixture
