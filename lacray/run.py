@@ -378,7 +378,7 @@ def _score_controls(
         splits.append("val")
     for name in CONTROLS:
         run_id = f"{run.controls['run_id']}-{name}"
-        if distributed.from_first(lambda run_id=run_id: bool(_rows(place, run.study, run_id))):  # type: ignore[misc]
+        if distributed.from_first(lambda run_id=run_id: _is_scored(place, run, run_id, videos)):  # type: ignore[misc]
             continue
         found = [
             embedding.control(own, videos, name, split, device=device, store=store, progress=evaluating)
@@ -390,6 +390,12 @@ def _score_controls(
         distributed.from_first(
             lambda run_id=run_id, rows=rows: RunWriter(place, run.study, run_id, keep_until=None).append(rows)  # type: ignore[misc]
         )
+
+
+def _is_scored(place: Place, run: Run, run_id: str, videos: VideoSet) -> bool:
+    """Whether a control has rows of these videos: they may have changed since, where the run had no checkpoint yet."""
+    rows = _rows(place, run.study, run_id)
+    return bool(rows) and rows[0].get("videos") in (None, videos.checksum())
 
 
 def _rows(place: Place, study: str, run_id: str) -> list[dict[str, Any]]:

@@ -233,7 +233,7 @@ def train(runs: list[Run], arguments: argparse.Namespace, videos: str) -> None:
         advice.text = "the same command without --again goes on from the last checkpoint"
     for run in runs:
         seed = run.config().seed
-        last = _last_row(run)
+        last = _last_row(place, run)
         if last.get("status") == "done":
             if last["videos"] in (None, videos):
                 console.print(f"seed {seed}: done before, kept (--again trains it anew)")
@@ -320,19 +320,18 @@ def _trained(run: Run, lease: Lease) -> dict[str, Any] | None:
     raise problem[0]
 
 
-def _last_row(run: Run) -> dict[str, Any]:
+def _last_row(place: Place, run: Run) -> dict[str, Any]:
     """What a run's rows said last; empty where it has none."""
-    if not has_rows(run.results, run.study):
+    if not has_rows(place, run.study):
         return {}
-    rows = last_rows(read(run.results, run.study), stage="train", control="none")
+    rows = last_rows(read(place, run.study), stage="train", control="none")
     return next((row for row in rows if row["run_id"] == run.run_id), {})
 
 
 def _tell(runs: list[Run], arguments: argparse.Namespace) -> None:
     ids = {run_id for run in runs for run_id in _run_ids(run)}
-    rows = [
-        r for r in last_rows(read(runs[0].results, runs[0].study), stage="train", split="val") if r["run_id"] in ids
-    ]
+    stored = read(Place(runs[0].results, tell=warn), runs[0].study)
+    rows = [r for r in last_rows(stored, stage="train", split="val") if r["run_id"] in ids]
     table = Table(title=f"val split, mean over seeds ({len(runs)})", title_justify="left")
     table.add_column("encoder")
     columns = [f"{protocol}.{name}" for protocol in metrics.PROTOCOLS for name in metrics.SHORT]

@@ -24,7 +24,6 @@ from lacray.exits import guarded
 from lacray.nodes import Plan, check_shared, default_gpus, plan, read_nodes
 from lacray.ops import backend_name
 from lacray.results import (
-    Place,
     best,
     check_name,
     check_writable,
@@ -34,6 +33,7 @@ from lacray.results import (
     read_manifest,
     studies,
 )
+from lacray.results.place import as_place
 from lacray.study.show import STYLES, new_table, short
 from lacray.study.space import Space, find_space, load_space
 from lacray.study.status import is_unfinished, show_status
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def resumed(options: Options, study: str) -> Options:
     """Several studies in one command: the same command goes on with those that have begun, as --resume does."""
-    has_begun = read_manifest(Place(options.results), study) is not None
+    has_begun = read_manifest(as_place(options.results), study) is not None
     return replace(options, resume=options.resume or has_begun)
 
 
@@ -175,7 +175,7 @@ def wanted_studies(arguments: argparse.Namespace) -> list[tuple[str, Space | Non
     if arguments.resume and not arguments.words:
         if arguments.study is not None:
             return [(arguments.study, None)]
-        place = Place(arguments.results)
+        place = as_place(arguments.results)
         there = [name for name in studies(arguments.results) if read_manifest(place, name) is not None]
         if not there:
             raise UserError(f"--resume: there is nothing to go on with in {arguments.results}: it holds no study")
@@ -224,7 +224,7 @@ def planned(study: Study, arguments: argparse.Namespace) -> Plan:
 def tell_results(study: Study) -> None:
     """The table of trials, the best setting, where everything lies, and what to type next."""
     results, name, metric = study.options.results, study.name, f"metric.{study.space.metric}"
-    table = read(results, name)
+    table = read(study.place, name)
     # A trial that failed early has a last word, but no metric.
     scored = {row["run_id"]: row for row in last_rows(table, stage="tune", split="validation")}
     rows = [scored.get(row["run_id"], row) for row in last_rows(table, stage="tune")]

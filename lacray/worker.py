@@ -59,7 +59,7 @@ def follow(
 
     Args:
         report: called by every rank after every epoch, and at the start.
-        stops: whether the run is to end early; asked by rank 0 after every epoch.
+        stops: whether the run is to end early; asked by rank 0 at the start and after every epoch.
         evaluating: as `run.execute` calls it.
 
     Returns:
@@ -70,6 +70,9 @@ def follow(
     torch.set_num_threads(run.cpus_per_worker)
     here = (ray.get_runtime_context().get_node_id(), os.getpid())
     report({"epoch": 0, "processes": distributed.all_gather(here), "note": backend_note(device)})
+    if distributed.from_first(stops):
+        # A rank was lost in its last epoch: begun again, without its checkpoint, it would write over its rows.
+        return None
     try:
         for progress in execute(run, device=device, evaluating=evaluating):
             report(as_result(progress))

@@ -228,6 +228,26 @@ def test_controls_are_scored_once_before_the_run(data, tmp_path):
     assert (row["control"], row["split"], row["status"]) == ("untrained", "validation", "done")
 
 
+def test_controls_are_scored_anew_with_the_run_that_begins_with_other_labels(tmp_path, monkeypatch):
+    """They stood beside it in its table, of the labels of before."""
+    data = make_features(tmp_path / "clips")
+    run = a_run(data, tmp_path / "results")
+    run = replace(run, controls={"run_id": "c", "values": run.values})
+
+    def cut(*arguments):
+        raise CutOffError
+
+    with monkeypatch.context() as kill:
+        kill.setattr(run_module, "store_checkpoint", cut)
+        with pytest.raises(CutOffError):
+            list(execute(run, device=CPU))
+    text = (data / "segments.csv").read_text()
+    (data / "segments.csv").write_text(text.replace("reach", "lift", 1))
+    next(execute(run, device=CPU))
+    rows = [row for name in ("r", "c-untrained", "c-positions") for row in rows_of(tmp_path / "results", name)]
+    assert len({row["videos"] for row in rows}) == 1
+
+
 def refused_on_a_node_of_its_own(rank: int, folder: Path) -> dict:
     os.chdir(folder / f"node{rank}")
     with pytest.raises(UserError) as caught:

@@ -12,6 +12,7 @@ from lacray.config import UserError, build
 from lacray.exits import advice
 from lacray.nodes import Node
 from lacray.results import Lease, LeaseError, Place, RunWriter, read
+from lacray.results.place import STUDY_PATIENCE, as_place
 from lacray.run import Run
 
 NOW = "the videos of now"
@@ -82,6 +83,19 @@ def test_a_training_anew_that_is_interrupted_goes_on_without_the_flag(tmp_path, 
     monkeypatch.setattr(train, "_trained", finish)
     begin(tmp_path, *words)
     assert trained == [first, second, third, first, second, third]
+
+
+def test_between_two_seeds_the_results_are_waited_for_as_long_as_in_them(tmp_path, trained, monkeypatch):
+    """A server that was away for ten seconds there ended the training of all seeds that were left."""
+    waited: list[float] = []
+
+    def read_patiently(where: Place | str, study: str) -> Any:
+        waited.append(as_place(where)._patience.seconds)
+        return read(where, study)
+
+    monkeypatch.setattr(train, "read", read_patiently)
+    begin(tmp_path, "--seeds", "3")
+    assert waited == [STUDY_PATIENCE, STUDY_PATIENCE]
 
 
 def test_a_run_that_another_process_trains_is_not_removed(tmp_path, trained):

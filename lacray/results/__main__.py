@@ -31,10 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         place = Place(arguments.results, patience=30.0, tell=lambda line: print(line, file=sys.stderr))
-        names = [check_name("study", name) for name in arguments.study or studies(place)]
-        if not names:
+        names = [check_name("study", name) for name in arguments.study or ()]
+        there = studies(place)
+        if not there:
             raise ResultsError(place.uri, "holds no results", "pass another --results")
-        for name in names:
+        if unknown := [name for name in names if name not in there]:
+            raise ResultsError(
+                f"study {', '.join(unknown)}", f"is not in {place.uri}", f"choose from: {', '.join(there)}"
+            )
+        for name in names or there:
             num, total = compact(place, name, wait_line=lambda line: print(line, file=sys.stderr))
             print(f"{name}: {num} runs packed, {total} packed in all")
     except (ResultsError, LeaseError) as error:

@@ -31,6 +31,8 @@ def store_checkpoint(where: Place | str, study: str, run_id: str, path: Path) ->
         ResultsError: it could not be written.
     """
     place = as_place(where)
+    # What a killed write left behind is as large as what is written now.
+    place.sweep(_key(study, run_id))
     place.upload(_key(study, run_id), path)
     return checkpoint_uri(place.uri, study, run_id)
 
@@ -49,8 +51,10 @@ def fetch_checkpoint(where: Place | str, study: str, run_id: str, directory: Pat
 
 
 def remove_checkpoint(where: Place | str, study: str, run_id: str) -> None:
-    """Removes a run's checkpoint; nothing there is fine."""
-    as_place(where).delete(_key(study, run_id))
+    """Removes a run's checkpoint, and what killed writes of it left; nothing there is fine."""
+    place = as_place(where)
+    place.delete(_key(study, run_id))
+    place.sweep(_key(study, run_id))
 
 
 def open_checkpoint(uri: str, directory: Path) -> Path:

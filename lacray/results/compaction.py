@@ -93,25 +93,26 @@ def _compact(place: Place, study: str, quiet_seconds: float) -> tuple[int, int]:
 
 
 def remove_run(place: Place, study: str, run_id: str) -> None:
-    """Removes all that a run has written: checkpoint, end, rows, those in a packed file too; nothing there is fine.
+    """Removes all that a run has written: rows, those in a packed file too, end, checkpoint; nothing there is fine.
+
+    The checkpoint goes last: one without its rows is begun anew, but a run that is done without it stays so for ever.
 
     Raises:
-        LeaseError: a compaction of this study is at work.
+        LeaseError: a compaction of this study is at work; nothing is removed.
         ResultsError: the place cannot be read or written.
     """
-    remove_checkpoint(place, study, run_id)
-    remove_end(place, study, run_id)
+    if packed_rows(place, study, run_id):
+        lease = _lease(place, study)
+        lease.acquire(lambda line: None)
+        try:
+            packed = load_study(place, study).packed
+            (table,) = merged(StudyFiles(packed=packed))
+            _repack(place, study, packed, table.filter(pc.not_equal(table["run_id"], run_id)))()
+        finally:
+            lease.release()
     place.delete(rows_key(study, run_id))
-    if not packed_rows(place, study, run_id):
-        return
-    lease = _lease(place, study)
-    lease.acquire(lambda line: None)
-    try:
-        packed = load_study(place, study).packed
-        (table,) = merged(StudyFiles(packed=packed))
-        _repack(place, study, packed, table.filter(pc.not_equal(table["run_id"], run_id)))()
-    finally:
-        lease.release()
+    remove_end(place, study, run_id)
+    remove_checkpoint(place, study, run_id)
 
 
 def _lease(place: Place, study: str) -> Lease:

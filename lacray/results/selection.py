@@ -125,5 +125,6 @@ def _no_best(trials: list[dict[str, Any]], metric: str) -> ResultsError:
     reasons = Counter(row["error"] for row in trials if row["error"])
     if reasons:
         told = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-        return ResultsError(metric, f"{rule}: {told}", "mend what they name, then --resume tries them again")
+        remedy = "mend what they name; --resume tries those again that were lost, a larger --trials others"
+        return ResultsError(metric, f"{rule}: {told}", remedy)
     return ResultsError(metric, rule, "ask for more trials: --resume with a larger --trials")

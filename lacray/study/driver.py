@@ -114,7 +114,7 @@ class Driver:
             except RuntimeError as error:
                 if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
                     raise
-                why, remedy = "a node ran out of memory", "lower --concurrent or data.cache_gib, and go on"
+                why, remedy = "a node ran out of memory", "lower --concurrent, and go on"
             self.view.say(f"{why}; those that were going on do so from their checkpoints", "yellow")
             self.study.requeue()
         raise UserError(f"study {self.study.name}: {MAX_RESTARTS} times {why}; {remedy}: {self.study.resume_command()}")
@@ -200,13 +200,18 @@ class Driver:
 
     def on_retry(self, number: int) -> None:
         """A trial's process was lost; Tune starts it again, once there is room for it."""
-        self._retries[number] = self._retries.get(number, 0) + 1
         trial = self.study.trials[number]
+        if trial.is_over:
+            return
+        self._retries[number] = self._retries.get(number, 0) + 1
         trial.state, trial.heard = "waiting", time.monotonic()
         self.view.say(f"trial {number}: its process was lost; it goes on from its checkpoint", "yellow")
 
     def on_loss(self, number: int, reason: str) -> None:
         """Tune has given a trial up."""
+        if self.study.trials[number].is_over:
+            # One of several workers that was stopped early, lost in the epoch that it was in.
+            return
         if self._retries.get(number, 0) < self._max_failures:
             # Too early, and told: its process died when it was given this trial after another one.
             self._retries[number] = self._retries.get(number, 0) + 1

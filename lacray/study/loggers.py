@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lacray.config import UserError
+from lacray.results import redact
 from lacray.study.aside import Aside
 from lacray.study.trials import Trial, run_name
 from lacray.text import home_expanded
@@ -54,7 +55,7 @@ class MlFlow(Aside):
         say: as for `Aside`.
 
     Raises:
-        UserError: MLflow is not installed.
+        UserError: MLflow is not installed, or takes no such address.
     """
 
     def __init__(self, uri: str, study: str, owner: str, say: Callable[[str], None]) -> None:
@@ -65,7 +66,12 @@ class MlFlow(Aside):
         # A folder becomes an address by its own rules, whatever characters are in its name.
         is_address = "://" in uri or uri.startswith("databricks")
         address = uri if is_address else home_expanded(uri).resolve().as_uri()
-        self._client: Any = MlflowClient(tracking_uri=address)
+        try:
+            self._client: Any = MlflowClient(tracking_uri=address)
+        except Exception as error:  # one of many kinds: an unknown scheme, and since MLflow 3 a folder
+            reason = " ".join(str(error).split())[:200]
+            told = redact(f"--mlflow: must be the address of a tracking server, got {uri} ({reason}); give another")
+            raise UserError(told) from error
         self.study, self.owner = study, owner
         self._experiment = ""
         self._runs: dict[int, str] = {}
@@ -75,10 +81,17 @@ class MlFlow(Aside):
         found = self._client.get_experiment_by_name(self.study)
         self._experiment = found.experiment_id if found else self._client.create_experiment(self.study)
         mine = f"tags.lacray = '{self.owner}'"
+        is_open: set[int] = set()
         for run in self._client.search_runs([self._experiment], filter_string=mine, max_results=10_000):
-            self._runs[int(run.data.tags["trial"])] = run.info.run_id
+            number = int(run.data.tags["trial"])
+            self._runs[number] = run.info.run_id
+            if run.info.status == "RUNNING":
+                is_open.add(number)
         for trial in trials:
             if trial.number in self._runs:
+                if trial.is_over and trial.number in is_open:
+                    # Its end was not heard by an earlier driver, or not copied any more.
+                    self._tell(trial)
                 continue
             self._ask(trial)
             for epoch, value in sorted(trial.values.items()):

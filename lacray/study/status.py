@@ -7,7 +7,8 @@ from typing import Any
 
 from lacray.cli import console, shell, shown, tell, warn
 from lacray.config import UserError
-from lacray.results import Place, has_rows, lease_state, read, read_manifest, studies
+from lacray.results import has_rows, lease_state, read, read_manifest, studies
+from lacray.results.place import as_place
 from lacray.study.manifest import space_of
 from lacray.study.show import trials_table
 from lacray.study.space import Space
@@ -36,7 +37,7 @@ def standing(results: str, name: str) -> Standing:
     Raises:
         UserError: there is no such study.
     """
-    place = Place(results)
+    place = as_place(results)
     manifest = read_manifest(place, name)
     if manifest is None:
         there = [study for study in studies(results) if read_manifest(place, study) is not None]
@@ -67,7 +68,7 @@ def show_status(results: str, study: str | None) -> None:
     Raises:
         UserError: there is none.
     """
-    place = Place(results)
+    place = as_place(results)
     names = [study] if study is not None else [n for n in studies(results) if read_manifest(place, n) is not None]
     if not names:
         raise UserError(

@@ -113,6 +113,10 @@ class Study:
         if manifest is not None:
             check_same(manifest, self.space, asked, videos, self.name)
         self.lease.acquire(warn)
+        if read_manifest(self.place, self.name) != manifest:
+            # Minutes may have passed, while videos were rendered or the lease was watched.
+            told = "has begun or grown elsewhere this very moment; --resume goes on with it"
+            raise UserError(f"study {self.name}: {told}")
         self._is_new = manifest is None
         if manifest is None:
             manifest = new_manifest(self.space, asked or self.space.trials, videos, commit())

@@ -17,8 +17,10 @@ from lacray.results import (
     SupersededError,
     check_writable,
     compact,
+    fetch_checkpoint,
     read,
     remove_run,
+    store_checkpoint,
     write_end,
     write_manifest,
 )
@@ -156,6 +158,33 @@ def test_a_compaction_that_is_killed_at_any_moment_loses_and_doubles_nothing(tmp
     assert read(place).equals(before)
 
 
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_removal_that_is_killed_at_any_moment_leaves_no_run_that_is_done_without_its_checkpoint(tmp_path, is_packed):
+    """It was kept by the next training, which named a checkpoint that was not there."""
+    place, kills = Place(tmp_path), 0
+    for changes in range(100):
+        run_of(place, "r", row(1), row(2, status="done"))
+        (tmp_path / "r.pt").write_bytes(b"weights")
+        store_checkpoint(place, "s", "r", tmp_path / "r.pt")
+        if is_packed:
+            compact(place, "s", quiet_seconds=0)
+            other = Lease(place, "s/leases/compacted-rows.json")
+            other.acquire(print)
+            with pytest.raises(LeaseError):
+                remove_run(place, "s", "r")
+            other.release()
+        try:
+            remove_run(Dying(tmp_path, changes), "s", "r")
+            break
+        except Killed:
+            kills += 1
+        is_done = bool(RunWriter(place, "s", "r", keep_until=9).rows)
+        assert not is_done or fetch_checkpoint(place, "s", "r", tmp_path) is not None, changes
+    assert kills >= 3
+    assert RunWriter(place, "s", "r", keep_until=9).rows == []
+    assert fetch_checkpoint(place, "s", "r", tmp_path) is None
+
+
 def test_of_two_packed_files_that_hold_one_run_the_newer_counts(tmp_path):
     place = Place(tmp_path)
     for number in range(6):
@@ -224,6 +253,9 @@ def test_the_command_says_what_it_packed_and_what_is_wrong(tmp_path, capsys):
     assert capsys.readouterr().out == "s: 4 runs packed, 4 packed in all\n"
     assert main(["compact", "--results", str(tmp_path), "--study", "../x"]) == 2
     assert "error: study '../x': must be letters" in capsys.readouterr().err
+    assert main(["compact", "--results", str(tmp_path), "--study", "s", "S"]) == 2
+    assert capsys.readouterr().err == f"error: study S: is not in {tmp_path}; choose from: s\n"
+    assert not (tmp_path / "S").exists()
     assert main(["compact", "--results", str(tmp_path / "no")]) == 2
     assert "holds no results" in capsys.readouterr().err
 

@@ -97,6 +97,35 @@ def test_a_checkpoint_whose_writing_was_cut_off_is_never_seen(tmp_path, monkeypa
     assert (tmp_path / "results" / "lac" / "checkpoints" / "r.pt").read_bytes() == b"good" * 1000
 
 
+def test_what_killed_writes_of_a_checkpoint_left_goes_with_the_next_one_and_with_itself(tmp_path, monkeypatch):
+    """Each was as large as the checkpoint, hidden, and stayed for ever."""
+    place, local = Place(tmp_path / "results"), tmp_path / "last.pt"
+    local.write_bytes(b"weights")
+    store_checkpoint(place, "lac", "r1", local)
+    folder = tmp_path / "results" / "lac" / "checkpoints"
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    def cut_off(run_id):
+        with monkeypatch.context() as kill:
+            kill.setattr("os.replace", killed)
+            # A SIGKILL lets nothing be cleared up.
+            kill.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+            with pytest.raises(KeyboardInterrupt):
+                store_checkpoint(place, "lac", run_id, local)
+
+    for run_id in ("r", "r1"):
+        cut_off(run_id)
+    assert len(list(folder.iterdir())) == 3
+    store_checkpoint(place, "lac", "r", local)
+    assert len(list(folder.iterdir())) == 3
+    cut_off("r")
+    remove_checkpoint(place, "lac", "r")
+    # That of another run may be at work.
+    assert [path.name.partition("~")[0] for path in sorted(folder.iterdir())] == [".r1.pt", "r1.pt"]
+
+
 def test_a_checkpoint_that_a_user_names_wrongly_is_said_so(tmp_path, s3):
     check_writable("s3://results")
     with pytest.raises(ResultsError, match=r"s3://results/x/no.pt: must be a checkpoint, and nothing is there"):

@@ -360,7 +360,9 @@ def test_no_best_says_why_and_what_helps(tmp_path):
     for trial, error in enumerate(["NaN in L_c", "NaN in L_c", "out of memory"]):
         run(tmp_path, "f", f"t{trial}", row(1, trial=trial, split=None, status="failed", error=error))
     run(tmp_path, "f", "untrained", row(0, control="untrained", metric__objective=0.95, status="done"))
-    with pytest.raises(ResultsError, match=r"\(3 failed\): NaN in L_c \(2\); out of memory \(1\); mend what they name"):
+    # --resume tries what failed by its own setting no second time, and must not be told to.
+    remedy = "mend what they name; --resume tries those again that were lost, a larger --trials others"
+    with pytest.raises(ResultsError, match=rf"\(3 failed\): NaN in L_c \(2\); out of memory \(1\); {remedy}"):
         best(read(str(tmp_path), "f"))
     controls = run(tmp_path, "c", "untrained", row(0, control="untrained", metric__objective=0.95, status="done"))
     with pytest.raises(ResultsError, match=r"\(no trial at all\); run a study first"):

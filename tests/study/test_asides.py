@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 
+from lacray.config import UserError
 from lacray.study import aside as aside_module
 from lacray.study.aside import Aside, close_all
 from lacray.study.loggers import MlFlow, TensorBoard
@@ -94,6 +97,42 @@ def test_tensorboard_reads_every_epoch_of_every_trial(tmp_path):
     assert [(scalar.step, scalar.value) for scalar in read.Scalars("objective")] == [(1, 0.25), (2, 0.5)]
     assert [scalar.step for scalar in read.Scalars("loss")] == [1, 2]
     assert told == []
+
+
+def test_mlflow_closes_the_run_of_a_trial_whose_end_was_not_copied(monkeypatch):
+    """Its driver was killed: the run was shown as running for ever."""
+
+    def run(trial: int, status: str) -> SimpleNamespace:
+        info = SimpleNamespace(run_id=f"run {trial}", status=status)
+        return SimpleNamespace(info=info, data=SimpleNamespace(tags={"trial": str(trial)}))
+
+    runs = [run(0, "RUNNING"), run(1, "FINISHED"), run(2, "RUNNING")]
+    ended: list[tuple[str, str]] = []
+    client = SimpleNamespace(
+        get_experiment_by_name=lambda name: SimpleNamespace(experiment_id="1"),
+        search_runs=lambda *_, **__: runs,
+        set_terminated=lambda run_id, status: ended.append((run_id, status)),
+    )
+    tracking = SimpleNamespace(MlflowClient=lambda tracking_uri: client)
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", tracking)
+    aside = MlFlow("http://nowhere", "s", "one", print)
+    aside.begin(Trial(number, {}, 3, state=state) for number, state in enumerate(("pruned", "done", "waiting")))
+    close_all([aside])
+    assert ended == [("run 0", "KILLED")]
+
+
+def test_an_address_that_mlflow_does_not_take_is_a_line(monkeypatch):
+    """It was a page of MLflow's own words, and exit code 1."""
+
+    def refuse(tracking_uri: str) -> None:
+        raise ValueError(f"unsupported URI\n{tracking_uri}")
+
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", SimpleNamespace(MlflowClient=refuse))
+    with pytest.raises(UserError, match=r"--mlflow: must be the address of a tracking server, got foo://bar \(unsup"):
+        MlFlow("foo://bar", "s", "one", print)
+    with pytest.raises(UserError) as caught:
+        MlFlow("postgresql://me:secret-word@host/db", "s", "one", print)
+    assert "secret-word" not in str(caught.value)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import OutOfMemoryError
 
 from lacray import tune
 from lacray.config import UserError
@@ -54,6 +55,29 @@ def test_a_trial_that_is_over_ends_no_study_whatever_keeps_it_from_writing(drive
     driver.study.trials[0].state = "running"
     driver.on_return(0, refused)
     assert "must have one writer" in str(driver.problem)
+
+
+def test_a_trial_of_several_workers_that_was_stopped_early_stays_so_whatever_is_lost_in_its_last_epoch(driver):
+    """It was waiting again, and failed at last: it ended without a word."""
+    trial = driver.study.trials[0]
+    trial.state = "pruned"
+    driver.on_retry(0)
+    driver.on_return(0, {"epoch": 1})
+    for _ in range(3):
+        driver.on_loss(0, "its workers were lost")
+    assert (trial.state, trial.error) == ("pruned", None)
+    assert driver.study.next_trial() is None
+
+
+def test_what_a_study_that_runs_out_of_memory_is_told_to_do_is_what_it_may_do(driver, monkeypatch):
+    """It was told to lower data.cache_gib and to go on, and refused as another study."""
+
+    def runs_out() -> None:
+        raise RuntimeError from OutOfMemoryError("a node ran out of memory")
+
+    monkeypatch.setattr(driver, "_tuner", lambda scratch: SimpleNamespace(fit=runs_out))
+    with pytest.raises(UserError, match=r"5 times a node ran out of memory; lower --concurrent, and go on: python -m"):
+        driver._fit("scratch")
 
 
 def test_an_end_that_could_not_be_written_at_the_very_end_is_an_error(driver, monkeypatch):

@@ -8,7 +8,8 @@ import pytest
 from studies import opened, write_rows
 
 from lacray.config import UserError
-from lacray.results import read_manifest
+from lacray.results import Place, read_manifest
+from lacray.study import study as study_module
 from lacray.study.space import parse_space
 from lacray.study.status import is_unfinished, standing
 
@@ -83,6 +84,30 @@ def test_more_trials_that_were_asked_for_are_remembered_once_they_have_begun(tmp
         assert (study.num_trials, study.is_finished) == (4, False)
     with pytest.raises(UserError, match="--trials: was 4, is now 3; it may only grow"), opened(tmp_path, None, asked=3):
         pass
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_what_another_driver_has_done_while_the_videos_were_opened_is_not_undone(
+    tmp_path, clips, monkeypatch, has_begun
+):
+    """The study that it had grown to 6 trials shrank to 4, and its trials were judged before anybody knew of it."""
+
+    def drive(**asked) -> None:
+        with opened(tmp_path, clips, search=GAMMA, trials=2, **asked) as study:
+            study.begin()
+
+    def look_ahead_slowly(*arguments):
+        monkeypatch.setattr(study_module, "look_ahead", look_ahead)
+        drive(asked=6)
+        return look_ahead(*arguments)
+
+    look_ahead = study_module.look_ahead
+    if has_begun:
+        drive()
+    monkeypatch.setattr(study_module, "look_ahead", look_ahead_slowly)
+    with pytest.raises(UserError, match="study s: has begun or grown elsewhere this very moment; --resume goes on"):
+        drive(asked=4)
+    assert read_manifest(Place(tmp_path), "s")["trials"] == 6
 
 
 @pytest.mark.parametrize("given", ["its space", "its name alone"])
