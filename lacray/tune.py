@@ -181,7 +181,18 @@ def wanted_studies(arguments: argparse.Namespace) -> list[tuple[str, Space | Non
             raise UserError(f"--resume: there is nothing to go on with in {arguments.results}: it holds no study")
         if arguments.trials is not None and len(there) > 1:
             raise UserError(f"--trials: must be told which study, got {', '.join(there)}; name it: --study NAME")
-        unfinished = [name for name in there if arguments.trials is not None or is_unfinished(arguments.results, name)]
+        unfinished, unknown = [], []
+        for name in there:
+            try:
+                if arguments.trials is not None or is_unfinished(arguments.results, name):
+                    unfinished.append(name)
+            except UserError as error:
+                # Of another version of lacray, say: that keeps no other study from going on.
+                unknown += error.problems
+        if unknown and not unfinished:
+            raise UserError(unknown)
+        for problem in unknown:
+            warn(problem)
         if not unfinished:
             tell(f"finished already: {', '.join(there)}; --study NAME --trials N adds to one")
         return [(name, None) for name in unfinished]

@@ -60,6 +60,8 @@ class Driver:
         self._noted: set[str] = set()
         self._hung: dict[int, int] = {}
         self._retries: dict[int, int] = {}
+        # Trials of several workers that were stopped early, and are in the epoch after which they end.
+        self._leaving: set[int] = set()
         self._slow_check = time.monotonic()
         self._place = study.place.patient(CHECK_PATIENCE_S)
 
@@ -116,6 +118,7 @@ class Driver:
                     raise
                 why, remedy = "a node ran out of memory", "lower --concurrent, and go on"
             self.view.say(f"{why}; those that were going on do so from their checkpoints", "yellow")
+            self._leaving.clear()
             self.study.requeue()
         raise UserError(f"study {self.study.name}: {MAX_RESTARTS} times {why}; {remedy}: {self.study.resume_command()}")
 
@@ -177,10 +180,16 @@ class Driver:
         if note and note not in self._noted:
             self._noted.add(note)
             self.view.say(note, "yellow")
+        if number in self._leaving:
+            trial = self.study.trials[number]
+            trial.heard = time.monotonic()
+            trial.processes = [tuple(process) for process in result.get("processes") or trial.processes]
+            return False
         stop = self.study.report(number, result)
         if stop and self.is_nested:
             # It ends by itself, after the epoch that it is in.
             self._referee.stop.remote(number)
+            self._leaving.add(number)
             return False
         return stop
 
@@ -189,6 +198,7 @@ class Driver:
         self._guarded(lambda: self._on_return(number, result))
 
     def _on_return(self, number: int, result: dict[str, Any]) -> None:
+        self._leaving.discard(number)
         if result.get("ended") == "refused" and not self.study.trials[number].is_over:
             lines = str(result["error"]).splitlines()
             self.stop(
@@ -209,6 +219,7 @@ class Driver:
 
     def on_loss(self, number: int, reason: str) -> None:
         """Tune has given a trial up."""
+        self._leaving.discard(number)
         if self.study.trials[number].is_over:
             # One of several workers that was stopped early, lost in the epoch that it was in.
             return
@@ -262,18 +273,20 @@ class Driver:
         now = time.monotonic()
         for trial in list(self.study.trials):
             limit, whose = self._silence_limit(trial)
-            if trial.is_over or not trial.heard or now - trial.heard <= limit:
+            is_leaving = trial.number in self._leaving
+            if (trial.is_over and not is_leaving) or not trial.heard or now - trial.heard <= limit:
                 continue
             trial.heard = now
             processes = trial.processes
-            if trial.state != "running":
+            if trial.state != "running" and not is_leaving:
                 # It waits for room, or for the process of an earlier trial, which hangs.
                 processes = [] if self.is_nested else self.study.trials.take_idle_processes()
                 if not processes:
                     continue
             self._hung[trial.number] = self._hung.get(trial.number, 0) + 1
             told = f"trial {trial.number}: no sign of life for {limit:.0f} s ({whose})"
-            self.view.say(f"{told}; its processes are ended, it goes on from its checkpoint", "yellow")
+            then = "it was to end early" if is_leaving else "it goes on from its checkpoint"
+            self.view.say(f"{told}; its processes are ended, {then}", "yellow")
             _end_processes(processes)
 
     def _silence_limit(self, trial: Trial) -> tuple[float, str]:

@@ -78,7 +78,7 @@ def check_whole(manifest: dict[str, Any], study: str) -> None:
             f"study {study}: its study.json must have format {FORMAT}, got {manifest.get('format')!r}; go on with the "
             "version of lacray that began it, or begin another: --study NAME"
         )
-    kinds = {"space": dict, "trials": int, "metric": str, "seed": int, "videos": dict, "versions": dict}
+    kinds = {"id": str, "space": dict, "trials": int, "metric": str, "seed": int, "videos": dict, "versions": dict}
     wrong = [
         f"{key} must be {kind.__name__}, got {manifest.get(key)!r:.60}"
         for key, kind in kinds.items()

@@ -40,3 +40,7 @@ class Outbox:
                 # The place of the results retries by itself what may pass.
                 self.problem = error
                 return
+            except Exception as error:
+                # A study whose ends are no longer written must not look like one that goes well.
+                self.problem = UserError(f"{self._thread.name}: could not be written ({type(error).__name__}: {error})")
+                return

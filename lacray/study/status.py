@@ -66,7 +66,7 @@ def show_status(results: str, study: str | None) -> None:
     """Print how one study, or every study of the results, stands.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or of the one that was asked for nothing can be said.
     """
     place = as_place(results)
     names = [study] if study is not None else [n for n in studies(results) if read_manifest(place, n) is not None]
@@ -75,7 +75,13 @@ def show_status(results: str, study: str | None) -> None:
             f"--results: {results} holds no study; run python -m lacray.tune first, or give another --results"
         )
     for name in names:
-        _show(results, standing(results, name))
+        try:
+            _show(results, standing(results, name))
+        except UserError as error:
+            # Of another version of lacray, say: the others stand as they do.
+            if len(names) == 1:
+                raise
+            warn(str(error))
 
 
 def _show(results: str, found: Standing) -> None:

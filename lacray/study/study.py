@@ -123,7 +123,9 @@ class Study:
         self.manifest = manifest
         self.num_trials = max(asked or 0, manifest["trials"])
         now = versions()
-        changed = [f"{name} {was}, now {now[name]}" for name, was in manifest["versions"].items() if now[name] != was]
+        changed = [
+            f"{name} {was}, now {now.get(name)}" for name, was in manifest["versions"].items() if now.get(name) != was
+        ]
         if changed:
             warn(f"study {self.name}: began with {', '.join(changed)}: its rows name the versions that made them")
         self._gather()

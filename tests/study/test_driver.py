@@ -47,6 +47,30 @@ def test_a_trial_that_was_ended_for_its_silence_may_be_silent_twice_as_long(driv
     assert driver._silence_limit(driver.study.trials[0]) == (15.0, "--time-limit")
 
 
+def test_a_trial_of_several_workers_that_hangs_after_it_was_stopped_early_is_ended(driver, monkeypatch, capsys):
+    """Its workers kept their CPUs, and the study stood still."""
+    ended: list[object] = []
+    monkeypatch.setattr(driver_module, "_end_processes", ended.append)
+    monkeypatch.setattr(driver, "_referee", SimpleNamespace(stop=SimpleNamespace(remote=lambda number: None)))
+    monkeypatch.setattr(driver.study, "report", lambda number, result: True)
+    trial = driver.study.trials[0]
+    trial.state, trial.heard, trial.processes = "pruned", time.monotonic(), [("node", 7)]
+    assert driver.on_report(0, {"epoch": 1}) is False
+    driver._check_silence()
+    assert ended == []
+    trial.heard = time.monotonic() - 1.01 * FIRST_SILENCE_S
+    driver._check_silence()
+    assert ended == [[("node", 7)]]
+    assert "its processes are ended, it was to end early" in " ".join(capsys.readouterr().out.split())
+    # Train starts its workers again, and they end by themselves.
+    driver.on_report(0, {"epoch": 0, "processes": [("node", 8)]})
+    assert (trial.state, trial.processes) == ("pruned", [("node", 8)])
+    driver.on_return(0, {"epoch": 1})
+    trial.heard = time.monotonic() - 9 * FIRST_SILENCE_S
+    driver._check_silence()
+    assert len(ended) == 1
+
+
 def test_a_trial_that_is_over_ends_no_study_whatever_keeps_it_from_writing(driver):
     refused = {"ended": "refused", "error": "run trial-0000: must have one writer"}
     driver.study.trials[0].state = "pruned"
@@ -80,12 +104,13 @@ def test_what_a_study_that_runs_out_of_memory_is_told_to_do_is_what_it_may_do(dr
         driver._fit("scratch")
 
 
-def test_an_end_that_could_not_be_written_at_the_very_end_is_an_error(driver, monkeypatch):
+@pytest.mark.parametrize("error", [UserError("the disk is full"), ValueError("the disk is full")])
+def test_an_end_that_could_not_be_written_at_the_very_end_is_an_error(driver, monkeypatch, error):
     """It was exit code 0: nobody looked at the last writes."""
     study = driver.study
 
     def write() -> None:
-        raise UserError("results: the disk is full")
+        raise error
 
     for name in ("start_ray", "check_shared", "planned"):
         monkeypatch.setattr(tune, name, lambda *_: None)
