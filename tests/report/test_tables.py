@@ -256,6 +256,24 @@ def test_settings_as_columns_are_a_table_a_metric_with_the_controls_of_each_colu
     assert [figure.name for figure in section.figures] == ["lead_in-simpouring-full", "lead_in-simpouring-cropped"]
 
 
+def test_variants_as_columns_may_have_videos_and_settings_of_their_own(tmp_path):
+    write_study(tmp_path, "lead_in_features", "beyond/lead_in_features.yaml")
+    points = itertools.product((0, 50), {"local": 0.9, "dtw": 0.8}.items(), (0, 1))
+    for number, (share, (alignment, level), seed) in enumerate(points):
+        own = {"variant": f"{share} %", "data.root": f"led_in-{share:02d}/simpouring", "videos": f"v{share}"}
+        own |= {"loss.alignment": alignment, "seed": seed, "trial": number, "split": "val"}
+        row = base(**own, **metrics(level - share / 1000 + 0.01 * seed))
+        write_run(tmp_path, "lead_in_features", f"trial-{number:04d}", [row])
+    table = table_of(reported(tmp_path), "lead_in_features-simpouring-full-class_10")
+    assert table.header == ["alignment / variant", "n", "0 %", "50 %"]
+    told = {line.label: texts(line) for line in table.lines if line.kind == "method"}
+    assert told == {
+        "soft_sw": ["2", "90.50 ± 0.71", "85.50 ± 0.71"],
+        "soft_dtw": ["2", "80.50 ± 0.71", "75.50 ± 0.71"],
+        "soft_nw": ["–", "–", "–"],
+    }
+
+
 def test_actions_of_a_joint_training_have_a_table_and_trainings_on_one_each_are_averaged(tmp_path):
     joint = {
         **metrics(0.8),
