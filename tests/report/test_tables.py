@@ -362,6 +362,22 @@ def test_methods_are_compared_with_scl_and_the_best_with_the_runner_up_seed_by_s
     )
 
 
+def test_a_difference_of_fewer_pairs_than_its_line_says_so(tmp_path):
+    write_study(tmp_path, "methods", "paper/methods.yaml")
+    for name, level in METHODS.items():
+        for seed in range(3):
+            values = metrics(level + 0.01 * seed)
+            if (name, seed) == ("lac", 0):
+                del values["metric.full.kendalls_tau"]
+            row = base(**{"loss.name": name, "variant": name, "seed": seed, "split": "val"}, **values)
+            write_run(tmp_path, "methods", f"trial-{name}-{seed}", [row])
+    table = table_of(reported(tmp_path), "table_1-simpouring-full-tests")
+    assert entry(table, "LAC − SCL", "n").text == "3"
+    assert entry(table, "LAC − SCL", "Class@10").text == "+2.00 (0.25)"
+    assert entry(table, "LAC − SCL", "τ").text == "+2.00 (0.5) (n 2)"
+    assert entry(table, "best − runner-up", "τ").text == "LAC − SCL: +2.00 (0.5) (n 2)"
+
+
 def test_with_six_seeds_a_difference_can_be_significant(tmp_path):
     methods(tmp_path, seeds=range(6))
     table = table_of(reported(tmp_path), "table_1-simpouring-full-tests")
