@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.cells import differences
 from analysis.paired import sign_flip_p, smallest_p
-from analysis.printed import DASH, Entry, Line, Table, difference, number, plain, short, signed, spread
+from analysis.printed import Entry, Line, Table, difference, number, plain, short, signed, spread
 from analysis.sources import Line as Measured
 from analysis.sources import Source, label_of, printed_name, published_dataset, title_of
 from lacray.metrics import BY_NAME, PROTOCOLS, Metric
@@ -91,10 +91,7 @@ def gain(source: Source, spec: Mapping[str, Any], paper: Mapping[str, Any]) -> T
             own = spread(found, metric.scale, competes=False)
             own.text = own.text if own.mean is None else signed(own.mean) + own.text[len(number(own.mean)) :]
             gaps.append(own)
-        count = max((gap.num or 0 for gap in gaps), default=0)
-        lines.append(
-            Line(f"ours, {protocol} ({printed_name(source.dataset)})", [Entry(str(count) if count else DASH), *gaps])
-        )
+        lines.append(Line(f"ours, {protocol} ({printed_name(source.dataset)})", _counted(gaps)))
     name = paper["datasets"][entry["dataset"]]["name"]
     lines.append(Line(f"published ({name})", [Entry(""), *map(difference, spec["values"].values())], "published"))
     other = published_dataset(source.dataset, paper) != entry["dataset"]
@@ -121,15 +118,13 @@ def paired_tests(
     """The best line less the runner-up, and every line less the one that the table compares with, seed by seed."""
     if len(source.lines) < 2:
         return []
-    lines, entries, counts = [], [], []
+    lines, entries = [], []
     for key, metric in columns:
         ordered = _ordered(source.lines, key, metric)
         found = differences(ordered[0].any, ordered[1].any, key) if len(ordered) > 1 else []
         names = f"{ordered[0].label} − {ordered[1].label}: " if len(ordered) > 1 else ""
         entries.append(_tested(found, metric.scale, names))
-        counts.append(len(found))
-    lines.append(Line("best − runner-up", [_count(counts), *entries]))
-    most = max(counts, default=0)
+    lines.append(Line("best − runner-up", _counted(entries)))
     against = [line for line in source.lines if label_of(source.rows[0], line.values[0], paper) == entry.get("against")]
     if len(against) == 1:
         for line in source.lines:
@@ -137,8 +132,8 @@ def paired_tests(
                 continue
             pairs = [differences(line.any, against[0].any, key) for key, _ in columns]
             tested = [_tested(found, m.scale) for found, (_, m) in zip(pairs, columns, strict=True)]
-            lines.append(Line(f"{line.label} − {against[0].label}", [_count(map(len, pairs)), *tested]))
-            most = max([most, *map(len, pairs)])
+            lines.append(Line(f"{line.label} − {against[0].label}", _counted(tested)))
+    most = max(entry.num or 0 for line in lines for entry in line.entries)
     floor = smallest_p(most) if most > 1 else 1.0
     notes = [
         "Two-sided sign-flip test of the mean difference in pairs by seed: exact, it assumes independent pairs and "
@@ -177,6 +172,10 @@ def _tested(found: Sequence[float], scale: float, names: str = "") -> Entry:
     return Entry(f"{names}{signed(mean)}" + ("" if p is None else f" ({p:.2g})"), mean=mean, num=len(found))
 
 
-def _count(counts: Iterable[int]) -> Entry:
-    most = max(counts, default=0)
-    return Entry(str(most)) if most else Entry()
+def _counted(entries: Sequence[Entry]) -> list[Entry]:
+    """The number of pairs, then the entries; one of fewer pairs says so."""
+    most = max((entry.num or 0 for entry in entries), default=0)
+    for entry in entries:
+        if entry.num is not None and entry.num != most:
+            entry.text += f" (n {entry.num})"
+    return [Entry(str(most)) if most else Entry(), *entries]

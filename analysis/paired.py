@@ -32,8 +32,8 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
         patterns = np.random.default_rng(0).integers(0, 2, (2**MAX_EXACT_PAIRS, len(values)))
         patterns[0] = 1  # the one that was seen is one of all
     sums = np.abs((2 * patterns - 1) @ values)
-    # Of equal sums some are rounded below.
-    return float(np.mean(sums >= abs(values.sum()) * (1 - 1e-9)))
+    # Of equal sums some are rounded below: by parts of what is added up, which may be far more than the sum.
+    return float(np.mean(sums >= abs(values.sum()) - 1e-9 * np.abs(values).sum()))
 
 
 def smallest_p(num_pairs: int) -> float:

@@ -92,6 +92,8 @@ class Source:
     by_action: dict[str, list[Line]] = field(default_factory=dict)
     """Of trainings on one action each: action -> its lines."""
     expected: list[Any] = field(default_factory=list)
+    of_columns: set[str] = field(default_factory=set)
+    """What follows from the column: the settings of the variants, where these name the columns."""
     studies: list[str] = field(default_factory=list)
     number: int = 1
     """Of those of one table, data set and split: studies may feed it by other row keys."""
@@ -162,6 +164,8 @@ def gather(table: pa.Table, feedings: Iterable[Feeding], paper: Mapping[str, Any
             source, gathered = found.setdefault(key, (Source(*key), []))
             gathered += [row for row in scored if dataset_of(row) == dataset]
             mine = [row for row in own if dataset_of(row) == dataset]
+            if "variant" in feeding.columns:
+                source.of_columns.update(*feeding.variants.values())
             source.studies.append(feeding.study)
             source.num_runs += len(mine)
             source.num_open += sum(row["status"] != "done" for row in mine)
@@ -235,7 +239,7 @@ def lines_of(measured: Sequence[Cell], source: Source, paper: Mapping[str, Any])
     for cell in measured:
         values = tuple(cell.row.get(key) for key in source.rows)
         column = tuple(cell.row.get(key) for key in source.columns)
-        rest = key_of({**cell.row, **dict.fromkeys(set(named) - {"study", "variant"}), **_unlike(source, cell)})
+        rest = key_of({**cell.row, **dict.fromkeys({*named, *_of_column(source)} - {"study", "variant"})})
         label = ", ".join(label_of(key, value, paper) for key, value in zip(source.rows, values, strict=True))
         line = groups.setdefault((json.dumps(values), rest), Line(label, values, {}))
         line.cells[column] = cell
@@ -260,9 +264,10 @@ def lines_of(measured: Sequence[Cell], source: Source, paper: Mapping[str, Any])
     return sorted(lines, key=order)
 
 
-def _unlike(source: Source, cell: Cell) -> dict[str, Any]:
-    """What of a cell's videos follows from its column: each share of lead-in has videos of its own."""
-    return {"videos": None} if any(key.startswith("data.") for key in source.columns) else {}
+def _of_column(source: Source) -> set[str]:
+    """What of a cell follows from its column: each share of lead-in has videos of its own."""
+    has_videos = any(key.startswith("data.") for key in (*source.columns, *source.of_columns))
+    return source.of_columns | ({"videos"} if has_videos else set())
 
 
 def _tell_apart(same: Sequence[Line]) -> None:

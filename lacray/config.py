@@ -498,7 +498,7 @@ class EvaluationConfig(Section):
     """Frozen embeddings -> metrics."""
 
     stride: Count = 5
-    """Frames between two strided frames in AP@K, Kendall's tau and the event errors."""
+    """Frames between two strided frames in AP@K and Kendall's tau; all else is of every frame."""
     report_split: bool = False
     """At the last epoch, evaluate the val split too. Selection never sees it."""
     crop_seed: Seed = 0

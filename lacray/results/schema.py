@@ -73,6 +73,7 @@ TRAINING_DATA = (
     "data.consistent_offset",
     "data.random_offset",
     "data.positive_window",
+    "data.position_shift",
     "data.augment",
 )
 """Settings of the data that say how clips for training are drawn; an untrained encoder sees none of it."""

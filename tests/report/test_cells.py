@@ -129,8 +129,10 @@ def test_controls_are_of_the_same_videos_encoder_evaluation_and_seeds():
 
 
 def test_how_clips_are_drawn_for_training_does_not_matter_to_a_control():
-    own = cells(stored([base(**{"data.pairing": "videos", "data.batch_size": 2, "loss.name": "lav"})]))
-    control = stored([base(control="untrained", **{"data.pairing": "views", "data.batch_size": 4})])
+    drawn = {"data.pairing": "videos", "data.batch_size": 2, "data.position_shift": 31.0}
+    own = cells(stored([base(**drawn, **{"loss.name": "lav"})]))
+    drawn = {"data.pairing": "views", "data.batch_size": 4, "data.position_shift": 0.0}
+    control = stored([base(control="untrained", **drawn)])
     assert [cell.seeds for cell in controls_of(own, control)] == [[0], []]
 
 

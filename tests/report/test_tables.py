@@ -256,6 +256,24 @@ def test_settings_as_columns_are_a_table_a_metric_with_the_controls_of_each_colu
     assert [figure.name for figure in section.figures] == ["lead_in-simpouring-full", "lead_in-simpouring-cropped"]
 
 
+def test_variants_as_columns_may_have_videos_and_settings_of_their_own(tmp_path):
+    write_study(tmp_path, "lead_in_features", "beyond/lead_in_features.yaml")
+    points = itertools.product((0, 50), {"local": 0.9, "dtw": 0.8}.items(), (0, 1))
+    for number, (share, (alignment, level), seed) in enumerate(points):
+        own = {"variant": f"{share} %", "data.root": f"led_in-{share:02d}/simpouring", "videos": f"v{share}"}
+        own |= {"loss.alignment": alignment, "seed": seed, "trial": number, "split": "val"}
+        row = base(**own, **metrics(level - share / 1000 + 0.01 * seed))
+        write_run(tmp_path, "lead_in_features", f"trial-{number:04d}", [row])
+    table = table_of(reported(tmp_path), "lead_in_features-simpouring-full-class_10")
+    assert table.header == ["alignment / variant", "n", "0 %", "50 %"]
+    told = {line.label: texts(line) for line in table.lines if line.kind == "method"}
+    assert told == {
+        "soft_sw": ["2", "90.50 ± 0.71", "85.50 ± 0.71"],
+        "soft_dtw": ["2", "80.50 ± 0.71", "75.50 ± 0.71"],
+        "soft_nw": ["–", "–", "–"],
+    }
+
+
 def test_actions_of_a_joint_training_have_a_table_and_trainings_on_one_each_are_averaged(tmp_path):
     joint = {
         **metrics(0.8),
@@ -312,6 +330,7 @@ def brute_force(found):
         ([0.5, 0.25], 0.5),  # two of four patterns
         ([1.0, 2.0, 3.0], 0.25),
         ([1.0, 2.0, -3.0], 1.0),
+        ([-0.009, -0.001, 0.008, 0.007, -0.005], 1.0),  # their sum is 0, but for its rounding
         ([1.0, 1.0, 1.0, -1.0], 0.625),  # |sum| >= 2 in 10 of 16
         ([3.0, 1.0, 2.0, 4.0, 0.5, 2.5], 2 / 64),
     ],
@@ -341,6 +360,22 @@ def test_methods_are_compared_with_scl_and_the_best_with_the_runner_up_seed_by_s
     assert any(
         "With 3 pairs the smallest p that this test can give is 0.25: nothing here can" in n for n in table.notes
     )
+
+
+def test_a_difference_of_fewer_pairs_than_its_line_says_so(tmp_path):
+    write_study(tmp_path, "methods", "paper/methods.yaml")
+    for name, level in METHODS.items():
+        for seed in range(3):
+            values = metrics(level + 0.01 * seed)
+            if (name, seed) == ("lac", 0):
+                del values["metric.full.kendalls_tau"]
+            row = base(**{"loss.name": name, "variant": name, "seed": seed, "split": "val"}, **values)
+            write_run(tmp_path, "methods", f"trial-{name}-{seed}", [row])
+    table = table_of(reported(tmp_path), "table_1-simpouring-full-tests")
+    assert entry(table, "LAC − SCL", "n").text == "3"
+    assert entry(table, "LAC − SCL", "Class@10").text == "+2.00 (0.25)"
+    assert entry(table, "LAC − SCL", "τ").text == "+2.00 (0.5) (n 2)"
+    assert entry(table, "best − runner-up", "τ").text == "LAC − SCL: +2.00 (0.5) (n 2)"
 
 
 def test_with_six_seeds_a_difference_can_be_significant(tmp_path):
