@@ -237,6 +237,10 @@ def test_any_classifier_of_torchvision_loses_its_last_layer(name, tmp_path):
         (("--backbone", "{t}/text.pth"), "text.pth must begin with the name of its torchvision model"),
         (("--backbone", "resnet18", "--weights", "{t}/text.pth"), "is no state dict that loads with weights_only"),
         (("--backbone", "{w}", "--weights", "{w}"), "is a file of weights; leave one of the two out"),
+        (
+            ("--backbone", "{w}", "--device", "gpu"),
+            "--device: must be one that computes here, as cpu or cuda, got 'gpu'",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_the_remedy(run, root, weights, tmp_path, arguments, said):
