@@ -17,7 +17,7 @@ from datasets import lav, opened, pattern, penn, tcc, write_video
 from lacray import backbone as backbones
 from lacray import extraction, features
 from lacray.backbone import FeatureNet
-from lacray.data.listing import Entry
+from lacray.data.listing import Entry, Sidecars
 from lacray.data.sources import source_of
 from lacray.data.video import decode
 from lacray.results import differences
@@ -251,6 +251,18 @@ def test_what_is_wrong_is_told_with_the_remedy(run, root, weights, tmp_path, arg
     assert code == 2
     assert said in errors[0]
     assert not (root / "features").exists()
+
+
+def test_features_are_found_where_one_videos_name_is_the_beginning_of_anothers(tmp_path):
+    names = ["videos/a.mov", "videos/a.mov.mp4", "videos/B.mp4", "videos/b.avi", "videos/b.mp4.mkv", "videos/c.mp4"]
+    paths = extraction.feature_paths(names, tmp_path / "features")
+    assert len({str(path).casefold() for path in paths.values()}) == len(names)
+    assert paths["videos/c.mp4"] == tmp_path / "features" / "c.npy"
+    for path in paths.values():
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    sidecars = Sidecars(tmp_path, "features")
+    assert {name: sidecars.of(name) for name in names} == paths
 
 
 @pytest.mark.slow
