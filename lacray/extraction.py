@@ -19,6 +19,7 @@ from lacray.config import UserError
 from lacray.data.arrays import RECORD, load_array, read_record
 from lacray.data.files import whole, write_whole
 from lacray.data.listing import Entry, array_stems
+from lacray.data.names import FOLDER
 from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError
 
@@ -161,8 +162,12 @@ def _write_record(out: Path, record: dict[str, Any]) -> None:
 
 
 def feature_paths(names: Sequence[str], out: Path) -> dict[str, Path]:
-    """Where the features of each video go."""
-    return {name: out / f"{stem}.npy" for name, stem in array_stems(names).items()}
+    """Where the features of each video go; those with its suffix, where they are there, since they are read first."""
+    with_suffix = {name: out / f"{name.removeprefix(f'{FOLDER}/')}.npy" for name in names}
+    return {
+        name: with_suffix[name] if with_suffix[name].exists() else out / f"{stem}.npy"
+        for name, stem in array_stems(names).items()
+    }
 
 
 def _jobs(

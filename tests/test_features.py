@@ -265,6 +265,17 @@ def test_features_are_found_where_one_videos_name_is_the_beginning_of_anothers(t
     assert {name: sidecars.of(name) for name in names} == paths
 
 
+def test_features_are_written_where_they_are_read(tmp_path):
+    names, out = ["videos/a.mp4", "videos/a.mov"], tmp_path / "features"
+    out.mkdir()
+    for path in extraction.feature_paths(names, out).values():
+        path.touch()
+    # The other one is taken away: what is there by the whole name goes on to be what is read.
+    (path,) = extraction.feature_paths(names[:1], out).values()
+    path.touch()
+    assert Sidecars(tmp_path, "features").of(names[0]) == path
+
+
 @pytest.mark.slow
 def test_a_size_that_the_network_does_not_take_is_told(run, root, tmp_path):
     path = tmp_path / "vit_b_32-0.pth"
