@@ -26,7 +26,7 @@ from lacray.data import open_videos
 from lacray.page.board import Board, align, open_board, pooled
 from lacray.page.films import film_times
 from lacray.page.labels import Clip, Labels
-from lacray.page.marks import Mark
+from lacray.page.marks import Mark, read_marks
 from lacray.page.server import Server
 from lacray.view import newest_checkpoint
 
@@ -592,6 +592,14 @@ def test_what_seconds_cannot_tell_apart_is_refused_and_nothing_is_written(tmp_pa
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.mp4", "segments.csv"]
     assert labels.save([clip], {"a.mp4": [Mark(0, 1, "x"), Mark(1, 4, "y")]}, known=None).written == [table]
     assert labels.marks([clip]) == {"a.mp4": [Mark(0, 1, "x"), Mark(1, 4, "y")]}
+
+
+def test_a_phase_counts_in_both_forms_of_unicode(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    clip = Clip("a.mp4", tmp_path / "a.mp4", "", np.arange(9) / 25, 9 / 25, 25.0)
+    labels = Labels(tmp_path)
+    labels.save([clip], read_marks({"a.mp4": [[0, 3, "u\u0308ber"]]}, {"a.mp4": 9}), known=None)
+    assert labels.marks([clip]) == {"a.mp4": [Mark(0, 3, "\u00fcber")]}
 
 
 def write_tiers(path: Path, media: str, tiers: dict[str, tuple[int, int, str]]) -> None:
