@@ -20,7 +20,7 @@ from lacray import align, compare, embed, label, retrieve, view
 from lacray.apply import EmbeddedVideo, load
 from lacray.apply.folders import find_item, open_folder
 from lacray.checkpoint import read_checkpoint, save
-from lacray.config import UserError
+from lacray.config import UserError, build
 from lacray.data import boris
 from lacray.work import find_videos
 
@@ -316,6 +316,15 @@ def test_a_file_elsewhere_is_no_video_of_the_folder_that_has_its_name(place, vid
     assert {row["video"] for row in rows_of(place / "deviations" / "deviations.csv")} == {
         f"take{n}.mp4" for n in range(8)
     }
+
+
+def test_a_path_through_links_is_the_video_of_the_folder_that_it_leads_to(place, videos_root):
+    (place / "link").symlink_to(videos_root)
+    model = SimpleNamespace(config=build({"data.root": str(videos_root)}), check=lambda path: None)
+    for root, way in ((str(videos_root), "link"), ("link", str(videos_root))):
+        folder = open_folder(model, root, needs_labels=False)
+        item = find_item(model, folder, f"{way}/videos/take3.mp4", "reference")
+        assert item == next(own for own in folder.items if own.name == "videos/take3.mp4")
 
 
 def test_pictures_of_alignments_have_a_name_each():
