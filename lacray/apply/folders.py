@@ -181,14 +181,16 @@ def read_item(model: Model, item: Item, *, told: Told | None = None) -> Embedded
     video = kept.read(model, item.path, item.name, progress=progress)
     if video.seconds is not None or item.film is None:
         return replace(video, film=item.film)
+    source = source_of(item.film)
     try:
-        clock = source_of(item.film).clock()
+        if source.probe()[0] != len(video):
+            return video  # its pictures are those of other frames
+        video = replace(video, film=item.film)
+        clock = source.clock()
     except UnreadableVideoError:
         return video
-    if len(clock.times) != len(video):
-        return video
     seconds = np.maximum.accumulate(clock.times)
-    return replace(video, seconds=seconds, end=float(seconds[-1]) + clock.frame, film=item.film)
+    return replace(video, seconds=seconds, end=float(seconds[-1]) + clock.frame)
 
 
 def read_items(

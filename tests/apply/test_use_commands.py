@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from apply_videos import rewritten
-from datasets import pattern, write_csv, write_pictures
+from datasets import pattern, write_csv, write_pictures, write_video
 from test_label_files import document
 
 from lacray import align, compare, embed, label, retrieve, view
@@ -325,6 +325,16 @@ def test_a_path_through_links_is_the_video_of_the_folder_that_it_leads_to(place,
         folder = open_folder(model, root, needs_labels=False)
         item = find_item(model, folder, f"{way}/videos/take3.mp4", "reference")
         assert item == next(own for own in folder.items if own.name == "videos/take3.mp4")
+
+
+def test_no_moment_is_shown_by_the_picture_of_another_frame(place, features_checkpoint, features_root):
+    shutil.copytree(features_root, place / "set")
+    for number in range(14):
+        # Fewer frames than the features have rows.
+        write_video(place / "set" / "videos" / f"clip{number:02d}.mp4", pattern(5, size=32))
+    retrieve.main([str(features_checkpoint), "clip00@#20", "set", "-k", "3"])
+    assert len(rows_of(place / "moments" / "moments.csv")) == 3
+    assert (place / "moments" / "moments.png").exists()
 
 
 def test_pictures_of_alignments_have_a_name_each():
