@@ -327,6 +327,16 @@ def test_a_path_through_links_is_the_video_of_the_folder_that_it_leads_to(place,
         assert item == next(own for own in folder.items if own.name == "videos/take3.mp4")
 
 
+def test_aligned_files_of_one_name_are_told_apart(place):
+    for name in ("ref.mp4", "day1/a.mp4", "day2/a.mp4"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).touch()
+    model = SimpleNamespace(check=lambda path: None)
+    items = find_videos(model, ["ref.mp4", "day1/a.mp4", "day2/a.mp4"], None, lambda *_: None)
+    assert [item.name for item in items] == ["ref.mp4", *(str(place / day / "a.mp4") for day in ("day1", "day2"))]
+    assert [item.name for item in find_videos(model, ["ref.mp4"] * 2, None, lambda *_: None)] == ["ref.mp4"] * 2
+
+
 def test_no_moment_is_shown_by_the_picture_of_another_frame(place, features_checkpoint, features_root):
     shutil.copytree(features_root, place / "set")
     for number in range(14):
