@@ -18,8 +18,8 @@ from lacray.backbone import FeatureNet, FrozenBackbone
 from lacray.config import UserError
 from lacray.data.arrays import RECORD, load_array, read_record
 from lacray.data.files import whole, write_whole
-from lacray.data.listing import Entry
-from lacray.data.names import FOLDER, is_video
+from lacray.data.listing import Entry, array_stems
+from lacray.data.names import FOLDER
 from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError
 
@@ -162,14 +162,12 @@ def _write_record(out: Path, record: dict[str, Any]) -> None:
 
 
 def feature_paths(names: Sequence[str], out: Path) -> dict[str, Path]:
-    """Where the features of each video go: as it lies below `videos/`, with its suffix only where that is needed."""
-    below = {name: name.removeprefix(f"{FOLDER}/") for name in names}
-    stems = {name: inside.rpartition(".")[0] if is_video(inside) else inside for name, inside in below.items()}
-    # Compared as file systems may: without regard to capitals.
-    times: dict[str, int] = {}
-    for stem in stems.values():
-        times[stem.casefold()] = times.get(stem.casefold(), 0) + 1
-    return {name: out / f"{stems[name] if times[stems[name].casefold()] == 1 else below[name]}.npy" for name in names}
+    """Where the features of each video go; those with its suffix, where they are there, since they are read first."""
+    with_suffix = {name: out / f"{name.removeprefix(f'{FOLDER}/')}.npy" for name in names}
+    return {
+        name: with_suffix[name] if with_suffix[name].exists() else out / f"{stem}.npy"
+        for name, stem in array_stems(names).items()
+    }
 
 
 def _jobs(

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Labels and splits may come later: only that there are videos counts here.
     if not listing.entries:
         raise UserError(listing.problems or f"{root}: has no videos")
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     backbone = backbones.load(arguments.backbone, weights=arguments.weights, size=arguments.size)
     out = home_expanded(arguments.out) if arguments.out else root / "features"
     before = read_record(out) or {}
@@ -82,6 +82,16 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--precision", choices=list(PRECISIONS), help="default: bfloat16 where that is faster")
     result.add_argument("--dtype", choices=list(DTYPES), help="of the features on disk; default: float16")
     return result
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--device: must be one that computes here, as cpu or cuda, got {name!r} ({reason})") from error
+    return device
 
 
 def _tell(root: Path, out: Path, found: Extracted, seconds: float, number: int) -> None:

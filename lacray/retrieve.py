@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not found:
         raise UserError(f"{arguments.root}: must hold other videos than {query.name}, got none")
     write_moments(out / "moments.csv", found)
-    films = {item.name: item.film for item in folder.items if item.film is not None}
+    films = {name: video.film for name, video in videos.items() if video.film is not None}
     save(draw_moments((query, frame), found, films), out / "moments.png")
     for own in found:
         when = f"{own.seconds:.2f} s" if own.seconds is not None else f"frame {own.frame}"

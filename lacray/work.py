@@ -100,7 +100,11 @@ def find_videos(model: Model, words: Sequence[str], root: str | None, told: Told
             problems += [line for line in error.problems if line not in problems]
     if problems:
         raise UserError(problems)
-    return items
+    # Tables name the videos: two files of one name keep their paths.
+    paths: dict[str, set[str]] = {}
+    for item in items:
+        paths.setdefault(item.name, set()).add(item.path)
+    return [item.by_path() if len(paths[item.name]) > 1 else item for item in items]
 
 
 def out_folder(text: str) -> Path:

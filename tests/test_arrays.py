@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lacray.data.arrays import load_array, load_arrays
+from lacray.data.files import write_whole
 
 
 class Cycle:
@@ -31,6 +32,12 @@ def eager_threads():
     yield
     gc.set_threshold(*thresholds)
     sys.setswitchinterval(before)
+
+
+def test_a_name_that_is_as_long_as_a_disk_takes_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / f"{'語' * 83}.npy"
+    write_whole(path, b"whole")
+    assert [(other.name, other.read_bytes()) for other in tmp_path.iterdir()] == [(path.name, b"whole")]
 
 
 @pytest.mark.usefixtures("eager_threads")

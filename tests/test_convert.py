@@ -152,6 +152,20 @@ def test_features_and_progress_go_along(converted, tmp_path):
     )
 
 
+def test_arrays_of_videos_that_differ_by_their_suffix_stay_their_own(converted, tmp_path):
+    root = tmp_path / "old"
+    for number, name in enumerate(("a.mov", "a.mp4", "b.mp4")):
+        write_video(root / "videos" / name, pattern(9, size=SIZE, seed=number))
+        for folder in ("features", "progress"):
+            array = root / folder / ("b.npy" if number == 2 else f"{name}.npy")
+            array.parent.mkdir(exist_ok=True)
+            np.save(array, np.full((9, 3) if folder == "features" else 9, number, np.float32))
+    assert converted(root, tmp_path / "new")[0] == 0
+    videos = opened(tmp_path / "new", validation_share=0, input="features", pairing="views")
+    values = {video.name: (np.load(video.path)[0, 0], video.progress[0]) for video in videos.training}
+    assert values == {"videos/a.mov": (0, 0), "videos/a.mp4": (1, 1), "videos/b.mp4": (2, 2)}
+
+
 def test_videos_that_cannot_be_read_are_named_and_left_out(converted, tmp_path):
     root = carl(tmp_path / "old", labels=thirds, counts=(3, 1))
     (root / "videos" / "train1.mp4").write_bytes(b"no video")

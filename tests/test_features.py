@@ -17,7 +17,7 @@ from datasets import lav, opened, pattern, penn, tcc, write_video
 from lacray import backbone as backbones
 from lacray import extraction, features
 from lacray.backbone import FeatureNet
-from lacray.data.listing import Entry
+from lacray.data.listing import Entry, Sidecars
 from lacray.data.sources import source_of
 from lacray.data.video import decode
 from lacray.results import differences
@@ -237,6 +237,10 @@ def test_any_classifier_of_torchvision_loses_its_last_layer(name, tmp_path):
         (("--backbone", "{t}/text.pth"), "text.pth must begin with the name of its torchvision model"),
         (("--backbone", "resnet18", "--weights", "{t}/text.pth"), "is no state dict that loads with weights_only"),
         (("--backbone", "{w}", "--weights", "{w}"), "is a file of weights; leave one of the two out"),
+        (
+            ("--backbone", "{w}", "--device", "gpu"),
+            "--device: must be one that computes here, as cpu or cuda, got 'gpu'",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_the_remedy(run, root, weights, tmp_path, arguments, said):
@@ -247,6 +251,29 @@ def test_what_is_wrong_is_told_with_the_remedy(run, root, weights, tmp_path, arg
     assert code == 2
     assert said in errors[0]
     assert not (root / "features").exists()
+
+
+def test_features_are_found_where_one_videos_name_is_the_beginning_of_anothers(tmp_path):
+    names = ["videos/a.mov", "videos/a.mov.mp4", "videos/B.mp4", "videos/b.avi", "videos/b.mp4.mkv", "videos/c.mp4"]
+    paths = extraction.feature_paths(names, tmp_path / "features")
+    assert len({str(path).casefold() for path in paths.values()}) == len(names)
+    assert paths["videos/c.mp4"] == tmp_path / "features" / "c.npy"
+    for path in paths.values():
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    sidecars = Sidecars(tmp_path, "features")
+    assert {name: sidecars.of(name) for name in names} == paths
+
+
+def test_features_are_written_where_they_are_read(tmp_path):
+    names, out = ["videos/a.mp4", "videos/a.mov"], tmp_path / "features"
+    out.mkdir()
+    for path in extraction.feature_paths(names, out).values():
+        path.touch()
+    # The other one is taken away: what is there by the whole name goes on to be what is read.
+    (path,) = extraction.feature_paths(names[:1], out).values()
+    path.touch()
+    assert Sidecars(tmp_path, "features").of(names[0]) == path
 
 
 @pytest.mark.slow

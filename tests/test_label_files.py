@@ -502,3 +502,13 @@ def test_what_is_written_for_elan_comes_back(root):
     slots = {slot.get("TIME_SLOT_ID"): slot.get("TIME_VALUE") for slot in tree.iter("TIME_SLOT")}
     (annotation,) = tree.iter("ALIGNABLE_ANNOTATION")
     assert [slots[annotation.get(f"TIME_SLOT_REF{side}")] for side in (1, 2)] == ["120", "160"]
+
+
+@pytest.mark.parametrize(
+    ("place", "address"), [("../labels/a.eaf", "../set/a.mp4"), ("../set/labels/a.eaf", "../a.mp4")]
+)
+def test_a_document_that_is_written_by_way_of_the_folder_above_names_its_video(root, monkeypatch, place, address):
+    (root.parent / "here").mkdir()
+    monkeypatch.chdir(root.parent / "here")
+    elan.write(Path(place), written(root)["a.mp4"])
+    assert ElementTree.parse(place).find("HEADER/MEDIA_DESCRIPTOR").get("RELATIVE_MEDIA_URL") == address

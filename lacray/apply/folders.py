@@ -63,6 +63,12 @@ class Folder:
     tier: str | None = None
     """Of other programs' label files, the one that was read."""
 
+    def at(self, path: Path) -> Item | None:
+        """The video that a path leads to, through whatever links."""
+        own = {place: item for item in self.items for place in (item.path, item.film) if place is not None}
+        real = {os.path.realpath(place): item for place, item in own.items()}
+        return own.get(os.path.abspath(path)) or real.get(os.path.realpath(path))
+
     def item(self, text: str, option: str) -> Item:
         """The video that a text names: a file of it, its whole name, or that without any folder.
 
@@ -70,8 +76,7 @@ class Folder:
             DataError: it is none, or may be several.
         """
         known = {item.name: item for item in self.items}
-        by_path = {item.path: item for item in self.items} | {item.film: item for item in self.items if item.film}
-        if (item := by_path.get(os.path.abspath(home_expanded(text)))) is not None:
+        if (item := self.at(home_expanded(text))) is not None:
             return item
         names = Names(list(known))
         found = names.find_path(text)
@@ -129,7 +134,7 @@ def find_item(model: Model, folder: Folder, text: str, option: str) -> Item:
         DataError: it is neither, may be several, or cannot be read.
     """
     path = home_expanded(text)
-    if not path.is_file() or any(os.path.abspath(path) in (item.path, item.film) for item in folder.items):
+    if not path.is_file() or folder.at(path) is not None:
         return folder.item(text, option)
     item = Item.of_file(str(path))
     model.check(item.path)
@@ -176,14 +181,16 @@ def read_item(model: Model, item: Item, *, told: Told | None = None) -> Embedded
     video = kept.read(model, item.path, item.name, progress=progress)
     if video.seconds is not None or item.film is None:
         return replace(video, film=item.film)
+    source = source_of(item.film)
     try:
-        clock = source_of(item.film).clock()
+        if source.probe()[0] != len(video):
+            return video  # its pictures are those of other frames
+        video = replace(video, film=item.film)
+        clock = source.clock()
     except UnreadableVideoError:
         return video
-    if len(clock.times) != len(video):
-        return video
     seconds = np.maximum.accumulate(clock.times)
-    return replace(video, seconds=seconds, end=float(seconds[-1]) + clock.frame, film=item.film)
+    return replace(video, seconds=seconds, end=float(seconds[-1]) + clock.frame)
 
 
 def read_items(

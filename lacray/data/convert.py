@@ -23,7 +23,7 @@ from lacray.config import DataConfig
 from lacray.data import arrays
 from lacray.data.discovery import LEAST_PICTURES, unwanted
 from lacray.data.layouts import Progress, Survey, find_root, list_videos, survey
-from lacray.data.listing import Sidecars, some
+from lacray.data.listing import Sidecars, array_stems, some
 from lacray.data.names import FOLDER, is_video
 from lacray.data.sources import source_of
 from lacray.data.stills import PictureError, PictureFolder, PictureSource, look_at
@@ -203,12 +203,12 @@ def _put_file(path: Path, place: Path, copies: bool) -> None:
 
 def _put_sidecars(root: Path, videos: Sequence[Video], places: dict[str, str], partial: Path, copies: bool) -> None:
     """Features and progress of the videos, where there are some."""
+    stems = array_stems(list(places.values()))
     for folder in SIDECARS:
         sidecars = Sidecars(root, folder)
         for video in videos if sidecars.is_there else ():
-            path, place = sidecars.of(video.name), places[video.name].removeprefix(f"{FOLDER}/")
+            path, stem = sidecars.of(video.name), stems[places[video.name]]
             if path is not None:
-                stem = place.rpartition(".")[0] if is_video(place) else place
                 (partial / folder / stem).parent.mkdir(parents=True, exist_ok=True)
                 _put_file(path, partial / folder / f"{stem}.npy", copies)
         if (sidecars.folder / arrays.RECORD).exists() and (partial / folder).is_dir():

@@ -6,6 +6,7 @@ phase: of several, `data.tier` names the one that is read.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -368,8 +369,8 @@ def write(path: Path, video: Labelled) -> None:
         },
     )
     header = SubElement(document, "HEADER", {"MEDIA_FILE": "", "TIME_UNITS": "milliseconds"})
-    here = PurePosixPath(path.parent.absolute().as_posix())
-    there = PurePosixPath(video.path.absolute().as_posix())
+    # Without `..`: a step up is no step that both may share.
+    here, there = (PurePosixPath(Path(os.path.abspath(own)).as_posix()) for own in (path.parent, video.path))
     SubElement(
         header,
         "MEDIA_DESCRIPTOR",

@@ -19,7 +19,8 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     What was there before keeps its permissions; folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
+    # A sign of a name may take four bytes, and a name has 255 at most.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

@@ -116,5 +116,17 @@ class Sidecars:
         return self.found.paths[found[0]] if found else None
 
 
+def array_stems(names: Sequence[str]) -> dict[str, str]:
+    """What the array of each video is called: as it lies below `videos/`, with its suffix only where that is needed."""
+    below = {name: name.removeprefix(f"{FOLDER}/") for name in names}
+    stems = {name: inside.rpartition(".")[0] if is_video(inside) else inside for name, inside in below.items()}
+    # Compared as file systems may: without regard to capitals. A stem may be all of another video's name.
+    owners: dict[str, set[str]] = {}
+    for name in names:
+        for spelled in (stems[name], below[name]):
+            owners.setdefault(spelled.casefold(), set()).add(name)
+    return {name: stem if len(owners[stem.casefold()]) == 1 else below[name] for name, stem in stems.items()}
+
+
 def _without_suffix(name: str) -> str:
     return name.strip()[: -len(".npy")]

@@ -51,6 +51,8 @@ class Shown:
     width: int
     marks: list[Mark]
     action: str = ""
+    falls: bool = False
+    """Whether the file's own times fall back."""
     film: Path | None = None
     embedded: EmbeddedVideo | None = None
     trouble: str = ""
@@ -67,7 +69,7 @@ class Shown:
 
     @property
     def clip(self) -> Clip:
-        return Clip(self.item.name, Path(self.path), self.action, self.times, self.end, self.rate)
+        return Clip(self.item.name, Path(self.path), self.action, self.times, self.end, self.rate, self.falls)
 
 
 @dataclass(frozen=True)
@@ -434,4 +436,5 @@ def _shown(item: Item, film: str, video: Video, marks: list[Mark]) -> Shown:
     index = frame_index(film)
     times = np.maximum.accumulate(clock.times)
     end = float(times[-1]) + max(clock.frame, 1e-3)
-    return Shown(item, film, times, end, index.height, index.width, marks, action=video.action)
+    falls = bool((np.diff(clock.times) < 0).any())
+    return Shown(item, film, times, end, index.height, index.width, marks, action=video.action, falls=falls)

@@ -30,7 +30,7 @@ from lacray.data.labels import (
     frame_labels,
     read_segment,
 )
-from lacray.data.listing import Listing
+from lacray.data.listing import Listing, some
 from lacray.data.plain import find_labels, names_of, segment_columns
 from lacray.data.tables import Table, Text, edited, find_table, read_table, table_of
 from lacray.page.marks import Mark
@@ -50,6 +50,8 @@ class Clip:
     """(n,) seconds."""
     end: float
     rate: float
+    falls: bool = False
+    """Whether the file's own times fall back, as those of recordings that were joined do: one is of several frames."""
 
     def seconds(self, frame: int) -> float:
         """When a frame begins; the end, of the one behind the last."""
@@ -158,7 +160,15 @@ class Labels:
             )
         table = self._table()
         new = self._edited(table, clips, changed)
-        marks = self._marks(table_of(table.path, new, KNOWN), clips)
+        written = table_of(table.path, new, KNOWN)
+        fallen = [clip.name for clip in clips if clip.falls and changed.get(clip.name)]
+        if fallen and segment_columns(written)[1]:
+            # With them the data set could not be opened again.
+            raise UserError(
+                f"{table.path}: cannot hold segments of {some(fallen)} in seconds, since the file's times fall back; "
+                "give the table start_frame,end_frame, or write the file anew"
+            )
+        marks = self._marks(written, clips)
         for name, own in changed.items():
             if sorted(own, key=_start) != marks.get(name, []):
                 raise UserError(f"{table.path}: cannot hold the segments of {name} as they are on the page")

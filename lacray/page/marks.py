@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacray.config import UserError
+from lacray.data.labels import composed
 from lacray.text import printable
 
 LONGEST_NAME = 200
@@ -74,7 +75,7 @@ def _read_mark(given: Any, length: int) -> Mark | str:
         return f"a segment must begin and end at whole frames, got {start!r} and {stop!r}"
     if not 0 <= start < stop <= length:
         return f"must be 0 <= start < stop <= {length}, got {start} and {stop}"
-    name = phase.strip() if isinstance(phase, str) else ""
+    name = composed(phase.strip()) if isinstance(phase, str) else ""
     if not name or len(name) > LONGEST_NAME or printable(name) != name:
         return f"a phase must have a name in one line, of {LONGEST_NAME} signs at most, got {phase!r}"
     return Mark(start, stop, name)

@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from apply_videos import rewritten
-from datasets import pattern, write_csv, write_pictures
+from datasets import pattern, write_csv, write_pictures, write_video
 from test_label_files import document
 
 from lacray import align, compare, embed, label, retrieve, view
 from lacray.apply import EmbeddedVideo, load
 from lacray.apply.folders import find_item, open_folder
 from lacray.checkpoint import read_checkpoint, save
-from lacray.config import UserError
+from lacray.config import UserError, build
 from lacray.data import boris
 from lacray.work import find_videos
 
@@ -316,6 +316,35 @@ def test_a_file_elsewhere_is_no_video_of_the_folder_that_has_its_name(place, vid
     assert {row["video"] for row in rows_of(place / "deviations" / "deviations.csv")} == {
         f"take{n}.mp4" for n in range(8)
     }
+
+
+def test_a_path_through_links_is_the_video_of_the_folder_that_it_leads_to(place, videos_root):
+    (place / "link").symlink_to(videos_root)
+    model = SimpleNamespace(config=build({"data.root": str(videos_root)}), check=lambda path: None)
+    for root, way in ((str(videos_root), "link"), ("link", str(videos_root))):
+        folder = open_folder(model, root, needs_labels=False)
+        item = find_item(model, folder, f"{way}/videos/take3.mp4", "reference")
+        assert item == next(own for own in folder.items if own.name == "videos/take3.mp4")
+
+
+def test_aligned_files_of_one_name_are_told_apart(place):
+    for name in ("ref.mp4", "day1/a.mp4", "day2/a.mp4"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).touch()
+    model = SimpleNamespace(check=lambda path: None)
+    items = find_videos(model, ["ref.mp4", "day1/a.mp4", "day2/a.mp4"], None, lambda *_: None)
+    assert [item.name for item in items] == ["ref.mp4", *(str(place / day / "a.mp4") for day in ("day1", "day2"))]
+    assert [item.name for item in find_videos(model, ["ref.mp4"] * 2, None, lambda *_: None)] == ["ref.mp4"] * 2
+
+
+def test_no_moment_is_shown_by_the_picture_of_another_frame(place, features_checkpoint, features_root):
+    shutil.copytree(features_root, place / "set")
+    for number in range(14):
+        # Fewer frames than the features have rows.
+        write_video(place / "set" / "videos" / f"clip{number:02d}.mp4", pattern(5, size=32))
+    retrieve.main([str(features_checkpoint), "clip00@#20", "set", "-k", "3"])
+    assert len(rows_of(place / "moments" / "moments.csv")) == 3
+    assert (place / "moments" / "moments.png").exists()
 
 
 def test_pictures_of_alignments_have_a_name_each():

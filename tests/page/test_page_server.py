@@ -18,15 +18,16 @@ import av
 import numpy as np
 import pytest
 from takes import TAKES, number_of
+from test_layouts import write_timed
 
 from lacray.apply import load
-from lacray.apply.folders import open_folder
+from lacray.apply.folders import Item, open_folder
 from lacray.config import DataConfig, UserError
-from lacray.data import open_videos
-from lacray.page.board import Board, align, open_board, pooled
+from lacray.data import Video, open_videos
+from lacray.page.board import Board, _shown, align, open_board, pooled
 from lacray.page.films import film_times
 from lacray.page.labels import Clip, Labels
-from lacray.page.marks import Mark
+from lacray.page.marks import Mark, read_marks
 from lacray.page.server import Server
 from lacray.view import newest_checkpoint
 
@@ -592,6 +593,31 @@ def test_what_seconds_cannot_tell_apart_is_refused_and_nothing_is_written(tmp_pa
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.mp4", "segments.csv"]
     assert labels.save([clip], {"a.mp4": [Mark(0, 1, "x"), Mark(1, 4, "y")]}, known=None).written == [table]
     assert labels.marks([clip]) == {"a.mp4": [Mark(0, 1, "x"), Mark(1, 4, "y")]}
+
+
+def test_a_phase_counts_in_both_forms_of_unicode(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    clip = Clip("a.mp4", tmp_path / "a.mp4", "", np.arange(9) / 25, 9 / 25, 25.0)
+    labels = Labels(tmp_path)
+    labels.save([clip], read_marks({"a.mp4": [[0, 3, "u\u0308ber"]]}, {"a.mp4": 9}), known=None)
+    assert labels.marks([clip]) == {"a.mp4": [Mark(0, 3, "\u00fcber")]}
+
+
+def test_seconds_of_recordings_that_were_joined_are_not_saved(tmp_path):
+    path = tmp_path / "videos" / "a.ts"
+    write_timed(path, [100 * n for n in range(10)])
+    path.write_bytes(path.read_bytes() * 2)
+    table = tmp_path / "segments.csv"
+    table.write_text(before := "video,start_seconds,end_seconds,phase\n")
+    item = Item("videos/a.ts", str(path), str(path))
+    clip = _shown(item, str(path), Video(item.name, str(path), 20, "train"), []).clip
+    labels, marks = Labels(tmp_path), {item.name: [Mark(2, 5, "x")]}
+    with pytest.raises(UserError, match=r"segments.csv: cannot hold segments of videos/a.ts in seconds, since"):
+        labels.save([clip], marks, known=None)
+    assert table.read_text() == before
+    table.write_text("video,start_frame,end_frame,phase\n")
+    labels.save([clip], marks, known=None)
+    assert labels.marks([clip]) == marks
 
 
 def write_tiers(path: Path, media: str, tiers: dict[str, tuple[int, int, str]]) -> None:
