@@ -70,7 +70,8 @@ def with_published(
             difference(ours.mean - value) if ours.mean is not None and value is not None else Entry()
             for ours, value in zip(line.entries[1:], shown, strict=True)
         ]
-        if any(gap.mean is not None for gap in gaps):
+        # The paper's are of the val split, as no figure on the validation share is.
+        if source.split == "val" and any(gap.mean is not None for gap in gaps):
             result.append(Line("ours − published", [Entry(""), *gaps], "difference"))
     # One line each, however many of ours there are.
     return result + list({line.label: line for line in below}.values())

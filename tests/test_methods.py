@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pairs import paired
-from paths import shared
+from paths import ROOT, shared
 from torch import Tensor
 
 from lacray.config import LOSS_CONFIGS, GtaConfig, LavConfig, SclConfig, TccConfig, TcnConfig, build
@@ -299,3 +299,11 @@ def test_in_cycles_every_ordered_pair_of_clips_counts_the_same_whatever_its_leng
             errors.append((back - times[here][number]) ** 2)
         means.append(np.mean(errors))
     np.testing.assert_allclose(found.item(), np.mean(means), rtol=1e-12)
+
+
+def test_every_row_of_the_page_of_methods_has_as_many_cells_as_its_header() -> None:
+    header = None
+    for line in (ROOT / "docs" / "methods.md").read_text().splitlines():
+        cells = line.count("|") if line.startswith("|") else None
+        assert None in (cells, header) or cells == header, line
+        header = None if cells is None else header or cells

@@ -113,7 +113,8 @@ def contrastive_idm(
 ) -> Tensor:
     """C-IDM: frames of one clip that are close in time are pulled together, the others pushed apart to the margin.
 
-    sum over i, j of d_ij where |s_i - s_j| <= sigma, and (1 + ((s_i - s_j) / L)^2) relu(margin - d_ij) elsewhere.
+    sum over i, j of d_ij where |s_i - s_j| <= sigma, and (1 + ((s_i - s_j) / L)^2) relu(margin - d_ij) elsewhere. As in
+    LAV's release both sides of the comparison are over L, so frames exactly sigma apart are either, as these round.
 
     Args:
         squared: (B, T, T) squared distances of a clip's frames.

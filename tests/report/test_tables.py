@@ -149,6 +149,16 @@ def test_differences_are_taken_only_where_the_data_set_is_the_papers(tmp_path):
     assert {line.kind for line in table_of(made, "final-Pouring-cropped").lines} == {"method", "control"}
 
 
+def test_no_difference_is_taken_of_figures_on_the_validation_share(tmp_path):
+    write_study(tmp_path, "methods", "paper/methods.yaml")
+    own = {"loss.name": "lac", "variant": "LAC", "data.root": "/data/pouring"}
+    write_run(tmp_path, "methods", "trial-0000", [base(**own, **metrics(0.9))])
+    table = table_of(reported(tmp_path), "table_1-pouring-validation-full")
+    assert entry(table, "LAC", "Class@10").text == "90.00"
+    assert "published (Table 1)" in [line.label for line in table.lines]
+    assert "ours − published" not in [line.label for line in table.lines]
+
+
 def test_only_the_report_split_of_finished_runs_is_a_final_training(tmp_path):
     rows = [
         base(stage="train", split=split, epoch=e, status=s, **metrics(level))
