@@ -129,13 +129,13 @@ def curves(source: Source, scored: Sequence[Row], paper: Mapping[str, Any]) -> l
     Args:
         source: what the table is made of.
         scored: rows of the controls.
-        paper: from `published`; its entry's `curve` names the metric.
+        paper: from `published`; its entry's `curve` names the metric, `over` the axis where a key's name does not.
     """
     entry = paper["tables"].get(source.table, {})
     keys = source.columns or source.rows
     if "curve" not in entry or len(keys) != 1:
         return []
-    metric = BY_NAME[entry["curve"]]
+    metric, over = BY_NAME[entry["curve"]], entry.get("over", keys[0])
     made = []
     for protocol in PROTOCOLS:
         column = f"metric.{protocol}.{metric.name}"
@@ -164,13 +164,13 @@ def curves(source: Source, scored: Sequence[Row], paper: Mapping[str, Any]) -> l
                 level = metric.scale * statistics.fmean(known)
                 axes.axhline(level, color=colour, linestyle=style, label=CONTROLS[control.control])
         caption = (
-            f"{metric.label} over {keys[0]}, {title_of(source, paper)}, {printed_name(source.dataset)}, split "
+            f"{metric.label} over {over}, {title_of(source, paper)}, {printed_name(source.dataset)}, split "
             f"{source.split}, protocol {protocol}: mean ± deviation over seeds."
         )
         if protocol == "full":
             caption += _published_curve(axes, source, metric.name, paper)
         name = f"{source.key}-{protocol}"
-        made.append(_finish(name, caption, figure, axes, keys[0], f"{metric.label} (%)"))
+        made.append(_finish(name, caption, figure, axes, over, f"{metric.label} (%)"))
     return made
 
 
@@ -179,10 +179,18 @@ def _series(source: Source) -> dict[str, dict[float, Cell]]:
     found: dict[str, dict[float, Cell]] = {}
     for line in source.lines:
         for column, cell in line.cells.items():
-            label, x = (line.label, column[0]) if source.columns else ("ours", line.values[0])
-            if isinstance(x, (int, float)) and not isinstance(x, bool):
+            label, value = (line.label, column[0]) if source.columns else ("ours", line.values[0])
+            if (x := _place(value)) is not None:
                 found.setdefault(label, {}).setdefault(x, cell)
     return {label: dict(sorted(own.items())) for label, own in found.items()}
+
+
+def _place(value: object) -> float | None:
+    """Where a value stands on an axis; a variant may be called by its share: 20 %."""
+    if isinstance(value, str):
+        share = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value)
+        return float(share[1]) if share else None
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _published_curve(axes: Axes, source: Source, metric: str, paper: Mapping[str, Any]) -> str:

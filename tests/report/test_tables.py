@@ -274,7 +274,8 @@ def test_variants_as_columns_may_have_videos_and_settings_of_their_own(tmp_path)
         own |= {"loss.alignment": alignment, "seed": seed, "trial": number, "split": "val"}
         row = base(**own, **metrics(level - share / 1000 + 0.01 * seed))
         write_run(tmp_path, "lead_in_features", f"trial-{number:04d}", [row])
-    table = table_of(reported(tmp_path), "lead_in_features-simpouring-full-class_10")
+    made = reported(tmp_path)
+    table = table_of(made, "lead_in_features-simpouring-full-class_10")
     assert table.header == ["alignment / variant", "n", "0 %", "50 %"]
     told = {line.label: texts(line) for line in table.lines if line.kind == "method"}
     assert told == {
@@ -282,6 +283,9 @@ def test_variants_as_columns_may_have_videos_and_settings_of_their_own(tmp_path)
         "soft_dtw": ["2", "80.50 ± 0.71", "75.50 ± 0.71"],
         "soft_nw": ["–", "–", "–"],
     }
+    (section,) = [section for section in made.sections if section.key == "lead_in_features"]
+    assert section.figures[0].name == "lead_in_features-simpouring-full"
+    assert "Class@10 over lead-in (% of the video)" in section.figures[0].caption
 
 
 def test_actions_of_a_joint_training_have_a_table_and_trainings_on_one_each_are_averaged(tmp_path):
