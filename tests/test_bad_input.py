@@ -226,9 +226,11 @@ def test_resuming_what_is_not_there(capsys, data):
     assert line.startswith("--results: results holds no study")
 
 
-@pytest.mark.parametrize("change", [{"space": None}, {"trials": "4"}, {"videos": None}, {"space": {"search": {}}}])
+@pytest.mark.parametrize(
+    "change", [{"id": None}, {"space": None}, {"trials": "4"}, {"videos": None}, {"space": {"search": {}}}]
+)
 def test_a_manifest_that_somebody_has_changed(capsys, change):
-    whole = {"format": FORMAT, "space": {"name": "s"}, "trials": 1, "metric": "objective", "seed": 0}
+    whole = {"format": FORMAT, "id": "one", "space": {"name": "s"}, "trials": 1, "metric": "objective", "seed": 0}
     Path("results/s").mkdir(parents=True)
     manifest = {**whole, "videos": {}, "versions": {}, **change}
     Path("results/s/study.json").write_text(json.dumps({key: own for key, own in manifest.items() if own is not None}))

@@ -87,7 +87,7 @@ def test_a_search_space_runs_no_code(tmp_path, monkeypatch):
 def test_no_name_in_a_file_leads_out_of_the_results(tmp_path, name):
     place = Place(str(tmp_path / "results"))
     space = {"name": name, "search": {"seed": {"type": "int", "low": 0, "high": 1}}}
-    told = {"trials": 1, "metric": "objective", "seed": 0, "videos": {}, "versions": {}}
+    told = {"id": "one", "trials": 1, "metric": "objective", "seed": 0, "videos": {}, "versions": {}}
     manifest = {"format": FORMAT, "space": space, **told}
     assert write_manifest(place, "s", manifest)
     with pytest.raises(UserError, match="must be letters"):
