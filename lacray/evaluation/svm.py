@@ -147,7 +147,7 @@ def _solve(native: Any, kernels: list[Array]) -> tuple[list[Array], list[Array]]
     """Multipliers of the frames of two classes, and y - sum_k y_k alpha_k K of each; a list of two."""
     counts = [len(kernels[0]), len(kernels[3])]
     widths = [_padded(count) for count in counts]
-    alpha, slope, scratch = (np.empty(size * sum(widths)) for size in (1, 1, 2))
+    alpha, slope, scratch = (np.empty(size * sum(widths)) for size in (1, 1, 3))
     iterations = native.lacray_svm(
         (ctypes.c_int64 * 2)(*counts),
         (ctypes.c_int64 * 2)(*widths),

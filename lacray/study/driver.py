@@ -181,9 +181,7 @@ class Driver:
             self._noted.add(note)
             self.view.say(note, "yellow")
         if number in self._leaving:
-            trial = self.study.trials[number]
-            trial.heard = time.monotonic()
-            trial.processes = [tuple(process) for process in result.get("processes") or trial.processes]
+            self.study.trials[number].show_life(result, time.monotonic())
             return False
         stop = self.study.report(number, result)
         if stop and self.is_nested:

@@ -55,6 +55,11 @@ class Trial:
     heard: float = 0.0
     """When it last gave a sign of life, or was handed out, on a monotonic clock; 0: it is not being run."""
 
+    def show_life(self, result: Mapping[str, Any], now: float) -> None:
+        """It has reported, from the processes that it names."""
+        self.heard = now
+        self.processes = [tuple(process) for process in result.get("processes") or self.processes]
+
     def copy(self) -> Trial:
         """As it is now, for another thread."""
         return replace(self, params=dict(self.params), values=dict(self.values), losses=dict(self.losses))
@@ -114,8 +119,8 @@ class Trials:
         if trial.state == "running" and trial.heard and result["epoch"] > 0:
             self.longest_silence = max(self.longest_silence or 0.0, now - trial.heard)
             self._heard.add(number)
-        trial.state, trial.heard = "running", now
-        trial.processes = [tuple(process) for process in result.get("processes") or trial.processes]
+        trial.state = "running"
+        trial.show_life(result, now)
         trial.epoch = max(trial.epoch, result["epoch"])
         value = result.get(metric)
         self._was_evaluated |= value is not None
