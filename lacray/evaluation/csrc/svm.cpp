@@ -19,7 +19,8 @@ constexpr int64_t kBlock = 4 * kLanes;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // In place of a curvature that is not positive: that of two equal frames.
 constexpr double kLeastCurvature = 1e-12;
-// Gains in float are right to four roundings of 2^-24, so that the largest in double is among those above this share of the largest.
+// Gains in float are right to four roundings of 2^-24, so that the largest in double is among those above this share of the
+// largest.
 constexpr float kNear = 1 - 1e-6f;
 
 #define LACRAY_INLINE inline __attribute__((always_inline))
