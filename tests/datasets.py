@@ -29,12 +29,14 @@ def pattern(num_frames: int, *, size: int = 64, seed: int = 0) -> np.ndarray:
     return frames
 
 
-def write_video(path: Path, frames: np.ndarray, *, codec: str = "libx264", options=None, faststart: bool = False):
+def write_video(
+    path: Path, frames: np.ndarray, *, codec: str = "libx264", options=None, faststart: bool = False, rate: int = 25
+):
     path.parent.mkdir(parents=True, exist_ok=True)
     if codec not in av.codecs_available:
         pytest.skip(f"needs the encoder {codec}, which this build of PyAV lacks")
     with av.open(str(path), "w", options={"movflags": "+faststart"} if faststart else {}) as container:
-        stream = container.add_stream(codec, rate=25)
+        stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = 12, 2
         stream.codec_context.thread_count = 1

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from paths import ROOT
-from tiny import tiny_settings
+from tiny import make_features, tiny_settings
 
 from lacray import results, simpouring
 
@@ -24,6 +24,7 @@ BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCKS = [(kind, text) for kind, text in BLOCK.findall((ROOT / "README.md").read_text())]
 COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line]
 INSTALL = ("pip install -e . && python -m lacray.tune", "pip install -e '.[dev]' && pytest")
+POURING = ROOT / "search_spaces" / "pouring.yaml"
 CLUSTER = ("ray up cluster.yaml", "ray exec cluster.yaml", "ray down cluster.yaml")
 
 
@@ -46,6 +47,15 @@ def test_the_first_command_shortened(tmp_path):
     assert "python -m lacray.train --best --study lac" in said
     assert "python analysis/report.py" in said
     assert len(list((tmp_path / "results" / "lac" / "rows").glob("trial-*.parquet"))) == 1
+
+
+def test_the_setting_whose_figures_the_readme_has_is_trained_again(tmp_path):
+    (line,) = re.findall(r"`(python -m lacray\.train pouring\.yaml [^`]*)`", (ROOT / "README.md").read_text())
+    clips = make_features(tmp_path / "clips")
+    told = run(line.replace("--seeds 3", "--seeds 2"), tmp_path, *tiny_settings(clips, epochs=1))
+    rows = results.read(str(tmp_path / "results"), "pouring")
+    found = {(row["param.loss.gamma"], row["param.seed"]) for row in rows.to_pylist()}
+    assert found == {(yaml.safe_load(POURING.read_text())["fixed"]["loss.gamma"], seed) for seed in (0, 1)}, told
 
 
 def shortened(line: str, folder: Path) -> list[str]:

@@ -11,6 +11,7 @@ import secrets
 import struct
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,9 @@ LONGEST_PICTURE = 1280
 MOST_NEAREST = 100
 WAIT_S = 300.0
 """For the alignments that carrying a segment needs."""
+PIECE_BYTES = 1 << 18
+"""Of a film that one answer has at most. A player that has enough leaves the rest of an answer unread, and its connection
+open, of which a browser has six: what else the page asks for would wait until the film goes on."""
 HEADERS = {
     # Nothing from anywhere else, no script but the page's own files, in no frame of another page.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -288,7 +292,20 @@ class Server:
         if shown.film is None:
             raise web.HTTPNotFound(text="not made yet\n")
         headers = {**HEADERS, "Content-Type": "video/mp4", "Cache-Control": "private, max-age=3600"}
-        return web.FileResponse(shown.film, headers=headers)
+        if "Range" not in request.headers:
+            return web.FileResponse(shown.film, headers=headers)
+        size = shown.film.stat().st_size
+        try:
+            start, stop, _ = request.http_range.indices(size)
+        except ValueError:
+            start = size
+        if start >= size:
+            headers |= {"Content-Range": f"bytes */{size}"}
+            raise web.HTTPRequestRangeNotSatisfiable(headers=headers)
+        stop = min(stop, start + PIECE_BYTES)
+        piece = await asyncio.to_thread(_piece, shown.film, start, stop)
+        headers |= {"Content-Range": f"bytes {start}-{stop - 1}/{size}", "Accept-Ranges": "bytes"}
+        return web.Response(status=206, body=piece, headers=headers)
 
     async def _picture(self, request: web.Request) -> web.Response:
         a, frame, text = self._number(request), self._frame(request), request.match_info["size"]
@@ -321,3 +338,9 @@ async def _json(request: web.Request) -> Mapping[str, Any]:
     if not isinstance(given, dict):
         raise UserError("request: must be an object")
     return given
+
+
+def _piece(path: Path, start: int, stop: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(stop - start)

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import write_video
 from takes import BITS, HEIGHT, ROW, TAKES
 
 from lacray.apply import load
@@ -44,6 +46,12 @@ const read = (video) => {
 };
 return [document.getElementById('film'), ...document.querySelectorAll('.tile video')].map(read);
 """.replace("ROW", str(ROW / HEIGHT / 2)).replace("BITS", str(BITS))
+FILM_SIZES = """
+const [done] = arguments;
+const sources = [...document.querySelectorAll('.tile video')].map((video) => video.src);
+const sizes = sources.map((source) => fetch(source, {method: 'HEAD'}).then((answer) => +answer.headers.get('Content-Length')));
+Promise.all(sizes).then(done);
+"""
 COLOURS = """
 const canvas = document.querySelector('#table canvas');
 const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
@@ -56,7 +64,14 @@ def page(trained, tmp_path_factory) -> Iterator[tuple[str, Path]]:
     """The command itself: (address, data set)."""
     root = tmp_path_factory.mktemp("browser") / "my takes"
     shutil.copytree(trained[0], root)
-    checkpoint = next(trained[1].glob("*/checkpoints/*.pt"))
+    with viewed(root, trained[1]) as address:
+        yield address, root
+
+
+@contextmanager
+def viewed(root: Path, results: Path) -> Iterator[str]:
+    """The page of a folder by the command, as long as it is needed: its address."""
+    checkpoint = next(results.glob("*/checkpoints/*.pt"))
     command = [sys.executable, "-m", "lacray.view", str(root), "--checkpoint", str(checkpoint), "--no-browser"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -68,7 +83,7 @@ def page(trained, tmp_path_factory) -> Iterator[tuple[str, Path]]:
                 address = found[1]
                 break
         assert address, "the command has ended"
-        yield address, root
+        yield address
         run.send_signal(signal.SIGINT)
         assert run.wait(timeout=30) == 130
 
@@ -440,3 +455,19 @@ def test_a_page_whose_command_has_ended_gives_its_labels_as_a_file(shown, page, 
     others = [name for name in NAMES if name != reference]
     assert [saved_of(tmp_path, name) for name in others] == [saved_of(root, name) for name in others]
     assert asks(browser)
+
+
+@pytest.mark.slow
+def test_films_larger_than_what_a_browser_reads_ahead_hold_nothing_up(browser, trained, tmp_path):
+    """A browser has six connections: a film that it does not read on must not keep one."""
+    noise = np.random.default_rng(0).integers(0, 256, (300, 270, 480, 3), dtype=np.uint8)
+    for number in range(7):
+        # Slow: what a player reads ahead goes with what it needs in some seconds.
+        write_video(tmp_path / "noise" / f"{number}.mp4", noise, rate=1)
+    with viewed(tmp_path / "noise", trained[1]) as address:
+        browser.get(address)
+        until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
+        until(lambda: "in step" in browser.find_element(By.ID, "said").text, "the alignments", seconds=200)
+        until(lambda: min(browser.execute_script(NUMBERS)) >= 0, "the films")
+        sizes = browser.execute_async_script(FILM_SIZES)
+    assert min(sizes) > 15_000_000, f"too small to show it: {sizes}"

@@ -231,7 +231,23 @@ def test_a_player_gets_the_range_of_a_film_that_it_asks_for(page):
     status, headers, content = page.ask("/film/1.mp4", Range="bytes=100-199")
     assert (status, content) == (206, whole[100:200])
     assert headers["Content-Range"] == f"bytes 100-199/{len(whole)}"
-    assert page.ask("/film/1.mp4", Range=f"bytes={len(whole)}-")[0] == 416
+    assert page.ask("/film/1.mp4", Range="bytes=-50")[2] == whole[-50:]
+    for refused in (f"bytes={len(whole)}-", "bytes=9-3", "lines=1-2"):
+        status, headers, _ = page.ask("/film/1.mp4", Range=refused)
+        assert (status, headers["Content-Range"]) == (416, f"bytes */{len(whole)}")
+
+
+def test_no_answer_has_more_of_a_film_than_a_browser_takes_at_once(page, monkeypatch):
+    whole = page.ask("/film/1.mp4")[2]
+    monkeypatch.setattr("lacray.page.server.PIECE_BYTES", 1000)
+    got = b""
+    while len(got) < len(whole):
+        status, headers, content = page.ask("/film/1.mp4", Range=f"bytes={len(got)}-")
+        assert status == 206
+        assert 0 < len(content) <= 1000
+        assert headers["Content-Range"] == f"bytes {len(got)}-{len(got) + len(content) - 1}/{len(whole)}"
+        got += content
+    assert got == whole
 
 
 def test_a_picture_is_the_frame_that_was_asked_for(page):
