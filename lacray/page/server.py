@@ -34,8 +34,8 @@ MOST_NEAREST = 100
 WAIT_S = 300.0
 """For the alignments that carrying a segment needs."""
 PIECE_BYTES = 1 << 18
-"""Of a film that one answer has at most. A player that has enough leaves the rest of an answer unread, and its connection
-open, of which a browser has six: what else the page asks for would wait until the film goes on."""
+"""Of a film that one answer has at most. A player that has enough leaves the rest of an answer unread, and its
+connection open, of which a browser has six: what else the page asks for would wait until the film goes on."""
 HEADERS = {
     # Nothing from anywhere else, no script but the page's own files, in no frame of another page.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "

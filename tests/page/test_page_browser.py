@@ -49,8 +49,8 @@ return [document.getElementById('film'), ...document.querySelectorAll('.tile vid
 FILM_SIZES = """
 const [done] = arguments;
 const sources = [...document.querySelectorAll('.tile video')].map((video) => video.src);
-const sizes = sources.map((source) => fetch(source, {method: 'HEAD'}).then((answer) => +answer.headers.get('Content-Length')));
-Promise.all(sizes).then(done);
+const sizeOf = (answer) => +answer.headers.get('Content-Length');
+Promise.all(sources.map((source) => fetch(source, {method: 'HEAD'}).then(sizeOf))).then(done);
 """
 COLOURS = """
 const canvas = document.querySelector('#table canvas');
