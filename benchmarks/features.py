@@ -60,7 +60,10 @@ def check(path: Path, net: FrozenBackbone, out: Path, device: torch.device) -> N
     with torch.no_grad():
         single = [net.module(((picture / 255 - mean) / std)[None].to(device))[0].cpu() for picture in pictures]
     stored = np.load(out / f"{path.stem}.npy")[:5].astype(np.float32)
-    np.testing.assert_allclose(stored, torch.stack(single).numpy(), rtol=0.05, atol=0.05)
+    expected = torch.stack(single).numpy()
+    # bfloat16 has 8 bits.
+    off = np.linalg.norm(stored - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert off.max() < 0.02, f"features differ from the plain loop's by {off}"
 
 
 def main() -> None:
