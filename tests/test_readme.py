@@ -54,7 +54,7 @@ def test_the_setting_whose_figures_the_readme_has_is_trained_again(tmp_path):
     clips = make_features(tmp_path / "clips")
     told = run(line.replace("--seeds 3", "--seeds 2"), tmp_path, *tiny_settings(clips, epochs=1))
     rows = results.read(str(tmp_path / "results"), "pouring")
-    found = {(row["param.loss.gamma"], row["param.seed"]) for row in rows.to_pylist()}
+    found = {(row["loss.gamma"], row["seed"]) for row in rows.to_pylist()}
     assert found == {(yaml.safe_load(POURING.read_text())["fixed"]["loss.gamma"], seed) for seed in (0, 1)}, told
 
 
