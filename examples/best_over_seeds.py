@@ -4,8 +4,7 @@
     python examples/best_over_seeds.py lead lead_scl lead_local --seeds 5 25 > lead_seeds.yaml
     python -m lacray.tune lead_seeds.yaml data.root=DIR --results lead
 
-`python -m lacray.train --best --seeds N` trains the best of one study, with checkpoints and controls; each of its seeds
-starts Ray Train's processes anew, which costs more than half a minute of training on features.
+`python -m lacray.train --best --seeds N` trains the best of one study, with checkpoints and controls for every seed.
 """
 
 from __future__ import annotations
@@ -34,12 +33,18 @@ def main() -> None:
     for study in arguments.studies:
         manifest = results.read_manifest(Place(arguments.results), study)
         if manifest is None:
-            raise SystemExit(f"error: study {study}: has no study.json in {arguments.results}")
+            parser.error(f"study {study}: has no study.json in {arguments.results}")
         space = manifest["space"]
+        if space["variants"] or not space["description"] or space["description"] in variants:
+            parser.error(
+                f"study {study}: must have no variants, and a description of its own, by which its line is named"
+            )
         best = results.best(results.read(arguments.results, study))
         keys = [key for key in (*space["fixed"], *space["search"]) if key not in ITS_OWN]
         variants[space["description"]] = {key: best[key] for key in keys}
         epochs.add(best["fit.epochs"])
+    if len(epochs) > 1:
+        parser.error(f"studies: must have the same fit.epochs, got {', '.join(map(str, sorted(epochs)))}")
     space = {
         "name": arguments.name,
         "description": f"The best of {len(variants)} studies over seeds",

@@ -37,9 +37,9 @@ LACRAY_INLINE void store(T* p, const V& v) {
   std::memcpy(p, &v, sizeof v);
 }
 LACRAY_INLINE bool any(const Ints& v) {
-  uint64_t two[4];
-  std::memcpy(two, &v, sizeof two);
-  return (two[0] | two[1] | two[2] | two[3]) != 0;
+  uint64_t parts[4];
+  std::memcpy(parts, &v, sizeof parts);
+  return (parts[0] | parts[1] | parts[2] | parts[3]) != 0;
 }
 
 // A frame's kernel with all of the first class, then with all of the second.
