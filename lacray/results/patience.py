@@ -75,10 +75,11 @@ class Patience:
                     raise explain(error) from None
                 now = time.monotonic()
                 began = now if began is None else began
+                if SILENT_SECONDS <= now - began < self._words.seconds:
+                    # Said by who gives up here too: where others share the words, the waiting is not over.
+                    self._words.begin(began, explain(error))
                 if now - began >= self.seconds:
                     raise explain(error, waited=now - began) from None
-                if now - began >= SILENT_SECONDS:
-                    self._words.begin(began, explain(error))
                 time.sleep(min(wait, max(0.0, began + self.seconds - now)))
                 wait = min(2 * wait, LONGEST_WAIT)
             else:
@@ -90,7 +91,7 @@ class _Words:
     """The two lines of a process, whichever of its threads waits."""
 
     def __init__(self, seconds: float, tell: Callable[[str], None] | None) -> None:
-        self._seconds, self._tell = seconds, tell
+        self.seconds, self._tell = seconds, tell
         self._lock = threading.Lock()
         self._since: float | None = None
 
@@ -100,7 +101,7 @@ class _Words:
                 return
             self._since = began
         if self._tell is not None:
-            self._tell(f"{trouble.value}: {trouble.rule}; waiting up to {self._seconds:.0f} s for it")
+            self._tell(f"{trouble.value}: {trouble.rule}; waiting up to {self.seconds:.0f} s for it")
 
     def end(self) -> None:
         with self._lock:

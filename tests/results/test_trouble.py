@@ -57,8 +57,13 @@ def test_trouble_that_lasts_is_told_once_and_its_end_once(proxied):
     assert "answering again after" in said[1]
 
 
-def test_who_gives_up_earlier_tells_it_too_and_only_once(proxied):
-    """A study's own looks at its place: they are all that the driver asks while its trials wait."""
+@pytest.mark.parametrize("delay", [0.0, 0.5])
+def test_who_gives_up_earlier_tells_it_too_and_only_once(proxied, delay):
+    """A study's own looks at its place: they are all that the driver asks while its trials wait.
+
+    With the delay, no try falls between the second that is silent and the end of the patience.
+    """
+    proxied.delay = delay
     said = []
     place = Place("s3://results/proxied/short", patience=60, tell=said.append)
     hasty = place.patient(1.5)
