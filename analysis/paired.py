@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# All sign patterns are gone through up to so many pairs; beyond, as many drawn ones as 16 pairs have.
-MAX_EXACT_PAIRS = 16
+# All sign patterns are gone through up to so many pairs; beyond, as many drawn ones as these have.
+MAX_EXACT_PAIRS = 20
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
@@ -27,13 +27,30 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
     if len(values) < 2:
         return None
     if len(values) <= MAX_EXACT_PAIRS:
-        patterns = np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1
+        # Of the first pair one sign is enough: the patterns with the other are these, mirrored.
+        sums = values[:1]
+        for value in values[1:]:
+            sums = np.concatenate([sums + value, sums - value])
     else:
-        patterns = np.random.default_rng(0).integers(0, 2, (2**MAX_EXACT_PAIRS, len(values)))
-        patterns[0] = 1  # the one that was seen is one of all
-    sums = np.abs((2 * patterns - 1) @ values)
+        draws = np.random.default_rng(0)
+        sums = np.concatenate(
+            [values.sum(keepdims=True)]  # the one that was seen is one of all
+            + [draws.choice([-1.0, 1.0], (2**11, len(values))) @ values for _ in range(2 ** (MAX_EXACT_PAIRS - 11))]
+        )
     # Of equal sums some are rounded below: by parts of what is added up, which may be far more than the sum.
-    return float(np.mean(sums >= abs(values.sum()) - 1e-9 * np.abs(values).sum()))
+    return float(np.mean(np.abs(sums) >= abs(values.sum()) - 1e-9 * np.abs(values).sum()))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p of a family of tests, in its order: below a level where the family's error keeps to it.
+
+    Source: S. Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
+    """
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
+    return adjusted.tolist()
 
 
 def smallest_p(num_pairs: int) -> float:

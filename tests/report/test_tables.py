@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import math
 import statistics
 
 import pytest
@@ -357,9 +358,25 @@ def test_the_sign_flip_test_counts_patterns(found, by_hand):
 def test_one_pair_has_no_p_and_many_pairs_are_drawn():
     assert paired.sign_flip_p([0.3]) is None
     assert paired.sign_flip_p([]) is None
-    assert paired.sign_flip_p([0.01] * 30) == pytest.approx(2**-16, rel=1)
+    assert paired.sign_flip_p([0.01] * 30) == pytest.approx(2**-20, rel=1)
     assert paired.sign_flip_p([0.01, -0.01] * 15) == 1.0
     assert paired.smallest_p(3) == 0.25
+
+
+def test_twenty_pairs_are_tested_exactly():
+    # |k - 10| >= 5 of 20 signs: the binomial's two tails.
+    assert paired.sign_flip_p([1.0] * 15 + [-1.0] * 5) == 2 * sum(math.comb(20, k) for k in range(6)) / 2**20
+    assert paired.sign_flip_p([0.01] * 20) == paired.smallest_p(20) == 2**-19
+    # Drawn patterns say the same, to what so many tell.
+    drawn = paired.sign_flip_p([1.0] * 15 + [-1.0] * 6)
+    assert drawn == pytest.approx(2 * sum(math.comb(21, k) for k in range(7)) / 2**21, rel=0.02)
+
+
+def test_holm_multiplies_the_smallest_p_by_all_and_never_falls():
+    # By hand: 0.01 x 4, 0.02 x 3, 0.03 x 2 (0.06 as well), 0.9 x 1; in the order that was given.
+    assert paired.holm([0.03, 0.9, 0.01, 0.02]) == pytest.approx([0.06, 0.9, 0.04, 0.06])
+    assert paired.holm([0.6, 0.7]) == [1.0, 1.0]
+    assert paired.holm([]) == []
 
 
 def test_methods_are_compared_with_scl_and_the_best_with_the_runner_up_seed_by_seed(tmp_path):
