@@ -49,6 +49,7 @@ def test_the_first_command_shortened(tmp_path):
     assert len(list((tmp_path / "results" / "lac" / "rows").glob("trial-*.parquet"))) == 1
 
 
+@pytest.mark.slow
 def test_the_setting_whose_figures_the_readme_has_is_trained_again(tmp_path):
     (line,) = re.findall(r"`(python -m lacray\.train pouring\.yaml [^`]*)`", (ROOT / "README.md").read_text())
     clips = make_features(tmp_path / "clips")
@@ -77,6 +78,7 @@ def later_commands() -> list[str]:
     return [line for line in lines if "my_videos" not in line and "lacray.align" not in line]
 
 
+@pytest.mark.slow
 def test_later_commands_in_their_order(studied, best_trained):
     folder = studied.folder
     for line in later_commands():
@@ -124,6 +126,7 @@ def own_videos(tmp_path_factory) -> tuple[Path, str]:
     return folder, run(line, folder, *short)
 
 
+@pytest.mark.slow
 def test_own_videos_and_what_is_made_of_their_alignment(own_videos):
     folder, said = own_videos
     check, line, view = [line for line in COMMANDS if "my_videos" in line]
@@ -144,6 +147,7 @@ def test_own_videos_and_what_is_made_of_their_alignment(own_videos):
     assert page.returncode == 130
 
 
+@pytest.mark.slow
 def test_python_of_the_readme(own_videos, tmp_path, monkeypatch):
     snippets = [text for kind, text in BLOCKS if kind == "python"]
     assert len(snippets) == 2
