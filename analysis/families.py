@@ -2,9 +2,9 @@
 
 python analysis/families.py PLACE/STUDY [PLACE/STUDY ...] --against ARM [--pair ARM ARM ...]
 
-An arm is a variant; studies of one data set are read as one. First every arm, mean ± standard deviation over seeds; then
-the differences of all others from `--against`, seed by seed, with 95 % intervals and Holm's p within each metric over
-all arms and data sets; then the pairs that are named, a family of their own.
+An arm is a variant; studies of one data set are read as one. First every arm, mean ± standard deviation over seeds;
+then the differences of all others from `--against`, seed by seed, with 95 % intervals and Holm's p within each metric
+over all arms and data sets; then the pairs that are named, a family of their own.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def arms_of(studies: Sequence[str]) -> Arms:
         table = read(place or ".", name)
         own = [row for split in SPLITS for row in last_rows(table, split=split, control="none")]
         if not own or any(row["variant"] is None for row in own):
-            raise UserError(f"{study}: must have trials of variants, got {'others' if own else 'none'}; give such a study")
+            raise UserError(
+                f"{study}: must have trials of variants, got {'others' if own else 'none'}; give such a study"
+            )
         for row in own:
             rows.setdefault((dataset_of(row), str(row["split"]), str(row["variant"])), []).append(row)
     for (dataset, split, arm), same in rows.items():
@@ -99,20 +101,21 @@ def family(arms: Arms, pairs: Sequence[Pair]) -> list[str]:
     columns = columns_of({f"{d} {a}": cell for d, splits in arms.items() for a, cell in splits.get("val", {}).items()})
     entries: dict[tuple[str, Pair], list[str]] = {place: [] for place in places}
     for column, _, scale in columns:
-        found = {
-            (dataset, pair): differences(*(arms[dataset]["val"][arm] for arm in pair), column)
-            for dataset, pair in places
-        }
+        found = {(dataset, pair): _differences(arms[dataset]["val"], pair, column) for dataset, pair in places}
         tested = {place: p for place, own in found.items() if (p := sign_flip_p(own)) is not None}
         corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
         for place, own in found.items():
             entries[place].append(_difference(scale * np.array(own), corrected[place]) if place in tested else "–")
     lines = [f"| difference | data | n | {' | '.join(label for _, label, _ in columns)} |"]
     lines.append("| --- " * (len(columns) + 3) + "|")
-    for (dataset, pair), own in entries.items():
-        num = len(differences(*(arms[dataset]["val"][arm] for arm in pair), OBJECTIVE))
-        lines.append(f"| {pair[0]} − {pair[1]} | {dataset} | {num} | {' | '.join(own)} |")
+    for (dataset, pair), shown in entries.items():
+        num = len(_differences(arms[dataset]["val"], pair, OBJECTIVE))
+        lines.append(f"| {pair[0]} − {pair[1]} | {dataset} | {num} | {' | '.join(shown)} |")
     return lines
+
+
+def _differences(arms: dict[str, Cell], pair: Pair, column: str) -> list[float]:
+    return differences(arms[pair[0]], arms[pair[1]], column)
 
 
 def _difference(values: np.ndarray, p: float) -> str:
