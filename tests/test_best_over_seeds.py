@@ -39,3 +39,11 @@ def test_the_space_has_the_best_of_each_study_over_the_seeds(tmp_path: Path) -> 
             assert own[key] == best[key], key
         assert own["data.root"] == "elsewhere"
         assert own["evaluation.report_split"] is True
+
+
+def test_what_it_would_drop_is_refused() -> None:
+    def refused(*studies: str) -> str:
+        return commands.run("examples/best_over_seeds.py", str(PLACE), *studies, cwd=ROOT, code=2)
+
+    assert "study lead_none: has no study.json in" in refused("lead_scl", "lead_none")
+    assert "study lead_scl: must have no variants, and a description of its own" in refused("lead_scl", "lead_scl")
