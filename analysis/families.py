@@ -28,10 +28,9 @@ if __name__ == "__main__":
 
 from analysis.cells import Cell, cells, dataset_of, differences
 from analysis.paired import holm, sign_flip_p
-from lacray.config import UserError
 from lacray.exits import guarded
 from lacray.metrics import BY_NAME
-from lacray.results import last_rows, read
+from lacray.results import ResultsError, last_rows, read
 from lacray.text import printable
 
 OBJECTIVE = "metric.objective"
@@ -48,7 +47,7 @@ def arms_of(studies: Sequence[str]) -> Arms:
     """The finished runs of the studies' variants.
 
     Raises:
-        UserError: no rows, or a variant with more than one setting.
+        ResultsError: no rows, or a variant with more than one setting.
     """
     found: Arms = {}
     rows: dict[tuple[str, str, str], list[dict[str, object]]] = {}
@@ -65,7 +64,7 @@ def arms_of(studies: Sequence[str]) -> Arms:
     for (dataset, split, arm), same in rows.items():
         made = cells(same)
         if len(made) > 1:
-            raise UserError(f"{arm}: must be one setting on {dataset}, got {len(made)}; give studies that agree")
+            raise ResultsError(arm, f"must be one setting on {dataset}, got {len(made)}", "name studies that agree")
         if made:
             found.setdefault(dataset, {}).setdefault(split, {})[arm] = made[0]
     return found
@@ -134,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     known = list(dict.fromkeys(arm for splits in arms.values() for own in splits.values() for arm in own))
     named = [arguments.against, *(arm for pair in arguments.pair for arm in pair)]
     if unknown := [arm for arm in dict.fromkeys(named) if arm not in known]:
-        raise UserError(f"{', '.join(unknown)}: must be an arm of these studies, which are: {'; '.join(known)}")
+        raise ResultsError(", ".join(unknown), "must be an arm of these studies", f"choose from: {'; '.join(known)}")
     parts = [means(arms, dataset) for dataset in arms]
     parts.append(family(arms, [(arm, arguments.against) for arm in known if arm != arguments.against]))
     if arguments.pair:

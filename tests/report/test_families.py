@@ -97,7 +97,7 @@ def refused(*arguments):
 def test_what_is_no_arm_or_no_study_of_arms_is_said(measured):
     folder, _ = measured
     said = refused(folder / "a/one", "--against", "SLC", "--pair", "LAC", "SCL")
-    assert "SLC, LAC: must be an arm of these studies, which are: SCL; local; nearest" in said
+    assert "SLC, LAC: must be an arm of these studies; choose from: SCL; local; nearest" in said
     assert "study four: is not in" in refused(folder / "a/four", "--against", "SCL")
     one = base(seed=1, **metrics(0.5))
     write_run(folder / "c", "plain", "trial-0000", [one])
