@@ -56,9 +56,8 @@ def arms_of(studies: Sequence[str]) -> Arms:
         table = read(place or ".", name)
         own = [row for split in SPLITS for row in last_rows(table, split=split, control="none")]
         if not own or any(row["variant"] is None for row in own):
-            raise UserError(
-                f"{study}: must have trials of variants, got {'others' if own else 'none'}; give such a study"
-            )
+            got = "others" if own else "none"
+            raise ResultsError(study, f"must have trials of variants, got {got}", "name another")
         for row in own:
             rows.setdefault((dataset_of(row), str(row["split"]), str(row["variant"])), []).append(row)
     for (dataset, split, arm), same in rows.items():
