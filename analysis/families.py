@@ -28,6 +28,7 @@ if __name__ == "__main__":
 
 from analysis.cells import Cell, cells, dataset_of, differences
 from analysis.paired import holm, sign_flip_p
+from analysis.printed import number, signed, spread
 from lacray.exits import guarded
 from lacray.metrics import BY_NAME
 from lacray.results import ResultsError, last_rows, read
@@ -83,23 +84,22 @@ def means(arms: Arms, dataset: str) -> list[str]:
     shown += [("val", *column) for column in columns_of(splits.get("val", {}))]
     lines = [f"| {dataset} | n | {' | '.join(label for _, _, label, _ in shown)} |", "| --- " * (len(shown) + 2) + "|"]
     for arm, cell in splits.get("validation", splits.get("val", {})).items():
-        entries = []
-        for split, column, _, scale in shown:
-            known = splits.get(split, {}).get(arm)
-            values = scale * np.array(list(known.values(column).values()) if known else [])
-            deviation = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
-            entries.append(f"{values.mean():.2f}{deviation}" if len(values) else "–")
+        known = [splits.get(split, {}).get(arm, Cell(())).values(column).values() for split, column, _, _ in shown]
+        entries = [spread(values, scale).text for values, (*_, scale) in zip(known, shown, strict=True)]
         lines.append(f"| {arm} | {len(cell.runs)} | {' | '.join(entries)} |")
     return lines
 
 
 def family(arms: Arms, pairs: Sequence[Pair]) -> list[str]:
-    """The lines of a table of differences on the val split, whose p are corrected within each metric."""
-    places = [(dataset, pair) for dataset in arms for pair in pairs if set(pair) <= set(arms[dataset].get("val", {}))]
+    """The lines of a table of differences on the val split, whose p are corrected within each metric.
+
+    An arm that is missing on a data set is a line of no pairs there: the family is smaller, and shows it.
+    """
+    places = [(dataset, pair) for dataset in arms for pair in pairs]
     columns = columns_of({f"{d} {a}": cell for d, splits in arms.items() for a, cell in splits.get("val", {}).items()})
     entries: dict[tuple[str, Pair], list[str]] = {place: [] for place in places}
     for column, _, scale in columns:
-        found = {(dataset, pair): _differences(arms[dataset]["val"], pair, column) for dataset, pair in places}
+        found = {(dataset, pair): _differences(arms[dataset], pair, column) for dataset, pair in places}
         tested = {place: p for place, own in found.items() if (p := sign_flip_p(own)) is not None}
         corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
         for place, own in found.items():
@@ -107,19 +107,20 @@ def family(arms: Arms, pairs: Sequence[Pair]) -> list[str]:
     lines = [f"| difference | data | n | {' | '.join(label for _, label, _ in columns)} |"]
     lines.append("| --- " * (len(columns) + 3) + "|")
     for (dataset, pair), shown in entries.items():
-        num = len(_differences(arms[dataset]["val"], pair, OBJECTIVE))
+        num = len(_differences(arms[dataset], pair, OBJECTIVE))
         lines.append(f"| {pair[0]} − {pair[1]} | {dataset} | {num} | {' | '.join(shown)} |")
     return lines
 
 
-def _differences(arms: dict[str, Cell], pair: Pair, column: str) -> list[float]:
-    return differences(arms[pair[0]], arms[pair[1]], column)
+def _differences(splits: dict[str, dict[str, Cell]], pair: Pair, column: str) -> list[float]:
+    one, other = (splits.get("val", {}).get(arm, Cell(())) for arm in pair)
+    return differences(one, other, column)
 
 
 def _difference(values: np.ndarray, p: float) -> str:
     """Mean, half the width of its 95 % interval by Student's t, and p."""
     width = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{values.mean():+.2f} ± {width:.2f} ({p:.2g})".replace("-", "−", 1)
+    return f"{signed(values.mean())} ± {number(width)} ({p:.2g})"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

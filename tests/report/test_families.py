@@ -88,6 +88,16 @@ def test_arms_of_two_data_sets_and_two_families(measured):
         assert float(re.findall(r"\((.+)\)", first)[0]) == pytest.approx(own, rel=0.06), "a family of its own"
 
 
+def test_an_arm_that_one_data_set_lacks_is_a_line_of_no_pairs(measured):
+    folder, _ = measured
+    write_run(folder / "d", "alone", "trial-0000", [base(variant="SCL", split="val", **metrics(0.5))])
+    said = commands.run(
+        "analysis/families.py", str(folder / "a/one"), str(folder / "d/alone"), "--against", "SCL", cwd=ROOT
+    )
+    assert entries(said, "local − SCL", "simpouring")[:2] == ["0", "–"]
+    assert entries(said, "local − SCL", "a")[0] == "4"
+
+
 def refused(*arguments):
     said = commands.run("analysis/families.py", *map(str, arguments), cwd=ROOT, code=2)
     assert "Traceback" not in said
