@@ -51,8 +51,7 @@ def _predict_phases(train: list[Sequence], frames: Array, classifier: str) -> Ar
         return np.full(len(frames), labels[0])
     if classifier == "svm":
         return svm_predictions(embeddings, labels, frames)
-    # As the releases call it: no limit of iterations, and scikit-learn's tolerance, by which it stops some tenths of a
-    # point of accuracy from the optimum, to either side.
+    # As the releases call it: no limit of iterations, and scikit-learn's tolerance, which ends it near the optimum.
     predictions: Array = LogisticRegression(max_iter=100_000).fit(embeddings, labels).predict(frames)
     return predictions
 
