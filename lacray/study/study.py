@@ -45,7 +45,7 @@ from lacray.study.manifest import check_same, check_whole, grow, new_manifest, s
 from lacray.study.outbox import Outbox
 from lacray.study.sampler import Sampler
 from lacray.study.space import VARIANT, Space
-from lacray.study.trials import Trial, Trials, recorded, run_name
+from lacray.study.trials import Trial, Trials, changed_defaults, recorded, run_name
 
 LAST_WRITES_S = 10.0
 
@@ -206,6 +206,15 @@ class Study:
     def _gather(self) -> None:
         """The trials that there are; what an earlier driver left undecided is decided as it would have been."""
         rows = self._rows()
+        if changed := changed_defaults(rows, self.space):
+            raise UserError(
+                [
+                    f"study {self.name}: cannot go on as another study: its trials have {key} {was}, which is left to "
+                    f"the default, now {now}"
+                    for key, (was, now) in sorted(changed.items())
+                ]
+                + [f"study {self.name}: go on with the version of lacray that began it, or begin another: --study NAME"]
+            )
         given_up = {PurePosixPath(stored.key).stem for stored in self.place.list(f"{self.name}/ends/")}
         every = self.config.fit.evaluate_every
         stops_early = self.space.sampler == "tpe" and every < self.config.fit.epochs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from lacray.config import column_value
+from lacray.config import ConfigError, column_value
 from lacray.results.place import STUDY_PATIENCE
 from lacray.study.space import VARIANT, Space
 
@@ -211,6 +212,20 @@ def recorded(rows: Iterable[Mapping[str, Any]], space: Space, *, given_up: Colle
             trial.state, trial.error = row["status"], row["error"]
             trial.is_final = row["status"] != "failed" or row["run_id"] not in given_up
     return [found[number] for number in sorted(found)]
+
+
+def changed_defaults(rows: Iterable[Mapping[str, Any]], space: Space) -> dict[str, tuple[Any, Any]]:
+    """What a space leaves to the defaults and its trials had otherwise: key -> (theirs, the default now)."""
+    given = {*space.fixed, *space.search, *(key for own in space.variants.values() for key in own)}
+    last = {row["variant"]: row for row in rows if row["stage"] == "tune" and row["control"] == "none"}
+    found: dict[str, tuple[Any, Any]] = {}
+    for row in last.values():
+        with suppress(ConfigError):  # no run had a setting that there cannot be
+            now = space.config(_from_row(0, row, space).params).flat()
+            for key in now.keys() - given:
+                if row.get(key) not in (None, column_value(now[key])):
+                    found[key] = row[key], now[key]
+    return found
 
 
 def _from_row(number: int, row: Mapping[str, Any], space: Space) -> Trial:

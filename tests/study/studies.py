@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from settings import dotted
 from tiny import TINY_ENCODER
 
 from lacray.results import RunWriter
@@ -56,11 +57,14 @@ def opened(
         study.close()
 
 
-def write_rows(study: Study, trial: Trial, values: dict[int, float | None], *, status: str = "running") -> None:
+def write_rows(
+    study: Study, trial: Trial, values: dict[int, float | None], *, status: str = "running", **settings: Any
+) -> None:
     """What a run of the trial has stored: a row an epoch, with its value where it was evaluated.
 
     Args:
         values: epoch -> the study's metric; an epoch is a second of the clock.
+        settings: that it had otherwise; fit__epochs=1 is fit.epochs.
     """
     run = study.run_of(trial)
     own = {
@@ -69,6 +73,7 @@ def write_rows(study: Study, trial: Trial, values: dict[int, float | None], *, s
         "trial": trial.number,
         "variant": run.variant,
         **{key: value for key, value in run.values.items() if key != "seed"},
+        **dotted(settings),
     }
     rows = [{**own, "epoch": 0, "status": "running"}]
     for epoch, value in values.items():

@@ -134,6 +134,22 @@ def test_a_study_of_relative_paths_goes_on_from_another_folder(tmp_path, clips, 
     assert standing(str(tmp_path / "results"), "s").num_over == 1
 
 
+def test_a_study_whose_defaults_have_changed_since_is_not_mixed(tmp_path, clips):
+    variants = {"short": {"fit.epochs": 2}, "long": {"fit.epochs": 3}}
+    with opened(tmp_path, clips, variants=variants, fixed={"loss.tau": 0.2}) as study:
+        study.begin()
+        write_rows(study, study.next_trial(), {2: 0.5}, status="done")
+        write_rows(study, study.next_trial(), {1: None}, fit__optimizer="sgd", loss__tau=0.2)
+    for given in (clips, None):
+        with pytest.raises(UserError) as refused, opened(tmp_path, given, variants=variants, fixed={"loss.tau": 0.2}):
+            pass
+        assert refused.value.problems == [
+            "study s: cannot go on as another study: its trials have fit.optimizer sgd, which is left to the default, "
+            "now adam",
+            "study s: go on with the version of lacray that began it, or begin another: --study NAME",
+        ]
+
+
 def test_one_path_is_one_choice_however_it_is_written():
     choices = ["clips", "./clips"]
     with pytest.raises(ValueError, match=r"choices must be different settings, got './clips' twice"):
