@@ -22,6 +22,7 @@ TINY = {
     "encoder.embedding": 16,
     "fit.evaluate_every": 2,
     "fit.epochs": 4,
+    "loss.name": "lac",
     "loss.alpha": 0.3,
 }
 

@@ -88,7 +88,7 @@ def local_alignments(rows: int, columns: int):
 def test_local_matches_have_the_probabilities_of_all_alignments_one_by_one():
     rows, columns, gamma, opening, extending = 3, 4, 0.37, 0.9, 0.23
     table = torch.randn(1, rows, columns, generator=seeded(1), dtype=torch.float64)
-    config = CrossConfig(gamma=gamma, gap_open=opening, gap_extend=extending)
+    config = CrossConfig(alignment="local", gamma=gamma, gap_open=opening, gap_extend=extending)
     forth, back = match_probabilities(table, torch.tensor([[rows, columns]]), config)
 
     def gap(frames: int) -> float:
@@ -292,7 +292,7 @@ def test_a_video_without_a_partner_of_its_action_adds_nothing():
 
 
 def test_so_many_pairs_of_videos_are_drawn_by_the_step_and_counted():
-    loss = loss_of(partners=2)
+    loss = loss_of(partners=2, alignment="local")
     drawn = {tuple(loss._partners(step_of(seed))) for seed in range(12)}
     assert {len(pairs) for pairs in drawn} == {2}
     assert len(drawn) > 1

@@ -253,8 +253,8 @@ def test_dtw_scores_every_warping_path_by_the_similarity_along_it(gamma):
 
 def test_dtw_has_no_gaps_to_be_learned():
     with pytest.raises(ConfigError, match="gap must be fixed with alignment dtw, which has no gaps, got scalar"):
-        build({"loss.alignment": "dtw"})
-    assert build({"loss.alignment": "dtw", "loss.gap": "fixed"}).loss.alignment == "dtw"
+        build({"loss.name": "lac", "loss.alignment": "dtw"})
+    assert build({"loss.name": "lac", "loss.alignment": "dtw", "loss.gap": "fixed"}).loss.alignment == "dtw"
 
 
 @pytest.mark.parametrize("transform", ["softplus", "raw"])
@@ -272,7 +272,7 @@ def test_penalties_start_at_their_initial_values(gap, transform):
 def test_half_precision_is_computed_in_float32():
     torch.manual_seed(2)
     z, steps = torch.randn(2, 2, 12, 8), torch.arange(12).expand(2, 2, 12)
-    loss = build_loss(build({"data.num_frames": 12}))
+    loss = build_loss(build({"loss.name": "lac", "data.num_frames": 12}))
     rounded = z.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         value, _ = loss(paired(rounded, steps))
@@ -287,10 +287,10 @@ def test_position_penalties_refuse_clips_of_another_length():
 
 
 def test_a_field_that_is_given_wins_over_its_preset():
-    config = build({"loss.preset": "released", "loss.tau": 0.2}).loss
+    config = build({"loss.name": "lac", "loss.preset": "released", "loss.tau": 0.2}).loss
     assert (config.tau, config.combine, config.normalize) == (0.2, "matmul", False)
 
 
 def test_softplus_refuses_penalties_it_cannot_reach():
     with pytest.raises(ConfigError, match=r"gap_open and gap_extend must be > 0 with gap_transform softplus, got 0.0"):
-        build({"loss.gap_open": 0.0})
+        build({"loss.name": "lac", "loss.gap_open": 0.0})

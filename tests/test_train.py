@@ -126,7 +126,7 @@ def test_seeds_are_counted_from_the_one_that_is_given(tmp_path, trained, words, 
 
 
 def test_workers_are_chosen_that_the_batch_divides_over(tmp_path, trained):
-    (run,) = runs_of(tmp_path, "data.batch_size=4", "fit.accumulate=2")
+    (run,) = runs_of(tmp_path, "loss.name=lac", "data.batch_size=4", "fit.accumulate=2")
     assert run.workers == 2
 
 
@@ -135,7 +135,7 @@ def test_workers_are_chosen_that_the_batch_divides_over(tmp_path, trained):
 
 def write_trial(results: Path, study: str, **columns: Any) -> None:
     row = {"stage": "tune", "status": "done", "control": "none", "split": "validation", "epoch": 3, "seed": 0}
-    score = {"trial": 0, "metric.objective": 0.5, "fit.epochs": 3, "loss.preset": "released"}
+    score = {"trial": 0, "metric.objective": 0.5, "fit.epochs": 3, "loss.name": "lac", "loss.preset": "released"}
     RunWriter(results, study, "trial-0000").append([row | score | columns])
 
 
@@ -164,4 +164,4 @@ def test_what_a_study_has_switched_off_stays_so(tmp_path):
         write_trial(tmp_path, study, **{"loss.match_tau": match_tau})
         values, *_ = train.best_setting(arguments(tmp_path, "--best", "--study", study))
         assert build(values).flat()["loss.match_tau"] == match_tau
-    assert build({"loss.preset": "released"}).flat()["loss.match_tau"] is not None
+    assert build({"loss.name": "lac", "loss.preset": "released"}).flat()["loss.match_tau"] is not None

@@ -157,12 +157,16 @@ def pictures_of(path: Path):
 
 
 def test_similarity_gaps_and_gamma_are_those_of_the_loss():
-    config = build({"loss.similarity": "inverse", "loss.similarity_eps": 0.3, "loss.normalize": False})
+    config = build(
+        {"loss.name": "lac", "loss.similarity": "inverse", "loss.similarity_eps": 0.3, "loss.normalize": False}
+    )
     assert measure_of(config) == Measure("inverse", 0.3, False)
-    loss = build_loss(build({"loss.gap_open": 1.5, "loss.gap_extend": 0.25, "loss.gamma": 0.6}))
+    loss = build_loss(build({"loss.name": "lac", "loss.gap_open": 1.5, "loss.gap_extend": 0.25, "loss.gamma": 0.6}))
     found = penalties_of(loss, 2.0)
     assert (found.gap_open, found.gap_extend, found.gamma) == pytest.approx((3.0, 0.5, 1.2), abs=1e-5)
-    by_place = build_loss(build({"loss.gap": "position", "loss.gap_transform": "raw", "data.num_frames": 4}))
+    by_place = build_loss(
+        build({"loss.name": "lac", "loss.gap": "position", "loss.gap_transform": "raw", "data.num_frames": 4})
+    )
     with torch.no_grad():
         by_place.raw_gap_open.copy_(torch.arange(16.0).view(4, 4))
         by_place.raw_gap_extend.fill_(-2.0)

@@ -14,7 +14,7 @@ from lacray.study.trials import FIRST_SILENCE_S, MIN_SILENCE_S, Trial, Trials, r
 SPACE = parse_space(
     {
         "name": "small",
-        "fixed": {"fit.epochs": 9, "fit.evaluate_every": 1},
+        "fixed": {"loss.name": "lac", "fit.epochs": 9, "fit.evaluate_every": 1},
         "search": {
             "loss.gamma": {"type": "float", "low": 0.1, "high": 2.0},
             "encoder.layers": {"type": "int", "low": 1, "high": 3},

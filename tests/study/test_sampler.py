@@ -14,6 +14,7 @@ LAC = load_space(ROOT / "search_spaces" / "lac.yaml")
 SMALL = parse_space(
     {
         "name": "small",
+        "fixed": {"loss.name": "lac"},
         "search": {
             "loss.score_sign": {"type": "categorical", "choices": [1, -1]},
             "encoder.layers": {"type": "int", "low": 1, "high": 3},
@@ -88,6 +89,7 @@ def test_after_a_third_of_the_trials_tpe_acts():
 FINITE = parse_space(
     {
         "name": "finite",
+        "fixed": {"loss.name": "lac"},
         "search": {
             **SMALL.specs,
             "loss.tau": {"type": "float", "low": 0.1, "high": 0.3, "step": 0.1},
@@ -119,6 +121,7 @@ def test_a_grid_gives_its_points_by_number_whatever_was_there_before():
         {
             "name": "grid",
             "sampler": "grid",
+            "fixed": {"loss.name": "lac"},
             "search": {"seed": {"type": "categorical", "choices": [0, 1]}},
             "variants": {"A": {"loss.alpha": 0}, "B": {}},
         }
@@ -131,7 +134,7 @@ def test_a_grid_gives_its_points_by_number_whatever_was_there_before():
 
 
 def test_a_space_that_searches_nothing_is_one_trial():
-    space = parse_space({"name": "paper", "trials": 10, "fixed": {"loss.preset": "paper"}})
+    space = parse_space({"name": "paper", "trials": 10, "fixed": {"loss.name": "lac", "loss.preset": "paper"}})
     assert space.trials == 1
     sampler = Sampler(space, seed=0, num_trials=1)
     assert sampler.suggest(0) == {}
@@ -150,7 +153,7 @@ def test_a_space_that_searches_nothing_is_one_trial():
     ids=lambda search: next(iter(search)),
 )
 def test_a_default_outside_the_space_is_not_tried_first(search):
-    space = parse_space({"name": "x", "search": search})
+    space = parse_space({"name": "x", "fixed": {"loss.name": "lac"}, "search": search})
     assert space.default_point() is None
     params = Sampler(space, seed=0, num_trials=5).suggest(0)
     assert params is not None

@@ -19,7 +19,7 @@ from lacray.run import Run, execute
 from lacray.study.status import is_unfinished
 
 BATCHES = {"data.batch_size": {"type": "int", "low": 4, "high": 8}}
-HALVES = {"fit.accumulate": 2}
+HALVES = {"loss.name": "lac", "fit.accumulate": 2}
 
 
 def test_a_step_that_cannot_be_shared_out_fails_alone_and_for_good(tmp_path, clips):
@@ -109,7 +109,7 @@ def test_what_is_wrong_with_any_variant_or_choice_is_said_before_anything_starts
     ("settings", "said"),
     [
         ({"loss.name": "cross"}, "loss.name: cross compares two training videos of one action"),
-        ({"data.pairing": "videos"}, "needs at least 2 training videos of "),
+        ({"loss.name": "lac", "data.pairing": "videos"}, "needs at least 2 training videos of "),
     ],
 )
 def test_a_variant_that_compares_videos_is_refused_where_each_is_of_another_action(tmp_path, settings, said):
@@ -117,7 +117,7 @@ def test_a_variant_that_compares_videos_is_refused_where_each_is_of_another_acti
     rows = [line.split(",") for line in (root / "splits.csv").read_text().split()[1:]]
     write_csv(root / "splits.csv", ("video", "split", "action"), [(*row, f"a{n % 2}") for n, row in enumerate(rows)])
     # One of four is left of each.
-    own = {"fixed": {"data.validation_share": 0.75}, "variants": {"fine": {}, "other": settings}}
+    own = {"fixed": {"data.validation_share": 0.75}, "variants": {"fine": {"loss.name": "lac"}, "other": settings}}
     with pytest.raises(UserError, match=said), opened(tmp_path, root, **own):
         pass
 

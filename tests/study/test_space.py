@@ -23,6 +23,7 @@ trials: 3
 metric: cropped.progress
 fixed:
   data.root: simpouring
+  loss.name: lac
   fit.learning_rate: 1e-3
 search:
   loss.gamma: {type: float, low: 5e-2, high: 2, log: true}
@@ -57,7 +58,7 @@ def problems_of(tmp_path):
 def test_space_is_read_in_optunas_vocabulary(space_of):
     space = space_of(GOOD)
     assert (space.name, space.sampler, space.trials, space.metric) == ("small", "tpe", 3, "cropped.progress")
-    assert space.fixed == {"data.root": "simpouring", "fit.learning_rate": 0.001}
+    assert space.fixed == {"data.root": "simpouring", "loss.name": "lac", "fit.learning_rate": 0.001}
     assert space.distributions() == {
         "loss.gamma": FloatDistribution(0.05, 2.0, log=True),
         "encoder.layers": IntDistribution(1, 5, step=2),
@@ -67,7 +68,8 @@ def test_space_is_read_in_optunas_vocabulary(space_of):
 
 def test_trial_parameters_win_over_what_is_fixed_and_reach_the_setting(space_of):
     config = space_of(GOOD).config({"loss.gamma": 0.37, "encoder.layers": 3, "loss.score_sign": -1})
-    assert config == build({"loss.gamma": 0.37, "encoder.layers": 3, "loss.score_sign": -1, "fit.learning_rate": 1e-3})
+    own = {"loss.name": "lac", "loss.gamma": 0.37, "loss.score_sign": -1}
+    assert config == build({**own, "encoder.layers": 3, "fit.learning_rate": 1e-3})
 
 
 def test_overrides_take_keys_out_of_the_search_and_win_over_fixed(space_of):
@@ -89,6 +91,7 @@ def test_grid_runs_every_combination_and_counts_them(space_of):
         """\
 sampler: grid
 trials: 5
+fixed: {loss.name: lac}
 search:
   seed: {type: categorical, choices: [0, 1, 2]}
   loss.gamma: {type: categorical, choices: [0.6, 9e-1]}
@@ -108,7 +111,8 @@ variants:
 
 def test_variant_sets_its_settings_over_the_fixed_ones(space_of):
     space = space_of(
-        "fixed: {loss.preset: released}\nvariants:\n  A: {loss.preset: paper, loss.alpha: 0}\n  B: {loss.beta: 3e-1}\n"
+        "fixed: {loss.name: lac, loss.preset: released}\n"
+        "variants:\n  A: {loss.preset: paper, loss.alpha: 0}\n  B: {loss.beta: 3e-1}\n"
     )
     assert space.config({"variant": "A"}).loss.preset == "paper"
     assert space.config({"variant": "A"}).loss.alpha == 0
@@ -172,6 +176,7 @@ fixed:
   loss.gama: 1
   data.size: 64
   data.num_frames: 1
+  loss.name: lac
 search:
   data.size: {type: int, low: 32, high: 64}
   fit.epoch: {type: int, low: 1, high: 2}
@@ -190,15 +195,15 @@ variants:
         ("trials", 2),
         ("colour", 3),
         ("loss.gama", 5),
-        ("data.size", 9),
-        ("fit.epoch", 10),
-        ("loss.tau", 11),
-        ("loss.alpha", 14),
-        ("B", 15),
+        ("data.size", 10),
+        ("fit.epoch", 11),
+        ("loss.tau", 12),
+        ("loss.alpha", 15),
+        ("B", 16),
     ]:
         assert told[key].endswith(f"(space.yaml:{line})"), told[key]
-    assert any(p.startswith("loss.beta: must not be in variant 'C'") and p.endswith(":16)") for p in found)
-    assert any(p.startswith("loss.beta: must be >= 0, got -3") and p.endswith(":12)") for p in found)
+    assert any(p.startswith("loss.beta: must not be in variant 'C'") and p.endswith(":17)") for p in found)
+    assert any(p.startswith("loss.beta: must be >= 0, got -3") and p.endswith(":13)") for p in found)
     assert any(p.startswith("data.num_frames: must be >= 2, got 1") and p.endswith(":7)") for p in found)
     assert len(found) == len(set(found))
 
@@ -274,7 +279,10 @@ def test_file_that_is_no_space_is_refused_in_one_sentence(problems_of, text, sai
 @pytest.mark.parametrize(
     ("text", "point"),
     [
-        ("search: {loss.gamma: {type: float, low: 0.1, high: 2}}", {"loss.gamma": 0.8}),
+        (
+            "fixed: {loss.name: lac}\nsearch: {loss.gamma: {type: float, low: 0.1, high: 2}}",
+            {"loss.gamma": 0.8},
+        ),
         (
             "fixed: {encoder.heads: 6}\nsearch: {encoder.hidden: {type: categorical, choices: [96, 192]}}",
             {"encoder.hidden": 96},
@@ -302,7 +310,7 @@ def test_text_in_a_space_is_what_was_written_and_a_number_is_decimal(space_of):
         """\
 name: 2024
 description: no
-fixed: {data.root: 2024-05-01, encoder.weights: 1_0, seed: 010, data.augment: no, fit.full_epochs: null}
+fixed: {loss.name: lac, data.root: 2024-05-01, encoder.weights: 1_0, seed: 010, data.augment: no, fit.full_epochs: null}
 search:
   loss.similarity: {type: categorical, choices: [rbf, cosine]}
   encoder.name: {type: categorical, choices: [007, off, "1e3"]}
@@ -313,6 +321,7 @@ variants:
     )
     assert (space.name, space.description) == ("2024", "no")
     assert space.fixed == {
+        "loss.name": "lac",
         "data.root": "2024-05-01",
         "encoder.weights": "1_0",
         "seed": 10,
@@ -385,7 +394,7 @@ def test_variants_may_be_of_different_losses(tmp_path):
     path = tmp_path / "methods.yaml"
     path.write_text(
         "search:\n  loss.tau: {type: float, low: 0.05, high: 0.5}\n"
-        "variants:\n  scl: {loss.name: scl, loss.projection: 0}\n  lac: {loss.gamma: 0.5}\n"
+        "variants:\n  scl: {loss.name: scl, loss.projection: 0}\n  lac: {loss.name: lac, loss.gamma: 0.5}\n"
     )
     space = load_space(path)
     assert [space.config({"variant": name, "loss.tau": 0.1}).loss.name for name in ("scl", "lac")] == ["scl", "lac"]
