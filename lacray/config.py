@@ -411,7 +411,7 @@ class CrossConfig(LossSection):
     of an alignment of the whole videos: L_c + lambda(t) L_x."""
 
     name: Literal["cross"] = "cross"
-    alignment: Literal["local", "end_to_end", "dtw", "nearest"] = "local"
+    alignment: Literal["local", "end_to_end", "dtw", "nearest"] = "dtw"
     """What finds the matches of two whole videos: `soft_sw`, `soft_nw`, `soft_dtw`; or no alignment, each frame's soft
     nearest neighbours."""
     evidence: Literal["both", "encoder", "features"] = "both"
@@ -516,7 +516,7 @@ LOSS_CONFIGS: dict[str, type[LossSection]] = {
     kind.model_fields["name"].default: kind for kind in get_args(get_args(LossConfig)[0])
 }
 """loss.name -> its section."""
-DEFAULT_LOSS = "lac"
+DEFAULT_LOSS = "cross"
 
 
 class Config(Section):
@@ -525,7 +525,7 @@ class Config(Section):
     seed: Seed = 0
     data: DataConfig = DataConfig()
     encoder: EncoderConfig = EncoderConfig()
-    loss: LossConfig = LacConfig()
+    loss: LossConfig = CrossConfig()
     fit: FitConfig = FitConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -719,7 +719,8 @@ def unknown_key(key: str, known: Iterable[str], loss: str = DEFAULT_LOSS) -> str
     known = list(known)
     owners = [name for name in LOSS_CONFIGS if key in known_keys(name)]
     if owners:
-        return f"{key}: is a setting of loss.name={' or '.join(owners)}, and this one is {loss}; leave it out"
+        whose = f"is a setting of loss.name={' or '.join(owners)}, and this one is {loss}"
+        return f"{key}: {whose}; set loss.name, or leave it out"
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
     leaf = key.rsplit(".", 1)[-1]
     near += [name for name in known if name.rsplit(".", 1)[-1] == leaf and name not in near]

@@ -97,7 +97,7 @@ def test_value_is_that_of_the_means_one_by_one():
 
 def test_its_settings_are_its_own():
     with pytest.raises(ConfigError, match="loss.power: is a setting of loss.name=toy, and this one is lac"):
-        build({"loss.power": 2.0})
+        build({"loss.name": "lac", "loss.power": 2.0})
     with pytest.raises(ConfigError, match="loss.power: must be > 0, got -1"):
         build({"loss.name": "toy", "loss.power": -1})
 

@@ -8,6 +8,7 @@ import pickle
 import pytest
 
 from lacray.config import (
+    DEFAULT_LOSS,
     LAC_PRESETS,
     LOSS_CONFIGS,
     Config,
@@ -34,6 +35,7 @@ OTHER = {
     "data.augment": False,
     "data.pairing": "videos",
     "encoder.positions": "absolute",
+    "loss.name": "lac",
     "loss.gamma": 0.37,
     "loss.score_sign": -1,
     "loss.match_tau": 0.2,
@@ -50,7 +52,7 @@ def test_dotted_keys_go_in_and_come_out_unchanged():
 
 
 def test_everything_that_is_not_given_keeps_its_default():
-    default, flat = Config().flat(), build(OTHER).flat()
+    default, flat = build({"loss.name": "lac"}).flat(), build(OTHER).flat()
     assert {key: flat[key] for key in flat if key not in OTHER} == {
         key: default[key] for key in default if key not in OTHER
     }
@@ -164,7 +166,7 @@ def test_all_that_is_wrong_with_assignments_is_said_at_once():
     ],
 )
 def test_value_out_of_range_is_named_with_rule_value_and_origin(key, value, rule):
-    (problem,) = problems_of({key: value}, {key: "space.yaml:7"})
+    (problem,) = problems_of({"loss.name": "lac", key: value}, {key: "space.yaml:7"})
     assert problem.startswith(f"{key}: {rule}, ")
     assert problem.endswith(f", got {value!r} (space.yaml:7)")
 
@@ -200,7 +202,7 @@ def test_all_problems_of_a_setting_are_told_together_each_with_its_line():
     ("values", "said"),
     [
         ({"encoder.hidden": 30, "encoder.heads": 4}, "got hidden 30 and heads 4"),
-        ({"loss.gap_open": 0.0}, "use gap_transform: raw"),
+        ({"loss.name": "lac", "loss.gap_open": 0.0}, "use gap_transform: raw"),
     ],
 )
 def test_rule_between_two_settings_is_told_with_both_values(values, said):
@@ -209,8 +211,8 @@ def test_rule_between_two_settings_is_told_with_both_values(values, said):
 
 
 def test_raw_penalties_may_be_zero():
-    assert build({"loss.gap_open": 0.0, "loss.gap_transform": "raw"}).loss.gap_open == 0.0
-    assert build({"loss.gap_extend": -1.0, "loss.gap": "fixed"}).loss.gap_extend == -1.0
+    assert build({"loss.name": "lac", "loss.gap_open": 0.0, "loss.gap_transform": "raw"}).loss.gap_open == 0.0
+    assert build({"loss.name": "lac", "loss.gap_extend": -1.0, "loss.gap": "fixed"}).loss.gap_extend == -1.0
 
 
 def test_a_problem_is_one_line_whatever_is_in_it_also_from_another_process():
@@ -229,7 +231,8 @@ def test_preset_gives_the_defaults_and_a_given_field_wins(preset):
     config = LacConfig(preset=preset)
     for name, value in LAC_PRESETS[preset].items():
         assert getattr(config, name) == value
-    changed = build({"loss.preset": preset, "loss.gamma": 0.123, "loss.symmetric": not config.symmetric}).loss
+    own = {"loss.name": "lac", "loss.preset": preset, "loss.gamma": 0.123, "loss.symmetric": not config.symmetric}
+    changed = build(own).loss
     assert changed.gamma == 0.123
     assert changed.symmetric is not config.symmetric
     assert changed.gap_learning_rate == config.gap_learning_rate
@@ -250,6 +253,11 @@ def test_settings_cannot_be_changed_afterwards():
         Config().loss.gamma = 2.0
 
 
+def test_what_names_no_loss_gets_the_default_one_however_it_is_built():
+    assert Config().loss == build({}).loss == LOSS_CONFIGS[DEFAULT_LOSS]()
+    assert known_keys() == list(Config().flat())
+
+
 def test_keys_are_those_of_the_chosen_loss():
     keys = known_keys("scl")
     assert "loss.projection" in keys
@@ -263,7 +271,8 @@ def test_a_key_of_another_loss_says_whose_it_is():
     with pytest.raises(ConfigError) as error:
         build({"loss.name": "scl", "loss.gamma": 0.5, "loss.tau": -1.0})
     assert error.value.problems == [
-        "loss.gamma: is a setting of loss.name=lac or lav or gta or cross or lrprop, and this one is scl; leave it out",
+        "loss.gamma: is a setting of loss.name=lac or lav or gta or cross or lrprop, and this one is scl; set "
+        "loss.name, or leave it out",
         "loss.tau: must be > 0, got -1.0",
     ]
 

@@ -18,10 +18,12 @@ from datasets import carl, frames_of, lav, opened, pattern, penn, plain, tcc, wr
 from tiny import make_features
 
 from lacray import train
-from lacray.data import Video, VideoSet
+from lacray.config import ConfigError, build, parse_assignments
+from lacray.data import Video, VideoSet, open_videos
 from lacray.data.__main__ import main
 from lacray.data.completeness import against_published
 from lacray.data.published import PENN_ACTION
+from lacray.fit import check_partners
 
 
 @pytest.fixture
@@ -249,6 +251,22 @@ def test_every_layout_is_checked_and_says_what_it_is(checked, tmp_path, make):
     assert code == 0
     assert re.search(rf"layout +{names[make]}, videos \(", said)
     assert re.search(r"training +yes", said)
+
+
+def test_videos_that_are_alone_are_told_the_loss_that_trains_on_them(checked, tmp_path):
+    write_pictures(tmp_path / "videos" / "a", frames_of(0, 8))
+    code, said, _ = checked(tmp_path)
+    assert code == 0
+    assert re.search(
+        r"training +with loss.name=scl: cross, the default, compares two training videos of one action, got 1 of 1",
+        said,
+    )
+    command = re.search(r"python -m lacray\.train (.*)", said)[1].split()
+    own = parse_assignments(["data.validation_share=0", *command])  # as `train` has it
+    check_partners(build(own), open_videos(build(own).data))
+    del own["loss.name"]
+    with pytest.raises(ConfigError, match=r"use loss\.name=scl"):
+        check_partners(build(own), open_videos(build(own).data))
 
 
 def test_pictures_of_other_sizes_and_turned_ones_are_odd(checked, tmp_path):

@@ -89,10 +89,8 @@ def test_a_row_for_every_epoch_and_its_metrics_where_it_was_evaluated(undisturbe
     assert [row["split"] for row in rows] == [None, None, "validation", None, "validation", "validation"]
     assert [row["status"] for row in rows] == ["running"] * 5 + ["done"]
     for row in rows[1:]:
-        assert row["part.total"] == pytest.approx(
-            row["part.L_c"] + 0.01 * (row["part.L_l"] + row["part.L_sw"]), rel=1e-4
-        )
-        assert row["gap.open"] > 0
+        assert row["part.total"] == pytest.approx(row["part.L_c"] + row["part.lambda_L_x"], rel=1e-4)
+        assert (row["cross.matched"] > 0) == (row["part.lambda"] > 0)
         assert (row["metric.objective"] is None) == (row["split"] is None)
     assert {row["world_size"] for row in rows} == {1}
 

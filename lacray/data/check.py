@@ -6,22 +6,25 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 
-from lacray.config import DataConfig
+from lacray.config import DEFAULT_LOSS, DataConfig
 from lacray.data.completeness import against_published
 from lacray.data.facts import Facts
 from lacray.data.layouts import NUM_READERS, Progress, Survey, find_root, list_videos, survey, video_set
 from lacray.data.oddities import oddities, same_content
 from lacray.data.sources import source_of
 from lacray.data.video import UnreadableVideoError
-from lacray.data.videoset import DataError, Video, VideoSet, by_action, phases_in, why_not_selectable
+from lacray.data.videoset import DataError, Video, VideoSet, by_action, phases_in, why_not_selectable, without_partner
 
 # A video is long if it lasts this many times as long as the median.
 LONG = 10
 # Kinds, or names, that are told in one line.
 MOST = 4
+# What trains where no two training videos show one action.
+ALONE = "scl"
 
 
 @dataclass
@@ -59,7 +62,7 @@ def check(config: DataConfig, settings: Sequence[str] = (), *, progress: Progres
     listing = list_videos(root, config)
     seen = survey(root, listing, config, progress)
     findings = Findings(problems=[*listing.problems, *seen.problems], left_out=seen.unreadable)
-    videos = _usable(config, seen, findings)
+    videos, no_study = _usable(config, seen, findings)
     everything = videos.training + videos.val
     facts = dict(zip((v.name for v in everything), _facts(everything, told), strict=True))
     for video in everything:
@@ -69,22 +72,26 @@ def check(config: DataConfig, settings: Sequence[str] = (), *, progress: Progres
     if (published := against_published(videos, config.action)) is not None:
         findings.found["published"], findings.unlike_published = published
     findings.odd = [*listing.notes, *_odd_files(config, everything, facts), *oddities(videos), *_odd_labels(videos)]
-    findings.computable = _computable(videos, is_usable=not findings.problems)
+    findings.computable = _computable(videos, no_study, is_usable=not findings.problems)
     findings.then = _then(config, settings, findings)
     return findings
 
 
-def _usable(config: DataConfig, seen: Survey, findings: Findings) -> VideoSet:
-    """The videos as a training would get them; where it would get too few, all the same."""
+def _usable(config: DataConfig, seen: Survey, findings: Findings) -> tuple[VideoSet, list[str]]:
+    """The videos as a study, else as a training would get them, and why no study could; where it would get too few, all
+    the same."""
     try:
-        return video_set(config, seen)
+        return video_set(config, seen), []
     except DataError as error:
+        with suppress(DataError):
+            return video_set(config.model_copy(update={"validation_share": 0.0}), seen), error.problems
         findings.problems += error.problems if seen.listing.entries else []
         alone = config.model_copy(update={"validation_share": 0.0, "pairing": "views"})
         training = [video for video in seen.videos if video.split == "train"]
         val = [video for video in seen.videos if video.split == "val"]
         channels = next(iter(seen.channels), None)
-        return VideoSet(alone.root, training, frozenset(), val, seen.listing.phases, channels, seen.unreadable)
+        videos = VideoSet(alone.root, training, frozenset(), val, seen.listing.phases, channels, seen.unreadable)
+        return videos, error.problems
 
 
 def _facts(videos: Sequence[Video], told: Progress) -> list[Facts]:
@@ -238,17 +245,21 @@ def _odd_labels(videos: VideoSet) -> list[str]:
     return odd
 
 
-def _computable(videos: VideoSet, *, is_usable: bool) -> dict[str, str]:
+def _computable(videos: VideoSet, no_study: list[str], *, is_usable: bool) -> dict[str, str]:
     if not is_usable:
         return {"anything": "no, before what is wrong is mended"}
     labelled = {split: [v for v in own if v.is_labelled] for split, own in _splits(videos)}
     lacking = [split for split, own in labelled.items() if not own]
     few = f"no: needs two val videos with labels, got {len(labelled['val'])}"
     learned = f"no: no labels in the {' and the '.join(lacking)} videos"
-    reasons = why_not_selectable(videos)
+    reasons = no_study or why_not_selectable(videos)
     study = "no: " + reasons[0].removeprefix(f"{videos.root}: ").partition(";")[0] if reasons else "yes"
+    alone = (
+        f"with loss.name={ALONE}: {DEFAULT_LOSS}, the default, compares two training videos of one action, got "
+        f"{len(videos.training)} of {len({video.action for video in videos.training})} actions"
+    )
     found = {
-        "training": "yes",
+        "training": alone if _are_alone(videos) else "yes",
         "class@10, 50, 100, progress": learned if lacking else "yes",
         "AP@K, event error": "yes" if len(labelled["val"]) > 1 else few,
         "Kendall's tau": "yes" if len(videos.val) > 1 else f"no: needs two val videos, got {len(videos.val)}",
@@ -259,6 +270,10 @@ def _computable(videos: VideoSet, *, is_usable: bool) -> dict[str, str]:
     return found
 
 
+def _are_alone(videos: VideoSet) -> bool:
+    return len(without_partner(videos.training)) == len(videos.training)  # `train` holds none of them apart
+
+
 def _splits(videos: VideoSet) -> tuple[tuple[str, list[Video]], ...]:
     return ("training", videos.training), ("val", videos.val)
 
@@ -267,6 +282,7 @@ def _then(config: DataConfig, settings: Sequence[str], findings: Findings) -> li
     where = [f"data.root={config.root}", *settings] if config.root != "simpouring" else list(settings)
     if findings.problems:
         return [shlex.join(["python", "-m", "lacray.data", "check", config.root, *settings])]
-    train = shlex.join(["python", "-m", "lacray.train", *where])
+    own = [] if findings.computable["training"] == "yes" else [f"loss.name={ALONE}"]
+    train = shlex.join(["python", "-m", "lacray.train", *where, *own])
     is_study = findings.computable["a study (lacray.tune)"] == "yes"
     return [*([shlex.join(["python", "-m", "lacray.tune", *where])] if is_study else []), train]
