@@ -113,6 +113,16 @@ def test_a_machine_of_many_frames_that_overlap_is_libsvms(way, monkeypatch):
     assert np.count_nonzero(found != expected) <= (1 if way == "compiled" else 0)
 
 
+def test_a_walk_without_an_end_is_left_to_scikit_learn(monkeypatch):
+    def circles(*_):
+        raise ArithmeticError
+
+    rng = np.random.default_rng(33)
+    train, val = videos(rng, 4, num_phases=3, size=5, noise=0.5), videos(rng, 2, num_phases=3, size=5, noise=0.5)
+    monkeypatch.setattr(svm, "_solve", circles)
+    np.testing.assert_array_equal(phase_predictions(train, val, 1.0, "svm"), plain(train, val, "svm")[0])
+
+
 def test_the_memory_of_a_kernel_is_what_is_promised():
     tracemalloc.start()
     rng = np.random.default_rng(34)

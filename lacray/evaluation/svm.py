@@ -5,7 +5,8 @@ them side by side, and `csrc/svm.cpp` walks over eight. The kernel is in float32
 steps are libsvm's (but for shrinking): the machine is the same to libsvm's own tolerance, and only a frame for which a
 decision is that close to 0 can get another phase.
 
-Where nothing can be compiled, or the table of the kernel were too large, `SVC` itself does it.
+Where nothing can be compiled, the table of the kernel were too large, or the walk comes to no end, `SVC` itself does
+it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +52,14 @@ def svm_predictions(embeddings: Array, labels: Array, frames: Array) -> Array:
     native = _native()
     classes = np.unique(labels)
     counts = [int((labels == label).sum()) for label in classes]
-    if native is None or _bytes(counts) > KERNEL_BYTES:
-        predictions: Array = SVC(C=C, tol=TOLERANCE).fit(embeddings, labels).predict(frames)
-        return predictions
-    by_class = [embeddings[labels == label] for label in classes]
-    machine = _Machine(native, by_class, embeddings.mean(axis=0), embeddings.var())
-    return classes[machine.vote(frames)]
+    if native is not None and _bytes(counts) <= KERNEL_BYTES:
+        by_class = [embeddings[labels == label] for label in classes]
+        # Of frames that are all but equal a kernel by products says noise, over which a walk may go in circles.
+        with suppress(ArithmeticError):
+            machine = _Machine(native, by_class, embeddings.mean(axis=0), embeddings.var())
+            return classes[machine.vote(frames)]
+    predictions: Array = SVC(C=C, tol=TOLERANCE).fit(embeddings, labels).predict(frames)
+    return predictions
 
 
 def _bytes(counts: list[int]) -> int:
@@ -144,7 +148,11 @@ class _Machine:
 
 
 def _solve(native: Any, kernels: list[Array]) -> tuple[list[Array], list[Array]]:
-    """Multipliers of the frames of two classes, and y - sum_k y_k alpha_k K of each; a list of two."""
+    """Multipliers of the frames of two classes, and y - sum_k y_k alpha_k K of each; a list of two.
+
+    Raises:
+        ArithmeticError: no end of the walk in very many steps.
+    """
     counts = [len(kernels[0]), len(kernels[3])]
     widths = [_padded(count) for count in counts]
     alpha, slope, scratch = (np.empty(size * sum(widths)) for size in (1, 1, 3))
