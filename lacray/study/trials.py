@@ -216,10 +216,12 @@ def recorded(rows: Iterable[Mapping[str, Any]], space: Space, *, given_up: Colle
 
 def changed_defaults(rows: Iterable[Mapping[str, Any]], space: Space) -> dict[str, tuple[Any, Any]]:
     """What a space leaves to the defaults and its trials had otherwise: key -> (theirs, the default now)."""
-    given = {*space.fixed, *space.search, *(key for own in space.variants.values() for key in own)}
-    last = {row["variant"]: row for row in rows if row["stage"] == "tune" and row["control"] == "none"}
+    # A row that a run has written, not one of its end alone, names its loss.
+    runs = (row for row in rows if row["stage"] == "tune" and row["control"] == "none" and row.get("loss.name"))
+    last = {row["variant"]: row for row in runs}
     found: dict[str, tuple[Any, Any]] = {}
-    for row in last.values():
+    for variant, row in last.items():
+        given = {*space.fixed, *space.search, *space.variants.get(variant, ())}
         with suppress(ConfigError):  # no run had a setting that there cannot be
             now = space.config(_from_row(0, row, space).params).flat()
             for key in now.keys() - given:

@@ -135,13 +135,15 @@ def test_a_study_of_relative_paths_goes_on_from_another_folder(tmp_path, clips, 
 
 
 def test_a_study_whose_defaults_have_changed_since_is_not_mixed(tmp_path, clips):
-    variants = {"short": {"fit.epochs": 2}, "long": {"fit.epochs": 3}}
-    with opened(tmp_path, clips, variants=variants, fixed={"loss.tau": 0.2}) as study:
+    # What one variant gives is left to the default by the other.
+    variants = {"short": {"fit.epochs": 2, "fit.optimizer": "adamw"}, "long": {"fit.epochs": 3}}
+    own = {"variants": variants, "fixed": {"loss.tau": 0.2}, "sampler": "grid"}
+    with opened(tmp_path, clips, **own) as study:
         study.begin()
         write_rows(study, study.next_trial(), {2: 0.5}, status="done")
         write_rows(study, study.next_trial(), {1: None}, fit__optimizer="sgd", loss__tau=0.2)
     for given in (clips, None):
-        with pytest.raises(UserError) as refused, opened(tmp_path, given, variants=variants, fixed={"loss.tau": 0.2}):
+        with pytest.raises(UserError) as refused, opened(tmp_path, given, **own):
             pass
         assert refused.value.problems == [
             "study s: cannot go on as another study: its trials have fit.optimizer sgd, which is left to the default, "
