@@ -127,6 +127,9 @@ def test_a_node_that_runs_out_of_memory_loses_no_trial(lab: Lab, undisturbed):
     study = lab.tune(env={"RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": "100"})
     with ended([study]):
         study.until(lambda: lab.epoch(1) >= 1 or lab.num_over() >= 2)
+        # The trial stands still meanwhile: memory may be slow to come by, and the trials are over in seconds.
+        for process in study.trial_processes():
+            process.suspend()
         hog = subprocess.Popen([sys.executable, "-c", HOG], stdin=subprocess.PIPE)
         try:
             study.until(lambda: feed(hog) and "ran out of memory" in study.said, timeout=60)
@@ -142,9 +145,10 @@ def test_a_node_that_runs_out_of_memory_loses_no_trial(lab: Lab, undisturbed):
 GIB = 2**30
 HOG = """
 import sys
+import psutil
 taken = []
 for line in sys.stdin:
-    if len(taken) < 60:
+    if psutil.virtual_memory().available > 3 * 2**30:
         taken.append(b"x" * 2**27)
 """
 
