@@ -1,4 +1,4 @@
-"""Feature data sets whose videos go through their phases at tempos of their own, made from one whose videos share a rhythm.
+"""Feature data sets whose videos go through each phase at a tempo of its own, from one whose videos share a rhythm.
 
     python examples/tempo_features.py grid-s1         # tempo-1/grid-s1, tempo-2/grid-s1, tempo-4/grid-s1
     python -m lacray.tune lead/lead_tempo.yaml
