@@ -30,6 +30,8 @@ TOLERANCE = 1e-3
 """Of the multipliers' optimality, as libsvm has it."""
 KERNEL_BYTES = 1 << 29
 """What the kernel may take, in float32 between the frames of a phase and between those of two, with the weights."""
+LEAST_STEPS = 100_000
+"""That a walk may take, or 100 a frame, before it is given up; one that ends takes one or two a frame."""
 LANES = 8
 SOURCE = Path(__file__).resolve().parent / "csrc" / "svm.cpp"
 # Without contraction, roundings are libsvm's on every machine.
@@ -162,7 +164,7 @@ def _solve(native: Any, kernels: list[Array]) -> tuple[list[Array], list[Array]]
         (ctypes.c_void_p * 4)(*(kernel.ctypes.data for kernel in kernels)),
         C,
         TOLERANCE,
-        max(10_000_000, 100 * sum(counts)),
+        max(LEAST_STEPS, 100 * sum(counts)),
         *(values.ctypes.data for values in (alpha, slope, scratch)),
     )
     if iterations < 0:
