@@ -4,7 +4,8 @@ python analysis/families.py PLACE/STUDY [PLACE/STUDY ...] --against ARM [--pair 
 
 An arm is a variant; studies of one data set are read as one. First every arm, mean ± standard deviation over seeds;
 then the differences of all others from `--against`, seed by seed, with 95 % intervals and Holm's p within each metric
-over all arms and data sets; then the pairs that are named, a family of their own.
+over all arms and data sets; then the pairs that are named, a family of their own. What was tried in several places has
+arms `X, PLACE`: each is compared with `ARM, PLACE` where there is one, and that with ARM.
 """
 
 from __future__ import annotations
@@ -77,6 +78,13 @@ def columns_of(arms: dict[str, Cell]) -> list[tuple[str, str, float]]:
     return [column for column in every if any(arm.values(column[0]) for arm in arms.values())]
 
 
+def _in_its_place(against: str, arm: str, known: Sequence[str]) -> str:
+    """What an arm is compared with."""
+    _, comma, place = arm.rpartition(", ")
+    there = f"{against}{comma}{place}"
+    return there if comma and there in known and there != arm else against
+
+
 def means(arms: Arms, dataset: str) -> list[str]:
     """The lines of a data set's table of means."""
     splits = arms[dataset]
@@ -135,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := [arm for arm in dict.fromkeys(named) if arm not in known]:
         raise ResultsError(", ".join(unknown), "must be an arm of these studies", f"choose from: {'; '.join(known)}")
     parts = [means(arms, dataset) for dataset in arms]
-    parts.append(family(arms, [(arm, arguments.against) for arm in known if arm != arguments.against]))
+    others = [arm for arm in known if arm != arguments.against]
+    parts.append(family(arms, [(arm, _in_its_place(arguments.against, arm, known)) for arm in others]))
     if arguments.pair:
         parts.append(family(arms, [(one, other) for one, other in arguments.pair]))
     print("\n\n".join("\n".join(map(printable, lines)) for lines in parts))

@@ -98,6 +98,29 @@ def test_an_arm_that_one_data_set_lacks_is_a_line_of_no_pairs(measured):
     assert entries(said, "local − SCL", "a")[0] == "4"
 
 
+def test_what_was_tried_in_a_place_is_compared_there(tmp_path):
+    arms = {
+        "SCL": 0.5,
+        "cross, local": 0.6,
+        "SCL, few videos": 0.3,
+        "cross, local, few videos": 0.33,
+        "LAC, pixels": 0.1,
+    }
+    for number, (arm, seed) in enumerate((arm, seed) for arm in arms for seed in range(3)):
+        row = base(variant=arm, seed=seed, split="val", **metrics(0.9))
+        row["metric.objective"] = arms[arm] + 0.01 * seed
+        write_run(tmp_path, "map", f"trial-{number:04d}", [row])
+    said = commands.run("analysis/families.py", str(tmp_path / "map"), "--against", "SCL", cwd=ROOT)
+    compared = {
+        "cross, local − SCL": "+10.00",
+        "SCL, few videos − SCL": "−20.00",
+        "cross, local, few videos − SCL, few videos": "+3.00",
+        "LAC, pixels − SCL": "−40.00",
+    }
+    assert {name: entries(said, name, "simpouring")[1].partition(" ")[0] for name in compared} == compared
+    assert said.count(" − ") == len(compared)
+
+
 def refused(*arguments):
     said = commands.run("analysis/families.py", *map(str, arguments), cwd=ROOT, code=2)
     assert "Traceback" not in said
