@@ -1,7 +1,7 @@
 """Local alignment against warping and nearest neighbours where videos begin and end with what does not matter.
 
     python -m lacray.train fit.epochs=30 data.validation_share=0            a checkpoint, on SimPouring
-    python benchmarks/alignment_quality.py results/train/checkpoints/*.pt   all pairs of its val split
+    python benchmarks/alignment_quality.py CHECKPOINT                       all pairs of its val split
 
 SimPouring knows what every frame shows: its progress through the five phases, none in lead-in and lead-out. Of each
 ordered pair, every frame of the first video is placed in the second. Rightly left out: a frame of lead-in or lead-out

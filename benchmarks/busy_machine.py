@@ -41,7 +41,7 @@ def train(setting: str, threads: int, seconds: float) -> dict[str, float]:
         import torch
 
     torch.set_num_threads(threads)
-    config = build({"fit.epochs": 10_000, "fit.evaluate_every": 10_000, "fit.steps_per_epoch": 2})
+    config = build({"loss.name": "lac", "fit.epochs": 10_000, "fit.evaluate_every": 10_000, "fit.steps_per_epoch": 2})
     epochs = fit(config, open_videos(config.data))
     next(epochs)
     start, cpu, machine = time.perf_counter(), time.process_time(), busy_seconds()

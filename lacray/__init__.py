@@ -1,4 +1,4 @@
-"""lacray: frame-wise video embeddings by differentiable local alignment."""
+"""lacray: frame-wise video embeddings, learned by aligning videos."""
 
 import os
 from typing import TYPE_CHECKING, Any

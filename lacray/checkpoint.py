@@ -19,6 +19,8 @@ from lacray.encoder import Encoder, build_encoder
 from lacray.losses import Loss, build_loss
 
 CHECKPOINT_FORMAT = 3
+ARCHITECTURE = ("encoder.", "loss.name", "loss.projection", "loss.gap")
+"""How settings begin that say which weights there are."""
 KEYS = {
     "format",
     "config",
@@ -46,7 +48,7 @@ class Trained:
 
     encoder: Encoder
     loss: Loss
-    """With what it has learned: its gap penalties."""
+    """With what it has learned: its gap penalties, or its head."""
     config: Config
     num_features: int | None
     """Channels of the features that it takes; None for videos."""
@@ -112,7 +114,7 @@ def restore(
         loss.load_state_dict(state["loss"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
-        had = {key: value for key, value in state["config"].items() if key.startswith(("encoder.", "loss.gap"))}
+        had = {key: value for key, value in state["config"].items() if key.startswith(ARCHITECTURE)}
         raise CheckpointError(
             f"checkpoint: is of another architecture than this setting ({str(error).splitlines()[0].strip()}); "
             f"it was trained with {had}"

@@ -421,7 +421,7 @@ class CrossConfig(LossSection):
     """Smoothing of the alignment's max, or of the nearest neighbour, in nats."""
     gap_open: NonNegative = 1.0
     gap_extend: NonNegative = 0.2
-    """Penalties of the alignment, in nats."""
+    """Penalties of `local` and `end_to_end`, in nats; the others have no gaps."""
     weight: NonNegative = 1.0
     """lambda, once it has risen; 0: SCL."""
     ramp_start: Share = 0.2
@@ -469,6 +469,17 @@ class CrossConfig(LossSection):
             )
         return self
 
+    @model_validator(mode="after")
+    def _gaps_are_of_an_alignment_that_has_some(self) -> CrossConfig:
+        kinds = type(self).model_fields
+        moved = [name for name in ("gap_open", "gap_extend") if getattr(self, name) != kinds[name].default]
+        if moved and self.alignment in ("dtw", "nearest"):
+            raise ValueError(
+                f"{' and '.join(moved)} must be left out with alignment {self.alignment}, which has no gaps, got "
+                f"{' and '.join(f'{getattr(self, name):g}' for name in moved)}; set alignment to local or end_to_end"
+            )
+        return self
+
 
 class FitConfig(Section):
     """The training loop."""
@@ -487,7 +498,7 @@ class FitConfig(Section):
     """Largest norm of the gradient, the loss's own parameters with the encoder's."""
     accumulate: Count = 1
     """Into how many batches, one after the other, a worker cuts its share of a step, to save memory; batch norms see
-    one of them at a time."""
+    one of them at a time. 1 alone where the videos of a step are compared (`cross`, `scl`, `tcc`)."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: autocast where the device has it."""
     evaluate_every: Count = 5

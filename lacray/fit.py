@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lacray import checkpoint, distributed
 from lacray.batch_norm import share_batch_norms
-from lacray.config import Config, ConfigError, UserError
+from lacray.config import Config, ConfigError, LacConfig, UserError
 from lacray.data import Batch, FrameStore, PairLoader, VideoSet
 from lacray.data.augment import apply_to_clips
 from lacray.data.videoset import without_partner
@@ -292,9 +292,10 @@ def _non_finite(config: Config, position: int, batches: list[tuple[dict[str, Ten
     guilty = [(values, videos) for values, videos in told if not all(map(math.isfinite, values.values()))]
     where = "loss" if guilty else "gradient"
     values, videos = (guilty or told)[0]
+    smoother = ", or raise loss.gamma or loss.similarity_eps" if isinstance(config.loss, LacConfig) else ""
     return NonFiniteError(
         f"step {position}: the {where} must be finite, got {values} on {', '.join(sorted(set(videos)))}; "
-        f"lower fit.learning_rate ({config.fit.learning_rate:g}), or raise loss.gamma or loss.similarity_eps"
+        f"lower fit.learning_rate ({config.fit.learning_rate:g}){smoother}"
     )
 
 

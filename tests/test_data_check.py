@@ -255,18 +255,32 @@ def test_every_layout_is_checked_and_says_what_it_is(checked, tmp_path, make):
 
 def test_videos_that_are_alone_are_told_the_loss_that_trains_on_them(checked, tmp_path):
     write_pictures(tmp_path / "videos" / "a", frames_of(0, 8))
-    code, said, _ = checked(tmp_path)
-    assert code == 0
-    assert re.search(
-        r"training +with loss.name=scl: cross, the default, compares two training videos of one action, got 1 of 1",
-        said,
-    )
-    command = re.search(r"python -m lacray\.train (.*)", said)[1].split()
-    own = parse_assignments(["data.validation_share=0", *command])  # as `train` has it
-    check_partners(build(own), open_videos(build(own).data))
-    del own["loss.name"]
-    with pytest.raises(ConfigError, match=r"use loss\.name=scl"):
+    for given in ([], ["loss.name=cross", "loss.sigma=2"]):
+        code, said, _ = checked(tmp_path, *given)
+        assert code == 0
+        alone = "cross compares two training videos of one action, got 1 of 1"
+        assert re.search(rf"training +with loss.name=scl: {alone}", said)
+        own = trained_next(said)
         check_partners(build(own), open_videos(build(own).data))
+        with pytest.raises(ConfigError, match=r"use loss\.name=scl"):
+            check_partners(build({**own, "loss.name": "cross"}), open_videos(build(own).data))
+
+
+@pytest.mark.parametrize("given", ["loss.name=scl", "loss.weight=0"])
+def test_videos_that_are_alone_may_have_a_loss_that_needs_no_other(checked, tmp_path, given):
+    write_pictures(tmp_path / "videos" / "a", frames_of(0, 8))
+    code, said, _ = checked(tmp_path, given)
+    assert code == 0
+    assert re.search(r"training +yes", said)
+    own = trained_next(said)
+    assert own.items() >= parse_assignments([given]).items()
+    check_partners(build(own), open_videos(build(own).data))
+
+
+def trained_next(said: str) -> dict:
+    """The settings of the command that trains."""
+    command = re.search(r"python -m lacray\.train (.*)", said)[1].split()
+    return parse_assignments(["data.validation_share=0", *command])  # as `train` has it
 
 
 def test_pictures_of_other_sizes_and_turned_ones_are_odd(checked, tmp_path):

@@ -153,7 +153,7 @@ def test_python_of_the_readme(own_videos, tmp_path, monkeypatch):
     assert len(snippets) == 2
     folder, _ = own_videos
     (checkpoint,) = (folder / "results" / "train" / "checkpoints").glob("*.pt")
-    named = tmp_path / "results" / "train" / "checkpoints" / "train.pt"
+    named = tmp_path / "results" / "train" / "checkpoints" / "train-1a2b3c4d-s0.pt"
     named.parent.mkdir(parents=True)
     shutil.copy(checkpoint, named)
     for name, path in zip(("video", "other"), sorted((folder / "my_videos").glob("*.mp4")), strict=False):

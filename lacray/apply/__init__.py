@@ -1,6 +1,6 @@
 """A trained encoder put to work: plain functions on a loaded model, without Ray.
 
-model = lacray.load("results/train/checkpoints/train.pt")
+model = lacray.load("results/train/checkpoints/train-1a2b3c4d-s0.pt")
 model.embed("one.mp4")                          # (T, E), an embedding a frame
 alignment = model.align("one.mp4", "other.mp4")
 alignment.time_in_b(12.5)                       # the same moment in the other video, or None

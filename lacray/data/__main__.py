@@ -38,11 +38,11 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"check: takes one folder and key=value settings, got {extra} too; leave it out")
     config = _config(arguments, arguments.settings)
     if arguments.json:
-        findings = check(config.data, arguments.settings)
+        findings = check(config, arguments.settings)
         print(json.dumps(dataclasses.asdict(findings), indent=1, ensure_ascii=False))
     else:
         with progress_bar() as progress:
-            findings = check(config.data, arguments.settings, progress=progress)
+            findings = check(config, arguments.settings, progress=progress)
         show(arguments.root, findings)
     if findings.problems:
         raise UserError(findings.problems)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 
-from lacray.config import DEFAULT_LOSS, DataConfig
+from lacray.config import Config, DataConfig
 from lacray.data.completeness import against_published
 from lacray.data.facts import Facts
 from lacray.data.layouts import NUM_READERS, Progress, Survey, find_root, list_videos, survey, video_set
@@ -47,7 +47,7 @@ class Findings:
     """Each video with its part and its facts."""
 
 
-def check(config: DataConfig, settings: Sequence[str] = (), *, progress: Progress | None = None) -> Findings:
+def check(config: Config, settings: Sequence[str] = (), *, progress: Progress | None = None) -> Findings:
     """Look at all of a data set; only headers, packets and first frames of videos are read.
 
     Args:
@@ -57,23 +57,24 @@ def check(config: DataConfig, settings: Sequence[str] = (), *, progress: Progres
     Raises:
         DataError: there is no such folder.
     """
+    data = config.data
     told = progress or (lambda *_: None)
-    root = find_root(config, progress)
-    listing = list_videos(root, config)
-    seen = survey(root, listing, config, progress)
+    root = find_root(data, progress)
+    listing = list_videos(root, data)
+    seen = survey(root, listing, data, progress)
     findings = Findings(problems=[*listing.problems, *seen.problems], left_out=seen.unreadable)
-    videos, no_study = _usable(config, seen, findings)
+    videos, no_study = _usable(data, seen, findings)
     everything = videos.training + videos.val
     facts = dict(zip((v.name for v in everything), _facts(everything, told), strict=True))
     for video in everything:
         part = "validation" if video.name in videos.held else video.split
         findings.videos[video.name] = {"part": part, "frames": video.num_frames, **vars(facts[video.name])}
-    findings.found = _found(config, seen, videos, facts)
-    if (published := against_published(videos, config.action)) is not None:
+    findings.found = _found(data, seen, videos, facts)
+    if (published := against_published(videos, data.action)) is not None:
         findings.found["published"], findings.unlike_published = published
-    findings.odd = [*listing.notes, *_odd_files(config, everything, facts), *oddities(videos), *_odd_labels(videos)]
-    findings.computable = _computable(videos, no_study, is_usable=not findings.problems)
-    findings.then = _then(config, settings, findings)
+    findings.odd = [*listing.notes, *_odd_files(data, everything, facts), *oddities(videos), *_odd_labels(videos)]
+    findings.computable = _computable(videos, no_study, config, is_usable=not findings.problems)
+    findings.then = _then(data, settings, findings)
     return findings
 
 
@@ -245,7 +246,7 @@ def _odd_labels(videos: VideoSet) -> list[str]:
     return odd
 
 
-def _computable(videos: VideoSet, no_study: list[str], *, is_usable: bool) -> dict[str, str]:
+def _computable(videos: VideoSet, no_study: list[str], config: Config, *, is_usable: bool) -> dict[str, str]:
     if not is_usable:
         return {"anything": "no, before what is wrong is mended"}
     labelled = {split: [v for v in own if v.is_labelled] for split, own in _splits(videos)}
@@ -255,11 +256,11 @@ def _computable(videos: VideoSet, no_study: list[str], *, is_usable: bool) -> di
     reasons = no_study or why_not_selectable(videos)
     study = "no: " + reasons[0].removeprefix(f"{videos.root}: ").partition(";")[0] if reasons else "yes"
     alone = (
-        f"with loss.name={ALONE}: {DEFAULT_LOSS}, the default, compares two training videos of one action, got "
+        f"with loss.name={ALONE}: {config.loss.name} compares two training videos of one action, got "
         f"{len(videos.training)} of {len({video.action for video in videos.training})} actions"
     )
     found = {
-        "training": alone if _are_alone(videos) else "yes",
+        "training": alone if config.loss.compares_videos and _are_alone(videos) else "yes",
         "class@10, 50, 100, progress": learned if lacking else "yes",
         "AP@K, event error": "yes" if len(labelled["val"]) > 1 else few,
         "Kendall's tau": "yes" if len(videos.val) > 1 else f"no: needs two val videos, got {len(videos.val)}",
@@ -282,7 +283,8 @@ def _then(config: DataConfig, settings: Sequence[str], findings: Findings) -> li
     where = [f"data.root={config.root}", *settings] if config.root != "simpouring" else list(settings)
     if findings.problems:
         return [shlex.join(["python", "-m", "lacray.data", "check", config.root, *settings])]
-    own = [] if findings.computable["training"] == "yes" else [f"loss.name={ALONE}"]
-    train = shlex.join(["python", "-m", "lacray.train", *where, *own])
+    of_data = [word for word in where if not word.startswith("loss.")]
+    own = where if findings.computable["training"] == "yes" else [*of_data, f"loss.name={ALONE}"]
+    train = shlex.join(["python", "-m", "lacray.train", *own])
     is_study = findings.computable["a study (lacray.tune)"] == "yes"
-    return [*([shlex.join(["python", "-m", "lacray.tune", *where])] if is_study else []), train]
+    return [*([shlex.join(["python", "-m", "lacray.tune", *of_data])] if is_study else []), train]

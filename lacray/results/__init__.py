@@ -7,7 +7,8 @@
     {uri}/{study}/lease.json              who drives the study
 
 A row is one (epoch, split, control) of a run, split null where the epoch was not evaluated: identity columns
-(`IDENTITY`), the config by its dotted keys, `metric.*`, `part.*` (loss parts) and `gap.*` (mean effective penalties).
+(`IDENTITY`), the config by its dotted keys, `metric.*`, `part.*` (loss parts), and what the loss has
+learned: `gap.*` (mean effective penalties), `projection.norm`, `cross.*`.
 """
 
 from lacray.results.checkpoints import (

@@ -8,7 +8,7 @@ columns: data.lead_in           # what names their columns: settings; without th
 sampler: grid                   # tpe (default) or grid
 trials: 12                      # default of --trials, each another setting; a grid runs all of its points
 metric: objective               # what is maximised, of the validation share
-fixed: {data.root: simpouring, fit.epochs: 20}
+fixed: {data.root: simpouring, loss.name: lac, fit.epochs: 20}
 search:
   loss.gamma: {type: float, low: 0.05, high: 2.0, log: true}
   seed: {type: categorical, choices: [0, 1, 2]}
