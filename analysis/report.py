@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--pictures",
         action="store_true",
-        help="draw Fig. 3 and 4 too, from the latest final training of LAC, else of another loss; needs torch and the videos",
+        help="draw Fig. 3 and 4 too, from the latest training of LAC, else of another loss; needs torch and videos",
     )
     arguments = parser.parse_args(argv)
     try:
