@@ -165,6 +165,7 @@ def fit(
         world_size=distributed.world_size(),
         steps_per_epoch=config.fit.steps_per_epoch,
         accumulate=config.fit.accumulate,
+        in_couples=config.loss.compares_videos,
         pin_memory=device.type == "cuda",
         store=store,
     )

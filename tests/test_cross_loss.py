@@ -434,6 +434,14 @@ def test_an_action_with_one_video_is_told_once_and_one_a_video_is_refused(tmp_pa
         next(fit.fit(config, lonely))
 
 
+def test_of_several_actions_every_step_compares_videos(features):
+    config = cross_config(features, data__batch_size=2, loss__ramp_start=0, loss__ramp_end=0, fit__epochs=1)
+    videos = open_videos(config.data)
+    mixed = [replace(video, action="abc"[n // 2]) for n, video in enumerate(videos.training[:6])]
+    (event,) = fit.fit(config, replace(videos, training=mixed, held=frozenset(), val=[]))
+    assert event.diagnostics["cross.pairs"] == 1
+
+
 def test_positions_begin_anywhere_in_training_and_at_0_after_it(features):
     config = cross_config(features, data__position_shift=20.0)
     videos = open_videos(config.data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -316,6 +317,34 @@ def test_order_of_an_epoch_depends_on_seed_and_epoch_alone(features_root):
     one, other = list(loader.epoch(5)), list(loader_of(config).epoch(5))
     assert all(same_batch(a, b) for a, b in zip(one, other, strict=True))
     assert not same_batch(one[0], next(iter(loader.epoch(6))))
+
+
+def test_of_several_actions_a_step_has_couples_where_videos_are_compared(features_root):
+    config = config_of(features_root, input="features", batch_size=4)
+    videos = open_videos(config).train
+    assert loader_of(config, in_couples=True, steps_per_epoch=7).order(1) == loader_of(config, steps_per_epoch=7).order(
+        1
+    )
+    # 9 videos of 4 actions, over and over: 7 steps of 4.
+    actions = ["jump", "kick", "jump", "bowl", "kick", "jump", "kick", "bowl", "swim"]
+    mixed = [replace(video, action=action) for video, action in zip(videos, actions, strict=True)]
+    loader = PairLoader(mixed, config, seed=3, steps_per_epoch=7, in_couples=True)
+    order, plain_order = loader.order(1), PairLoader(mixed, config, seed=3, steps_per_epoch=7).order(1)
+    assert sorted(order) == sorted(plain_order)
+    couples = [(one, other) for one, other in zip(order[::2], order[1::2], strict=True)]
+    are_of_one = [actions[one] == actions[other] and one != other for one, other in couples]
+    # Those that are alone come last: the swimmer each time, and what is left over of the others.
+    assert are_of_one == sorted(are_of_one, reverse=True)
+    assert sum(are_of_one) >= 10
+    assert [v for v in order[: 2 * sum(are_of_one)] if actions[v] == "swim"] == []
+    # Otherwise few steps have any.
+    couples = [(one, other) for one, other in zip(plain_order[::2], plain_order[1::2], strict=True)]
+    assert sum(actions[one] == actions[other] for one, other in couples) < 8
+    ranks = [
+        PairLoader(mixed, config, seed=3, steps_per_epoch=7, in_couples=True, rank=r, world_size=2) for r in (0, 1)
+    ]
+    both = [batch for pair in zip(*(rank.epoch(1) for rank in ranks), strict=True) for batch in pair]
+    assert [int(index) for batch in both for index in batch.video[::2]] == order
 
 
 def test_epoch_longer_than_the_videos_goes_over_them_again_in_another_order(features_root):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
@@ -186,6 +186,7 @@ class PairDataset(Dataset["_Pair | DataError"]):
         self._of_action: dict[str, list[int]] = {}
         for index, video in enumerate(videos):
             self._of_action.setdefault(video.action, []).append(index)
+        self.action_of = [video.action for video in videos]
         # `open_videos` refuses others.
         assert config.pairing == "views" or min(map(len, self._of_action.values())) > 1
 
@@ -261,6 +262,25 @@ class _Collate:
         )
 
 
+def _coupled(order: list[int], action_of: Sequence[str]) -> list[int]:
+    """An order in which each video is followed by the next other one of its action; at the end those that have none."""
+    if len({action_of[index] for index in order}) == 1:
+        return order
+    found: list[tuple[int, ...]] = []
+    # Of each action, the couple that waits for its second video.
+    waiting: dict[str, int] = {}
+    for index in order:
+        action = action_of[index]
+        place = waiting.get(action)
+        if place is None or found[place] == (index,):
+            waiting[action] = len(found)
+            found.append((index,))
+        else:
+            del waiting[action]
+            found[place] += (index,)
+    return [index for own in sorted(found, key=len, reverse=True) for index in own]
+
+
 def _forkserver() -> BaseContext:
     context = get_context("forkserver")
     # The server imports torch once; every loader process of every epoch would else, for seconds.
@@ -275,6 +295,10 @@ class PairLoader:
     whole steps of `batch_size` pairs. A step is cut into `accumulate` slices, and rank r takes the r-th part of each:
     any number of workers trains on the same pairs in the same steps, with the same batches behind their batch norms,
     and an epoch can be entered anywhere.
+
+    Args:
+        in_couples: for a loss that compares the videos of a step: of several actions, each video of the order is
+            followed by one of its own, which in a shuffle would be in another step.
     """
 
     def __init__(
@@ -287,12 +311,13 @@ class PairLoader:
         world_size: int = 1,
         steps_per_epoch: int = 0,
         accumulate: int = 1,
+        in_couples: bool = False,
         pin_memory: bool = False,
         store: FrameStore | None = None,
     ) -> None:
         assert config.batch_size % (world_size * accumulate) == 0
         self.config, self.seed, self.rank, self.world_size = config, seed, rank, world_size
-        self.pin_memory = pin_memory
+        self.in_couples, self.pin_memory = in_couples, pin_memory
         self.dataset = PairDataset(videos, config, seed=seed, store=store)
         self.pairs_per_batch = config.batch_size // (world_size * accumulate)
         self.steps_per_epoch = steps_per_epoch or max(1, len(videos) // config.batch_size)
@@ -306,7 +331,8 @@ class PairLoader:
         drawn = [
             np.random.default_rng((self.seed, epoch, number, 1)).permutation(num_videos) for number in range(rounds)
         ]
-        return np.concatenate(drawn)[:needed].tolist()
+        order = np.concatenate(drawn)[:needed].tolist()
+        return _coupled(order, self.dataset.action_of) if self.in_couples else order
 
     def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
         """This worker's batches of an epoch, from `first_batch` on.
