@@ -45,6 +45,7 @@ class Feeding:
     is_grid: bool
     variants: dict[str, dict[str, Any]]
     choices: dict[str, list[Any]]
+    description: str = ""
 
     @classmethod
     def of(cls, study: str, manifest: Mapping[str, Any]) -> Feeding:
@@ -53,7 +54,8 @@ class Feeding:
         feeds, rows, columns = (tuple(space.get(name) or ()) for name in ("feeds", "rows", "columns"))
         is_grid = space.get("sampler") == "grid"
         choices = {key: spec["choices"] for key, spec in specs.items() if isinstance(spec, dict) and "choices" in spec}
-        return cls(study, feeds, rows, columns, is_grid, space.get("variants") or {}, choices)
+        told = " ".join(str(space.get("description") or "").split()).rstrip(".")
+        return cls(study, feeds, rows, columns, is_grid, space.get("variants") or {}, choices, told)
 
     def expected(self, key: str) -> list[Any]:
         """What a row key will be, once all of the grid is there."""
@@ -95,6 +97,8 @@ class Source:
     of_columns: set[str] = field(default_factory=set)
     """What follows from the column: the settings of the variants, where these name the columns."""
     studies: list[str] = field(default_factory=list)
+    described: Mapping[str, str] = field(default_factory=dict)
+    """What each study with a manifest says that it is; what `train` alone has made is of none."""
     number: int = 1
     """Of those of one table, data set and split: studies may feed it by other row keys."""
     num_open: int = 0
@@ -148,6 +152,8 @@ def gather(table: pa.Table, feedings: Iterable[Feeding], paper: Mapping[str, Any
     begun = {stage: last_rows(table, stage=stage, control="none") for stage in ("tune", "train")}
     trained = sorted({row["study"] for row in begun["train"]})
     found: dict[tuple[Any, ...], tuple[Source, list[Row]]] = {}
+    feedings = list(feedings)
+    described = {feeding.study: feeding.description for feeding in feedings}
     everywhere = [Feeding(study, (FINAL,), ("study",), (), False, {}, {}) for study in trained]
     for feeding in [*everywhere, *feedings]:
         stage = "tune" if feeding.is_grid else "train"
@@ -161,7 +167,7 @@ def gather(table: pa.Table, feedings: Iterable[Feeding], paper: Mapping[str, Any
             if name is None:
                 continue
             key = (name, dataset, split, feeding.rows, feeding.columns)
-            source, gathered = found.setdefault(key, (Source(*key), []))
+            source, gathered = found.setdefault(key, (Source(*key, described=described), []))
             gathered += [row for row in scored if dataset_of(row) == dataset]
             mine = [row for row in own if dataset_of(row) == dataset]
             if "variant" in feeding.columns:

@@ -24,8 +24,9 @@ from campaign import (
     write_study,
 )
 
-from analysis import paired
+from analysis import formats, page, paired
 from analysis.sources import published
+from lacray.results import Place, write_manifest
 
 METHODS = {"lac": 0.92, "scl": 0.9, "tcc": 0.8}
 
@@ -239,6 +240,57 @@ def test_a_tuned_study_of_one_method_stands_in_the_table_by_its_final_trainings(
     table = table_of(reported(tmp_path), "table_1-simpouring-full")
     assert entry(table, "LAC (study methods)", "Class@10").text == "94.00 ± 2.00"
     assert entry(table, "LAC (study tuned)", "Class@10").text == "95.00 ± 0.00"
+
+
+def test_each_line_says_of_which_study_it_is_and_what_that_says_of_itself(tmp_path):
+    methods(tmp_path)
+    write_study(tmp_path, "tuned", "tuned/tuned_lac.yaml")
+    for study, epochs in (("tuned", 30), ("scl-published", 500)):
+        for seed in range(2):
+            row = base(stage="train", split="val", seed=seed, **{"fit.epochs": epochs}, **metrics(0.95))
+            write_run(tmp_path, study, f"train-{seed}", [row])
+    made = reported(tmp_path)
+    told = (
+        "Runs of TCC, SCL, LAC (study methods): study methods (Tables 1 and 2, methods on one footing); "
+        "LAC (study tuned): study tuned (LAC, tuned), trained in full."
+    )
+    for key in ("full", "cropped", "full-fractions", "cropped-fractions"):
+        assert told in table_of(made, f"table_1-simpouring-{key}").notes, key
+    final = "Runs of scl-published, train without a study; study tuned (LAC, tuned), trained in full."
+    assert final in table_of(made, "final-simpouring-full").notes
+    for text in (formats.markdown(made), formats.latex(made), page.page(made)):
+        assert text.count(told) == 4
+        assert text.count(final) == 4
+
+
+def test_what_is_true_of_all_studies_of_a_table_is_said_once(tmp_path):
+    for name in ("lac", "scl"):
+        write_study(tmp_path, f"tuned_{name}", f"tuned/tuned_{name}.yaml")
+        row = base(stage="train", split="val", **{"loss.name": name}, **metrics(0.9))
+        write_run(tmp_path, f"tuned_{name}", "train-0", [row])
+    told = "Runs of SCL: study tuned_scl (SCL, tuned); LAC: study tuned_lac (LAC, tuned); each trained in full."
+    made = reported(tmp_path)
+    assert told in table_of(made, "table_1-simpouring-full").notes
+    assert told.replace("_", r"\_") in formats.latex(made)
+    assert told in formats.markdown(made)
+
+
+def test_a_study_that_describes_itself_in_paragraphs_has_one_line(tmp_path):
+    # A paragraph would end a caption of LaTeX.
+    space = {"description": "Gamma,\n\nonce more.\n", "feeds": ["table_4"], "rows": ["loss.gamma"], "sampler": "grid"}
+    assert write_manifest(Place(str(tmp_path)), "gamma", {"space": space})
+    write_run(tmp_path, "gamma", "trial-0000", [base(split="val", trial=0, **{"loss.gamma": 0.7}, **metrics(0.8))])
+    assert "Runs of study gamma (Gamma, once more)." in table_of(reported(tmp_path), "table_4-simpouring-full").notes
+
+
+def test_a_mean_over_actions_is_of_the_studies_of_all_of_them(tmp_path):
+    for action in ("bowl", "squat"):
+        write_study(tmp_path, action, "paper/methods.yaml")
+        own = {"data.root": "/data/penn_action", "data.action": action, "videos": action, "variant": "LAC"}
+        write_run(tmp_path, action, "trial-0000", [base(split="val", trial=0, **own, **metrics(0.9))])
+    described = "(Tables 1 and 2, methods on one footing)"
+    told = f"Runs of study bowl {described}, study squat {described}."
+    assert told in table_of(reported(tmp_path), "table_2-penn_action-full").notes
 
 
 def test_settings_as_columns_are_a_table_a_metric_with_the_controls_of_each_column(tmp_path):
