@@ -32,6 +32,9 @@ from lacray.results import last_rows
 FINAL = "final"
 """The table of all final trainings, by study; no study needs to name it."""
 MAX_TOLD = 3
+NULLABLE = ("data.action", "data.lead_in", "data.tier", "fit.full_epochs")
+"""Settings other than the loss's that a run may have as null: rows do not tell that from a version without them."""
+LACKED = short(None)
 
 
 @dataclass(frozen=True)
@@ -304,17 +307,40 @@ def _paper_labels(name: str, paper: Mapping[str, Any]) -> list[str]:
 
 
 def unlike_settings(lines: Sequence[Line], named: Iterable[str]) -> dict[str, dict[str, list[str]]]:
-    """Settings other than the loss's and those that name lines and columns, by which lines differ: value -> lines."""
+    """Settings other than the loss's and those that name lines and columns, by which lines differ: value -> lines.
+
+    What `later_settings` names is not among them.
+    """
+    later = later_settings(lines, named)
+    found = _values_of_settings(lines, named)
+    return {key: values for key, values in found.items() if len(values) > 1 and key not in later}
+
+
+def later_settings(lines: Sequence[Line], named: Iterable[str]) -> dict[str, str]:
+    """Settings that the version of some lines did not have, and that have one value in all others: key -> that value.
+
+    Nobody chose them apart, so that they are no difference of the settings. That is safe to say only beside their
+    value: what the older version did in its place is not in its rows, and need not be the same. So they are told in a
+    line of their own and never dropped, and the lines stay cells of their own. A setting that may be null (NULLABLE)
+    is never one of them: there, null is a choice. Where the others have several values, it is a difference.
+    """
+    found = _values_of_settings(lines, named)
+    return {
+        key: next(value for value in values if value != LACKED)
+        for key, values in found.items()
+        if len(values) == 2 and LACKED in values and key not in NULLABLE
+    }
+
+
+def _values_of_settings(lines: Sequence[Line], named: Iterable[str]) -> dict[str, dict[str, list[str]]]:
     skipped = {*named, "data.root"}
     found: dict[str, dict[str, list[str]]] = {}
     for key in sorted({key for line in lines for key in settings_of(line.any.row)} - skipped):
         if key.startswith("loss."):
             continue
-        values: dict[str, list[str]] = {}
         for line in lines:
-            values.setdefault(short(line.any.row.get(key)), []).append(line.label)
-        if len(values) > 1:
-            found[key] = values
+            value = short(line.any.row.get(key))
+            found.setdefault(key, {}).setdefault(value, []).append(line.label)
     return found
 
 

@@ -16,6 +16,7 @@ from analysis.sources import (
     Source,
     controls_beside,
     label_of,
+    later_settings,
     printed_name,
     published_dataset,
     title_of,
@@ -289,7 +290,8 @@ def _notes(
     if source.num_open:
         notes.append(f"{source.num_open} of {source.num_runs} runs are not finished and left out.")
     notes += _origins(source)
-    unlike = unlike_settings(source.lines, (*source.rows, *source.columns))
+    named = (*source.rows, *source.columns)
+    unlike = unlike_settings(source.lines, named)
     if unlike:
         told = [
             f"{key} ({'; '.join(f'{value}: {_few(labels)}' for value, labels in values.items())})"
@@ -297,6 +299,10 @@ def _notes(
         ]
         more = f" and {len(unlike) - MAX_UNLIKE} more" if len(unlike) > MAX_UNLIKE else ""
         notes.append(f"Beside the loss, lines differ in {', '.join(told)}{more}.")
+    later = [f"{key} ({value} in the others)" for key, value in later_settings(source.lines, named).items()]
+    if later:
+        more = f" and {len(later) - MAX_UNLIKE} more" if len(later) > MAX_UNLIKE else ""
+        notes.append(f"The version of some lines did not have {', '.join(later[:MAX_UNLIKE])}{more}.")
     if protocol == "full" and "dataset" in entry:
         own = paper["datasets"][entry["dataset"]]
         if entry["dataset"] != home and entry.get("rows"):

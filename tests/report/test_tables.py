@@ -6,6 +6,7 @@ import datetime
 import itertools
 import math
 import statistics
+from typing import get_args
 
 import pytest
 from campaign import (
@@ -25,7 +26,8 @@ from campaign import (
 )
 
 from analysis import formats, page, paired
-from analysis.sources import published
+from analysis.sources import NULLABLE, published
+from lacray.config import Config
 from lacray.results import Place, write_manifest
 
 METHODS = {"lac": 0.92, "scl": 0.9, "tcc": 0.8}
@@ -211,6 +213,47 @@ def test_cells_of_two_keys_are_two_lines_of_a_table_and_what_differs_is_said(tmp
     assert any(
         "lines differ in fit.epochs (20: 0.7 (fit.epochs 20); 40: 0.7 (fit.epochs 40))" in n for n in table.notes
     )
+
+
+def differing(uri, **of_one):
+    """The notes of a table of a line with settings of its own and one without them."""
+    write_study(uri, "methods", "paper/methods.yaml")
+    for number, (name, own) in enumerate((("lac", of_one), ("scl", {}))):
+        row = base(split="val", trial=number, **{"loss.name": name, "variant": name.upper(), **own}, **metrics(0.9))
+        write_run(uri, "methods", f"trial-{number:04d}", [row])
+    return table_of(reported(uri), "table_1-simpouring-full")
+
+
+def test_a_setting_that_a_version_lacked_is_no_difference_but_said_with_its_value(tmp_path):
+    table = differing(tmp_path, **{"data.position_shift": 31.0, "fit.learning_rate": 0.01})
+    assert [line.label for line in table.lines if line.kind == "method" and texts(line)[0] == "1"] == ["SCL", "LAC"]
+    assert not any("lines differ" in note for note in table.notes)
+    told = "did not have data.position_shift (31 in the others), fit.learning_rate (0.01 in the others)."
+    assert f"The version of some lines {told}" in table.notes
+
+
+def test_a_setting_that_may_be_null_is_a_difference_where_one_line_has_it(tmp_path):
+    table = differing(tmp_path, **{"data.lead_in": 0.0, "fit.epochs": 30})
+    told = "lines differ in data.lead_in (–: SCL; 0: LAC), fit.epochs (12: SCL; 30: LAC)."
+    assert f"Beside the loss, {told}" in table.notes
+    assert not any("version" in note for note in table.notes)
+
+
+def test_a_setting_that_a_version_lacked_is_a_difference_where_the_others_differ_in_it(tmp_path):
+    write_study(tmp_path, "methods", "paper/methods.yaml")
+    for name, own in {"lac": {}, "scl": {"data.position_shift": 0.0}, "tcc": {"data.position_shift": 31.0}}.items():
+        row = base(split="val", **{"loss.name": name, "variant": name.upper(), **own}, **metrics(0.9))
+        write_run(tmp_path, "methods", f"trial-{name}", [row])
+    notes = table_of(reported(tmp_path), "table_1-simpouring-full").notes
+    assert "Beside the loss, lines differ in data.position_shift (31: TCC; 0: SCL; –: LAC)." in notes
+    assert not any("version" in note for note in notes)
+
+
+def test_the_settings_that_may_be_null_are_those_of_the_configuration():
+    sections = {name: type(getattr(Config(), name)) for name in Config.model_fields if name not in ("seed", "loss")}
+    fields = {f"{name}.{key}": own for name, kind in sections.items() for key, own in kind.model_fields.items()}
+    assert len(fields) > 40
+    assert {key for key, own in fields.items() if type(None) in get_args(own.annotation)} == set(NULLABLE)
 
 
 # --- methods, columns, actions ---------------------------------------------------------------------------------------
