@@ -424,6 +424,49 @@ def test_classification_over_the_shares_of_labels_has_both_classifiers(made):
     assert entry(table, "lac", "Class@50 logistic").text == "71.50 ± 1.00"
 
 
+def test_classification_over_random_draws_of_the_labelled_videos_stands_beside_that_over_the_first(tmp_path):
+    write_study(tmp_path, "methods", "paper/methods.yaml")
+    # What a row has with `evaluation.label_draws`: how far below its level, and the deviation over draws, no column.
+    drops = {"class_10_draws": 0.05, "class_50_draws": 0.04, "class_10_logistic_draws": 0.07}
+    drops["class_50_logistic_draws"] = 0.06
+    arms = {("lac", "none"): 0.9, ("scl", "none"): 0.8, ("lac", "untrained"): 0.5, ("lac", "positions"): 0.6}
+    for (name, control), level in arms.items():
+        for seed in (0, 1):
+            own = {"loss.name": name, "variant": name.upper(), "control": control, "seed": seed, "split": "val"}
+            own["evaluation.label_draws"] = 5
+            values = metrics(level + 0.02 * seed)
+            for protocol, lower in (("full", 0.0), ("cropped", 0.3)):
+                for metric, drop in drops.items():
+                    values[f"metric.{protocol}.{metric}"] = level + 0.02 * seed - lower - drop
+                    values[f"metric.{protocol}.{metric}_sd"] = 0.01
+            run_id = f"trial-{name}-{seed}" + ("" if control == "none" else f"-{control}")
+            write_run(tmp_path, "methods", run_id, [base(trial=seed, **own, **values)])
+    made = reported(tmp_path)
+    drawn = ["Class@10 drawn", "Class@50 drawn", "Class@10 logistic drawn", "Class@50 logistic drawn"]
+    expected = {
+        # The mean over two seeds 0.02 apart is 0.01 above the level; full, then cropped.
+        "LAC": (["86.00", "87.00", "84.00", "85.00"], ["56.00", "57.00", "54.00", "55.00"]),
+        "SCL": (["76.00", "77.00", "74.00", "75.00"], ["46.00", "47.00", "44.00", "45.00"]),
+        "untrained encoder": (["46.00", "47.00", "44.00", "45.00"], ["16.00", "17.00", "14.00", "15.00"]),
+        "positions only": (["56.00", "57.00", "54.00", "55.00"], ["26.00", "27.00", "24.00", "25.00"]),
+    }
+    for number, protocol in enumerate(("full", "cropped")):
+        table = table_of(made, f"table_1-simpouring-{protocol}-fractions")
+        assert table.header == [
+            *("method", "n", "Class@10", "Class@50", "Class@100", *drawn[:2]),
+            *("Class@10 logistic", "Class@50 logistic", "Class@100 logistic", *drawn[2:]),
+        ]
+        for label, figures in expected.items():
+            shown = [entry(table, label, column).text for column in drawn]
+            assert shown == [f"{mean} ± 1.41" for mean in figures[number]], (protocol, label)
+        assert [entry(table, "LAC", column).rank for column in drawn] == [1, 1, 1, 1]
+        assert any("drawn: the mean over random draws" in note for note in table.notes)
+    # Beside the first videos' own: 0.9 and 0.01 a metric below it.
+    table = table_of(made, "table_1-simpouring-full-fractions")
+    assert entry(table, "LAC", "Class@50").text == "90.00 ± 1.41"
+    assert all(text.count(column) >= 2 for column in drawn for text in (formats.markdown(made), page.page(made)))
+
+
 # --- paired tests ----------------------------------------------------------------------------------------------------
 
 
