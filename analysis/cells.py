@@ -31,6 +31,8 @@ class Cell:
 
     runs: tuple[Row, ...]
     control: str = "none"
+    averaged: tuple[Row, ...] = ()
+    """Of a mean over actions, the runs that it is the mean of."""
 
     @property
     def seeds(self) -> list[Any]:
@@ -125,15 +127,17 @@ def mean_over_actions(trained_alone: Sequence[Cell]) -> Cell | None:
         None where no seed was trained on all of them.
     """
     runs: list[Row] = []
+    averaged: list[Row] = []
     for seed in trained_alone[0].seeds:
         same = [run for cell in trained_alone for run in cell.runs if run["seed"] == seed]
         if len(same) < len(trained_alone):
             continue
+        averaged += same
         metrics = [name for name in same[0] if name.startswith("metric.")]
         known = {name: [run.get(name) for run in same] for name in metrics}
         means = {name: sum(v) / len(v) for name, v in known.items() if None not in v}  # type: ignore[arg-type]
         runs.append({**{k: v for k, v in same[0].items() if k not in metrics}, **means, "data.action": ALONE})
-    return Cell(tuple(runs), trained_alone[0].control) if runs else None
+    return Cell(tuple(runs), trained_alone[0].control, tuple(averaged)) if runs else None
 
 
 def varying(rows: Sequence[Row]) -> list[str]:

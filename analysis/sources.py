@@ -32,6 +32,9 @@ from lacray.results import last_rows
 FINAL = "final"
 """The table of all final trainings, by study; no study needs to name it."""
 MAX_TOLD = 3
+NULLABLE = ("data.action", "data.lead_in", "data.tier", "fit.full_epochs")
+"""Settings other than the loss's that a run may have as null: rows do not tell that from a version without them."""
+LACKED = short(None)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Feeding:
     is_grid: bool
     variants: dict[str, dict[str, Any]]
     choices: dict[str, list[Any]]
+    description: str = ""
 
     @classmethod
     def of(cls, study: str, manifest: Mapping[str, Any]) -> Feeding:
@@ -53,7 +57,8 @@ class Feeding:
         feeds, rows, columns = (tuple(space.get(name) or ()) for name in ("feeds", "rows", "columns"))
         is_grid = space.get("sampler") == "grid"
         choices = {key: spec["choices"] for key, spec in specs.items() if isinstance(spec, dict) and "choices" in spec}
-        return cls(study, feeds, rows, columns, is_grid, space.get("variants") or {}, choices)
+        told = " ".join(str(space.get("description") or "").split()).rstrip(".")
+        return cls(study, feeds, rows, columns, is_grid, space.get("variants") or {}, choices, told)
 
     def expected(self, key: str) -> list[Any]:
         """What a row key will be, once all of the grid is there."""
@@ -95,6 +100,8 @@ class Source:
     of_columns: set[str] = field(default_factory=set)
     """What follows from the column: the settings of the variants, where these name the columns."""
     studies: list[str] = field(default_factory=list)
+    described: Mapping[str, str] = field(default_factory=dict)
+    """What each study with a manifest says that it is; what `train` alone has made is of none."""
     number: int = 1
     """Of those of one table, data set and split: studies may feed it by other row keys."""
     num_open: int = 0
@@ -148,6 +155,8 @@ def gather(table: pa.Table, feedings: Iterable[Feeding], paper: Mapping[str, Any
     begun = {stage: last_rows(table, stage=stage, control="none") for stage in ("tune", "train")}
     trained = sorted({row["study"] for row in begun["train"]})
     found: dict[tuple[Any, ...], tuple[Source, list[Row]]] = {}
+    feedings = list(feedings)
+    described = {feeding.study: feeding.description for feeding in feedings}
     everywhere = [Feeding(study, (FINAL,), ("study",), (), False, {}, {}) for study in trained]
     for feeding in [*everywhere, *feedings]:
         stage = "tune" if feeding.is_grid else "train"
@@ -161,7 +170,7 @@ def gather(table: pa.Table, feedings: Iterable[Feeding], paper: Mapping[str, Any
             if name is None:
                 continue
             key = (name, dataset, split, feeding.rows, feeding.columns)
-            source, gathered = found.setdefault(key, (Source(*key), []))
+            source, gathered = found.setdefault(key, (Source(*key, described=described), []))
             gathered += [row for row in scored if dataset_of(row) == dataset]
             mine = [row for row in own if dataset_of(row) == dataset]
             if "variant" in feeding.columns:
@@ -298,17 +307,40 @@ def _paper_labels(name: str, paper: Mapping[str, Any]) -> list[str]:
 
 
 def unlike_settings(lines: Sequence[Line], named: Iterable[str]) -> dict[str, dict[str, list[str]]]:
-    """Settings other than the loss's and those that name lines and columns, by which lines differ: value -> lines."""
+    """Settings other than the loss's and those that name lines and columns, by which lines differ: value -> lines.
+
+    What `later_settings` names is not among them.
+    """
+    later = later_settings(lines, named)
+    found = _values_of_settings(lines, named)
+    return {key: values for key, values in found.items() if len(values) > 1 and key not in later}
+
+
+def later_settings(lines: Sequence[Line], named: Iterable[str]) -> dict[str, str]:
+    """Settings that the version of some lines did not have, and that have one value in all others: key -> that value.
+
+    Nobody chose them apart, so that they are no difference of the settings. That is safe to say only beside their
+    value: what the older version did in its place is not in its rows, and need not be the same. So they are told in a
+    line of their own and never dropped, and the lines stay cells of their own. A setting that may be null (NULLABLE)
+    is never one of them: there, null is a choice. Where the others have several values, it is a difference.
+    """
+    found = _values_of_settings(lines, named)
+    return {
+        key: next(value for value in values if value != LACKED)
+        for key, values in found.items()
+        if len(values) == 2 and LACKED in values and key not in NULLABLE
+    }
+
+
+def _values_of_settings(lines: Sequence[Line], named: Iterable[str]) -> dict[str, dict[str, list[str]]]:
     skipped = {*named, "data.root"}
     found: dict[str, dict[str, list[str]]] = {}
     for key in sorted({key for line in lines for key in settings_of(line.any.row)} - skipped):
         if key.startswith("loss."):
             continue
-        values: dict[str, list[str]] = {}
         for line in lines:
-            values.setdefault(short(line.any.row.get(key)), []).append(line.label)
-        if len(values) > 1:
-            found[key] = values
+            value = short(line.any.row.get(key))
+            found.setdefault(key, {}).setdefault(value, []).append(line.label)
     return found
 
 

@@ -16,6 +16,7 @@ from analysis.sources import (
     Source,
     controls_beside,
     label_of,
+    later_settings,
     printed_name,
     published_dataset,
     title_of,
@@ -207,7 +208,8 @@ def _fractions(source: Source, scored: Sequence[Row], protocol: str, paper: Mapp
         [None, *(metric.better for _, metric in columns)],
         [
             "Class@K: the SVM that the papers name, from the first K % of the labelled train videos; logistic: what "
-            "the CARL and LAC releases compute; drawn: the mean over random draws of as many videos."
+            "the CARL and LAC releases compute; drawn: the mean over random draws of as many videos.",
+            *_origins(source),
         ],
     )
 
@@ -287,7 +289,9 @@ def _notes(
         notes.append("On the validation share of the training videos: the study did not score the report split.")
     if source.num_open:
         notes.append(f"{source.num_open} of {source.num_runs} runs are not finished and left out.")
-    unlike = unlike_settings(source.lines, (*source.rows, *source.columns))
+    notes += _origins(source)
+    named = (*source.rows, *source.columns)
+    unlike = unlike_settings(source.lines, named)
     if unlike:
         told = [
             f"{key} ({'; '.join(f'{value}: {_few(labels)}' for value, labels in values.items())})"
@@ -295,6 +299,10 @@ def _notes(
         ]
         more = f" and {len(unlike) - MAX_UNLIKE} more" if len(unlike) > MAX_UNLIKE else ""
         notes.append(f"Beside the loss, lines differ in {', '.join(told)}{more}.")
+    later = [f"{key} ({value} in the others)" for key, value in later_settings(source.lines, named).items()]
+    if later:
+        more = f" and {len(later) - MAX_UNLIKE} more" if len(later) > MAX_UNLIKE else ""
+        notes.append(f"The version of some lines did not have {', '.join(later[:MAX_UNLIKE])}{more}.")
     if protocol == "full" and "dataset" in entry:
         own = paper["datasets"][entry["dataset"]]
         if entry["dataset"] != home and entry.get("rows"):
@@ -307,6 +315,33 @@ def _notes(
     if counts and max(counts) > 1:
         notes.append(f"Means over {' or '.join(map(str, sorted(counts)))} actions.")
     return notes + remarks(runs)
+
+
+def _origins(source: Source) -> list[str]:
+    """Of which study the runs of each line are, and what that says of itself: tuned, or all methods on one footing.
+
+    What `train` makes of a preset of published settings is of no study: it lies under the preset's own name.
+    """
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for line in source.lines:
+        runs = [run for cell in line.cells.values() for run in cell.averaged or cell.runs]
+        groups.setdefault(tuple(dict.fromkeys((run["study"], run["stage"]) for run in runs)), []).append(line.label)
+    kinds = {stage if study in source.described else "none" for own in groups for study, stage in own}
+    # What is true of all lines is said once.
+    is_full = kinds == {"train"} and len(groups) > 1
+
+    def told(study: str, stage: str) -> str:
+        if study not in source.described:
+            return f"{study}, train without a study"
+        description = f" ({source.described[study]})" if source.described[study] else ""
+        return f"study {study}{description}{', trained in full' if stage == 'train' and not is_full else ''}"
+
+    parts = []
+    for own, labels in groups.items():
+        text = _few([told(*each) for each in own])
+        is_named = len(groups) == 1 or labels == [own[0][0]]
+        parts.append(text if is_named else f"{', '.join(labels)}: {text}")
+    return [f"Runs of {'; '.join(parts)}{'; each trained in full' if is_full else ''}."] if parts else []
 
 
 def _few(labels: Sequence[str]) -> str:

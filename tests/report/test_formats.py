@@ -11,7 +11,7 @@ import sys
 import xml.etree.ElementTree as ET
 
 import pytest
-from campaign import base, metrics, reported, table_of, write_run
+from campaign import base, metrics, reported, table_of, write_run, write_study
 from paths import ROOT
 
 from analysis import figures, formats, page, report
@@ -119,13 +119,50 @@ def test_a_csv_has_every_digit_and_is_empty_where_nothing_was_run(written):
     assert {row["kind"] for row in rows} == {"method", "control", "published"}
 
 
+def headed_tables(page_text):
+    """(heading of its section, its rows) of each table of runs on a page; a row: (kind, label, cells)."""
+    for section in page_text.split("<section")[1:]:
+        heading = re.search(r"<h2>(.*?)</h2>", section)[1]
+        for body in re.findall(r"<tbody>(.*?)</tbody>", section):
+            rows = re.findall(r'<tr(?: class="([^"]*)")?><th scope="row">(.*?)</th>(.*?)</tr>', body)
+            yield heading, [(kind, label, re.findall(r"<td>(.*?)</td>", cells)) for kind, label, cells in rows]
+
+
 def test_the_page_opens_with_what_is_there_and_ends_with_what_was_not_run(written):
     out, _ = written
-    headings = re.findall(r"<h2>([^<]+)</h2>", (out / "report.html").read_text())
+    text = (out / "report.html").read_text()
+    headings = re.findall(r"<h2>([^<]+)</h2>", text)
     assert headings[0] == "Final trainings"
     assert headings[-2:] == ["Not run yet", "Where the numbers come from"]
-    first = (out / "report.html").read_text().split("<tbody>")[1].split("</tr>")[0]
-    assert "–" not in first
+    tables = list(headed_tables(text))
+    assert len(tables) > 10
+    # The opening, all of the first section: no dash in any line of a method.
+    opening = [row for heading, rows in tables if heading == headings[0] for row in rows if row[0] == ""]
+    assert [label for _, label, _ in opening] == 4 * ["lac"]
+    assert [cell for _, _, cells in opening for cell in cells if "–" in cell] == []
+    # Every further table opens with figures, too; what of it was not run follows all that was.
+    num_dashes = 0
+    for heading, rows in tables:
+        lines = [set(cells) == {"–"} for kind, _, cells in rows if kind in ("", "marked")]
+        assert not lines[0], heading
+        assert lines == sorted(lines), heading
+        num_dashes += sum(lines)
+    assert num_dashes >= 2
+
+
+def test_a_table_whose_runs_all_go_on_does_not_open_the_page(tmp_path):
+    write_study(tmp_path, "methods", "paper/methods.yaml")
+    for name in ("tcn", "lac"):
+        own = {"loss.name": name, "split": "val", "status": "running", "epoch": 4}
+        write_run(tmp_path, "methods", f"trial-{name}", [base(trial=0, **own, **metrics(0.9))])
+    write_study(tmp_path, "gamma", "paper/gamma.yaml")
+    write_run(tmp_path, "gamma", "trial-0000", [base(trial=0, split="val", **{"loss.gamma": 0.8}, **metrics(0.9))])
+    text = page.page(reported(tmp_path))
+    opening, rows = next(headed_tables(text))
+    assert opening == re.search(r"<h2>(.*?)</h2>", text)[1] == "Table 4: gamma"
+    assert rows[0][1:] == ("0.8", ["1", "88.00", "90.00", "84.00", "87.00", "83.00", "12.00"])
+    (told,) = re.findall(r"<li>(Table 1: [^<]*)</li>", text.split("<h2>Not run yet</h2>")[1])
+    assert told == "Table 1: methods: nothing is finished yet (2 of 2 runs are going on; study methods)"
 
 
 def test_best_and_second_are_marked_in_every_format(made):

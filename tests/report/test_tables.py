@@ -6,6 +6,7 @@ import datetime
 import itertools
 import math
 import statistics
+from typing import get_args
 
 import pytest
 from campaign import (
@@ -24,8 +25,10 @@ from campaign import (
     write_study,
 )
 
-from analysis import paired
-from analysis.sources import published
+from analysis import formats, page, paired
+from analysis.sources import NULLABLE, published
+from lacray.config import Config
+from lacray.results import Place, write_manifest
 
 METHODS = {"lac": 0.92, "scl": 0.9, "tcc": 0.8}
 
@@ -212,6 +215,47 @@ def test_cells_of_two_keys_are_two_lines_of_a_table_and_what_differs_is_said(tmp
     )
 
 
+def differing(uri, **of_one):
+    """The notes of a table of a line with settings of its own and one without them."""
+    write_study(uri, "methods", "paper/methods.yaml")
+    for number, (name, own) in enumerate((("lac", of_one), ("scl", {}))):
+        row = base(split="val", trial=number, **{"loss.name": name, "variant": name.upper(), **own}, **metrics(0.9))
+        write_run(uri, "methods", f"trial-{number:04d}", [row])
+    return table_of(reported(uri), "table_1-simpouring-full")
+
+
+def test_a_setting_that_a_version_lacked_is_no_difference_but_said_with_its_value(tmp_path):
+    table = differing(tmp_path, **{"data.position_shift": 31.0, "fit.learning_rate": 0.01})
+    assert [line.label for line in table.lines if line.kind == "method" and texts(line)[0] == "1"] == ["SCL", "LAC"]
+    assert not any("lines differ" in note for note in table.notes)
+    told = "did not have data.position_shift (31 in the others), fit.learning_rate (0.01 in the others)."
+    assert f"The version of some lines {told}" in table.notes
+
+
+def test_a_setting_that_may_be_null_is_a_difference_where_one_line_has_it(tmp_path):
+    table = differing(tmp_path, **{"data.lead_in": 0.0, "fit.epochs": 30})
+    told = "lines differ in data.lead_in (–: SCL; 0: LAC), fit.epochs (12: SCL; 30: LAC)."
+    assert f"Beside the loss, {told}" in table.notes
+    assert not any("version" in note for note in table.notes)
+
+
+def test_a_setting_that_a_version_lacked_is_a_difference_where_the_others_differ_in_it(tmp_path):
+    write_study(tmp_path, "methods", "paper/methods.yaml")
+    for name, own in {"lac": {}, "scl": {"data.position_shift": 0.0}, "tcc": {"data.position_shift": 31.0}}.items():
+        row = base(split="val", **{"loss.name": name, "variant": name.upper(), **own}, **metrics(0.9))
+        write_run(tmp_path, "methods", f"trial-{name}", [row])
+    notes = table_of(reported(tmp_path), "table_1-simpouring-full").notes
+    assert "Beside the loss, lines differ in data.position_shift (31: TCC; 0: SCL; –: LAC)." in notes
+    assert not any("version" in note for note in notes)
+
+
+def test_the_settings_that_may_be_null_are_those_of_the_configuration():
+    sections = {name: type(getattr(Config(), name)) for name in Config.model_fields if name not in ("seed", "loss")}
+    fields = {f"{name}.{key}": own for name, kind in sections.items() for key, own in kind.model_fields.items()}
+    assert len(fields) > 40
+    assert {key for key, own in fields.items() if type(None) in get_args(own.annotation)} == set(NULLABLE)
+
+
 # --- methods, columns, actions ---------------------------------------------------------------------------------------
 
 
@@ -239,6 +283,57 @@ def test_a_tuned_study_of_one_method_stands_in_the_table_by_its_final_trainings(
     table = table_of(reported(tmp_path), "table_1-simpouring-full")
     assert entry(table, "LAC (study methods)", "Class@10").text == "94.00 ± 2.00"
     assert entry(table, "LAC (study tuned)", "Class@10").text == "95.00 ± 0.00"
+
+
+def test_each_line_says_of_which_study_it_is_and_what_that_says_of_itself(tmp_path):
+    methods(tmp_path)
+    write_study(tmp_path, "tuned", "tuned/tuned_lac.yaml")
+    for study, epochs in (("tuned", 30), ("scl-published", 500)):
+        for seed in range(2):
+            row = base(stage="train", split="val", seed=seed, **{"fit.epochs": epochs}, **metrics(0.95))
+            write_run(tmp_path, study, f"train-{seed}", [row])
+    made = reported(tmp_path)
+    told = (
+        "Runs of TCC, SCL, LAC (study methods): study methods (Tables 1 and 2, methods on one footing); "
+        "LAC (study tuned): study tuned (LAC, tuned), trained in full."
+    )
+    for key in ("full", "cropped", "full-fractions", "cropped-fractions"):
+        assert told in table_of(made, f"table_1-simpouring-{key}").notes, key
+    final = "Runs of scl-published, train without a study; study tuned (LAC, tuned), trained in full."
+    assert final in table_of(made, "final-simpouring-full").notes
+    for text in (formats.markdown(made), formats.latex(made), page.page(made)):
+        assert text.count(told) == 4
+        assert text.count(final) == 4
+
+
+def test_what_is_true_of_all_studies_of_a_table_is_said_once(tmp_path):
+    for name in ("lac", "scl"):
+        write_study(tmp_path, f"tuned_{name}", f"tuned/tuned_{name}.yaml")
+        row = base(stage="train", split="val", **{"loss.name": name}, **metrics(0.9))
+        write_run(tmp_path, f"tuned_{name}", "train-0", [row])
+    told = "Runs of SCL: study tuned_scl (SCL, tuned); LAC: study tuned_lac (LAC, tuned); each trained in full."
+    made = reported(tmp_path)
+    assert told in table_of(made, "table_1-simpouring-full").notes
+    assert told.replace("_", r"\_") in formats.latex(made)
+    assert told in formats.markdown(made)
+
+
+def test_a_study_that_describes_itself_in_paragraphs_has_one_line(tmp_path):
+    # A paragraph would end a caption of LaTeX.
+    space = {"description": "Gamma,\n\nonce more.\n", "feeds": ["table_4"], "rows": ["loss.gamma"], "sampler": "grid"}
+    assert write_manifest(Place(str(tmp_path)), "gamma", {"space": space})
+    write_run(tmp_path, "gamma", "trial-0000", [base(split="val", trial=0, **{"loss.gamma": 0.7}, **metrics(0.8))])
+    assert "Runs of study gamma (Gamma, once more)." in table_of(reported(tmp_path), "table_4-simpouring-full").notes
+
+
+def test_a_mean_over_actions_is_of_the_studies_of_all_of_them(tmp_path):
+    for action in ("bowl", "squat"):
+        write_study(tmp_path, action, "paper/methods.yaml")
+        own = {"data.root": "/data/penn_action", "data.action": action, "videos": action, "variant": "LAC"}
+        write_run(tmp_path, action, "trial-0000", [base(split="val", trial=0, **own, **metrics(0.9))])
+    described = "(Tables 1 and 2, methods on one footing)"
+    told = f"Runs of study bowl {described}, study squat {described}."
+    assert told in table_of(reported(tmp_path), "table_2-penn_action-full").notes
 
 
 def test_settings_as_columns_are_a_table_a_metric_with_the_controls_of_each_column(tmp_path):
@@ -327,6 +422,49 @@ def test_classification_over_the_shares_of_labels_has_both_classifiers(made):
     ]
     # 0.9 + 0.01 - 0.3 / 12 = 0.885, 0.15 and 0.02 below it
     assert entry(table, "lac", "Class@50 logistic").text == "71.50 ± 1.00"
+
+
+def test_classification_over_random_draws_of_the_labelled_videos_stands_beside_that_over_the_first(tmp_path):
+    write_study(tmp_path, "methods", "paper/methods.yaml")
+    # What a row has with `evaluation.label_draws`: how far below its level, and the deviation over draws, no column.
+    drops = {"class_10_draws": 0.05, "class_50_draws": 0.04, "class_10_logistic_draws": 0.07}
+    drops["class_50_logistic_draws"] = 0.06
+    arms = {("lac", "none"): 0.9, ("scl", "none"): 0.8, ("lac", "untrained"): 0.5, ("lac", "positions"): 0.6}
+    for (name, control), level in arms.items():
+        for seed in (0, 1):
+            own = {"loss.name": name, "variant": name.upper(), "control": control, "seed": seed, "split": "val"}
+            own["evaluation.label_draws"] = 5
+            values = metrics(level + 0.02 * seed)
+            for protocol, lower in (("full", 0.0), ("cropped", 0.3)):
+                for metric, drop in drops.items():
+                    values[f"metric.{protocol}.{metric}"] = level + 0.02 * seed - lower - drop
+                    values[f"metric.{protocol}.{metric}_sd"] = 0.01
+            run_id = f"trial-{name}-{seed}" + ("" if control == "none" else f"-{control}")
+            write_run(tmp_path, "methods", run_id, [base(trial=seed, **own, **values)])
+    made = reported(tmp_path)
+    drawn = ["Class@10 drawn", "Class@50 drawn", "Class@10 logistic drawn", "Class@50 logistic drawn"]
+    expected = {
+        # The mean over two seeds 0.02 apart is 0.01 above the level; full, then cropped.
+        "LAC": (["86.00", "87.00", "84.00", "85.00"], ["56.00", "57.00", "54.00", "55.00"]),
+        "SCL": (["76.00", "77.00", "74.00", "75.00"], ["46.00", "47.00", "44.00", "45.00"]),
+        "untrained encoder": (["46.00", "47.00", "44.00", "45.00"], ["16.00", "17.00", "14.00", "15.00"]),
+        "positions only": (["56.00", "57.00", "54.00", "55.00"], ["26.00", "27.00", "24.00", "25.00"]),
+    }
+    for number, protocol in enumerate(("full", "cropped")):
+        table = table_of(made, f"table_1-simpouring-{protocol}-fractions")
+        assert table.header == [
+            *("method", "n", "Class@10", "Class@50", "Class@100", *drawn[:2]),
+            *("Class@10 logistic", "Class@50 logistic", "Class@100 logistic", *drawn[2:]),
+        ]
+        for label, figures in expected.items():
+            shown = [entry(table, label, column).text for column in drawn]
+            assert shown == [f"{mean} ± 1.41" for mean in figures[number]], (protocol, label)
+        assert [entry(table, "LAC", column).rank for column in drawn] == [1, 1, 1, 1]
+        assert any("drawn: the mean over random draws" in note for note in table.notes)
+    # Beside the first videos' own: 0.9 and 0.01 a metric below it.
+    table = table_of(made, "table_1-simpouring-full-fractions")
+    assert entry(table, "LAC", "Class@50").text == "90.00 ± 1.41"
+    assert all(text.count(column) >= 2 for column in drawn for text in (formats.markdown(made), page.page(made)))
 
 
 # --- paired tests ----------------------------------------------------------------------------------------------------
