@@ -55,6 +55,33 @@ def test_npairs_are_the_releases(case: int) -> None:
     embeddings = torch.tensor(z["embs"], requires_grad=True)
     loss = TcnLoss(TcnConfig(regularization=meta["reg_lambda"]))
     check(loss, clips_of(embeddings), embeddings, z["carl_npairs_value"], z["carl_npairs_grad"])
+    for number, clip in enumerate(torch.tensor(z["embs"])):
+        own = clip[None].requires_grad_()
+        value, grad = z["tf_npairs_per_seq_f64"][number], z["tf_npairs_grad_per_seq_f64"][number]
+        check(loss, clips_of(own, pairs=[[0, 0]]), own, value, grad)
+        for source in ("carl", "lav"):
+            np.testing.assert_allclose(value, z[f"{source}_npairs_per_seq"][number], rtol=1e-12)
+
+
+@pytest.mark.parametrize("margin", [0.2, 0.5])
+@pytest.mark.parametrize("case", range(3))
+def test_triplets_are_the_lac_releases(case: int, margin: float) -> None:
+    z, _ = golden("tcn", case)
+    triplets = torch.tensor(z["triplets"])
+    # torch's distance is |a - b + 1e-6|: what moves both others by as much makes it the one here.
+    moved = (triplets - torch.tensor([0.0, 1e-6, 1e-6], dtype=torch.float64)[:, None]).requires_grad_()
+    # One anchor a clip, with one positive and one negative: 10 frames are near, 25 neither, 35 far.
+    clips = clips_of(moved, steps=torch.tensor([0, 10, 35]).expand(len(moved), 3), pairs=[[0, 0]])
+    value, _ = TcnLoss(TcnConfig(objective="triplet", margin=margin))(clips)
+    (slope,) = torch.autograd.grad(value, moved)
+    key = f"lac_triplet_m{margin}_p2_mean"
+    # Of two equal frames the one distance is 1e-6 in every direction, the other 1e-6 in all: no slope to compare.
+    apart = ((triplets[:, 1:] - triplets[:, :1]).square().sum(-1) > 0).all(1)
+    np.testing.assert_allclose(value.item(), z[f"{key}_value"], rtol=1e-10 if apart.all() else 1e-7)
+    grad = z[f"{key}_grad"]
+    np.testing.assert_allclose(slope[apart].numpy(), grad[apart.numpy()], rtol=0, atol=1e-10 * np.abs(grad).max())
+    if f"lac_triplet_m{margin}_p2_sum_value" in z:
+        np.testing.assert_allclose(len(moved) * value.item(), z[f"lac_triplet_m{margin}_p2_sum_value"], rtol=1e-7)
 
 
 @pytest.mark.parametrize("similarity", ["l2", "cosine"])
@@ -70,9 +97,14 @@ def test_cycles_are_the_originals(case: int, objective: str, similarity: str) ->
     embeddings = torch.tensor(z["embs"], requires_grad=True)
     clips = clips_of(embeddings, steps=z["steps"], video_lengths=z["seq_lens"])
     check(TccLoss(config), clips, embeddings, z[f"{name}__tf64_value"], z[f"{name}__tf64_grad"], tolerance)
+    check(TccLoss(config), clips, embeddings, z[f"{name}__lac_value"], z[f"{name}__lac_grad"], tolerance)
     if f"{name}_rawidx__tf64_value" in z:
         raw = config.model_copy(update={"normalize_indices": False})
         check(TccLoss(raw), clips, embeddings, z[f"{name}_rawidx__tf64_value"], z[f"{name}_rawidx__tf64_grad"])
+    if name == "regression_mse_var_l2":
+        # LAV's copy, of one pair.
+        first = clips_of(embeddings[:2], steps=z["steps"][:2], video_lengths=z["seq_lens"][:2])
+        check(TccLoss(config), first, embeddings, z["lav_pair01_value"], z["lav_pair01_grad"])
     for length, key in ((2, "stoch_cycles"), (3, "stoch_cycles3")):
         drawn = f"stoch{length}_{name}__tf64"
         if f"{drawn}_value" not in z:
@@ -106,11 +138,18 @@ def test_lav_is_the_release(case: int, setting: int) -> None:
     stacked = torch.stack([a, b], dim=1)
     steps = torch.stack([torch.tensor(z["a_steps"]), torch.tensor(z["b_steps"])], dim=1)
     lengths = torch.stack([torch.tensor(z["a_len"]), torch.tensor(z["b_len"])], dim=1).long()
-    found, _ = LavLoss(config)(paired(stacked, steps, video_lengths=lengths))
-    np.testing.assert_allclose(found.item(), z[f"p{setting}_lav_value"], rtol=1e-12)
-    for slope, side in zip(torch.autograd.grad(found, [a, b]), "ab", strict=True):
-        grad = z[f"p{setting}_lav_grad_{side}"]
-        np.testing.assert_allclose(slope.numpy(), grad, rtol=0, atol=1e-12 * np.abs(grad).max())
+    found, parts = LavLoss(config)(paired(stacked, steps, video_lengths=lengths))
+    slopes = torch.autograd.grad(found, [a, b])
+    for source in ("lav", "lac"):
+        np.testing.assert_allclose(found.item(), z[f"p{setting}_{source}_value"], rtol=1e-12)
+        for slope, side in zip(slopes, "ab", strict=True):
+            grad = z[f"p{setting}_{source}_grad_{side}"]
+            np.testing.assert_allclose(slope.numpy(), grad, rtol=0, atol=1e-12 * np.abs(grad).max())
+    np.testing.assert_allclose(found.item(), z[f"p{setting}_lav_per_pair"].mean(), rtol=1e-12)
+    frames = a.shape[1]
+    np.testing.assert_allclose(parts["dtw"].item(), z[f"p{setting}_dtw"].mean() / frames, rtol=1e-12)
+    moments = z[f"p{setting}_idm_a"] + z[f"p{setting}_idm_b"]
+    np.testing.assert_allclose(parts["idm"].item(), moments.mean() / frames, rtol=1e-12)
 
 
 @pytest.mark.parametrize("minimum", ["smooth", "soft"])
@@ -129,7 +168,12 @@ def test_gta_is_the_original(case: int, consistency: bool, minimum: str) -> None
     key = f"D2TW{'_consistency' * consistency}_dtw_{'prob' if minimum == 'smooth' else 'minGamma'}__tf_f64"
     embeddings = torch.tensor(z["embs"], requires_grad=True)
     pairs = [[0, other] for other in range(1, len(embeddings))]
-    check(GtaLoss(config), clips_of(embeddings, pairs=pairs), embeddings, z[f"{key}_value"], z[f"{key}_grad"])
+    clips = clips_of(embeddings, pairs=pairs)
+    check(GtaLoss(config), clips, embeddings, z[f"{key}_value"], z[f"{key}_grad"])
+    # In float32, the original, and LAC's port where its missing transpose does not matter.
+    for source in ["tf"] if consistency else ["tf", "lac"]:
+        single = key.replace("tf_f64", f"{source}_f32")
+        check(GtaLoss(config), clips, embeddings, z[f"{single}_value"], z[f"{single}_grad"], 2e-4)
 
 
 @pytest.mark.parametrize("setting", range(4))
@@ -145,15 +189,16 @@ def test_scl_is_the_release(case: int, setting: int) -> None:
     )
     # The release gives frames of the padding a weight of 1e-6 in its softmax; here they have none.
     tolerance = 1e-12 if (lengths == embeddings.shape[2]).all() else 1e-5
-    name = f"p{setting}_carl"
-    check(
-        SclLoss(config, embedding=embeddings.shape[-1]),
-        clips,
-        embeddings,
-        z[f"{name}_value"],
-        z[f"{name}_grad"],
-        tolerance,
-    )
+    loss = SclLoss(config, embedding=embeddings.shape[-1])
+    for source in ("carl", "lac"):
+        name = f"p{setting}_{source}"
+        check(loss, clips, embeddings, z[f"{name}_value"], z[f"{name}_grad"], tolerance)
+    single = replace(clips, embeddings=clips.embeddings.detach().float().requires_grad_())
+    # Where all targets of a row underflow the release drops the row, in float32 alone; here none does.
+    if np.isclose(z[f"p{setting}_carl_value_float32"], z[f"p{setting}_carl_value"], rtol=1e-4):
+        name = f"p{setting}_carl"
+        value, grad = z[f"{name}_value_float32"], z[f"{name}_grad_float32"]
+        check(loss, single, single.embeddings, value, grad, 1e-5)
 
 
 VARIANTS = [
