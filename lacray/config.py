@@ -319,9 +319,13 @@ class TccConfig(LossSection):
     )
     similarity: Literal["l2", "cosine"] = "l2"
     """-d^2 or the inner product, over E and tau."""
+    port: Literal["original", "carl"] = "original"
+    """TCC's release, or CARL's port of it: smoothed labels in the regressions too, a Huber delta of 1, and in
+    classification the KL divergence of the labels from the logits as they are."""
     tau: Positive = 0.1
     variance_lambda: NonNegative = 0.001
     huber_delta: Positive = 0.1
+    """Of the original; the port has 1, whatever this is."""
     label_smoothing: Share = 0.1
     normalize_indices: bool = True
     """Frame indices over the video's length."""

@@ -121,6 +121,28 @@ def test_cycles_are_the_originals(case: int, objective: str, similarity: str) ->
         np.testing.assert_allclose(slope.numpy(), grad, rtol=0, atol=tolerance * np.abs(grad).max())
 
 
+@pytest.mark.parametrize("similarity", ["l2", "cosine"])
+@pytest.mark.parametrize("objective", ["regression_mse_var", "regression_mse", "regression_huber", "classification"])
+@pytest.mark.parametrize("case", range(3))
+def test_carls_port_of_the_cycles_is_carls(case: int, objective: str, similarity: str) -> None:
+    z, meta = golden("tcc", case)
+    hyper = dict(meta["hyper"])
+    config = TccConfig(port="carl", objective=objective, similarity=similarity, tau=hyper.pop("temperature"), **hyper)
+    name = f"{objective}_{similarity}__carl"
+    embeddings = torch.tensor(z["embs"], requires_grad=True)
+    clips = clips_of(embeddings, steps=z["steps"], video_lengths=z["seq_lens"])
+    check(TccLoss(config), clips, embeddings, z[f"{name}_value"], z[f"{name}_grad"])
+    # Two clips that stand alone, and the same with padding behind them: the labels are shared by real frames only.
+    alone = clips_of(embeddings[:2], steps=z["steps"][:2], video_lengths=z["seq_lens"][:2])
+    padded = clips_of(
+        torch.cat([embeddings[:2], embeddings[2:4]], dim=1),
+        steps=np.concatenate([z["steps"][:2], z["steps"][2:4]], axis=1),
+        video_lengths=z["seq_lens"][:2],
+        lengths=alone.lengths,
+    )
+    torch.testing.assert_close(TccLoss(config)(padded)[0], TccLoss(config)(alone)[0], rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("setting", range(3))
 @pytest.mark.parametrize("case", range(3))
 def test_lav_is_the_release(case: int, setting: int) -> None:
@@ -206,6 +228,8 @@ VARIANTS = [
     {"loss.name": "tcn", "loss.objective": "triplet", "loss.positive_window": 3, "loss.negative_window": 5},
     {"loss.name": "tcc"},
     {"loss.name": "tcc", "loss.objective": "classification", "loss.similarity": "cosine"},
+    {"loss.name": "tcc", "loss.port": "carl"},
+    {"loss.name": "tcc", "loss.port": "carl", "loss.objective": "classification"},
     {"loss.name": "tcc", "loss.stochastic": True, "loss.cycle_length": 3},
     {"loss.name": "lav"},
     {"loss.name": "lav", "loss.debiased": True},
