@@ -349,6 +349,9 @@ class LavConfig(LossSection):
     """C-IDM: squared distance that temporally distant frames are pushed to."""
     sigma: Positive = 10.0
     """C-IDM: frames; closer ones are pulled together."""
+    idm: Literal["release", "paper"] = "release"
+    """C-IDM's weights. release: what is pushed apart counts 1 + ((i - j) / length)^2 times; paper: 1 + (i - j)^2 times,
+    and what is pulled together is divided by that."""
     debiased: bool = False
     """Soft-DTW's divergence in place of its value."""
     normalize: bool = True

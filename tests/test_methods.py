@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from pairs import paired
 from paths import ROOT, shared
 from torch import Tensor
@@ -174,6 +175,41 @@ def test_lav_is_the_release(case: int, setting: int) -> None:
     np.testing.assert_allclose(parts["idm"].item(), moments.mean() / frames, rtol=1e-12)
 
 
+def moments_of(clip: np.ndarray, steps: np.ndarray, length: int, *, margin: float, sigma: float, weights: str) -> float:
+    """C-IDM of one clip, frame by frame; LAV, Eq. 7."""
+    total = 0.0
+    for one, i in zip(clip, steps, strict=True):
+        for other, j in zip(clip, steps, strict=True):
+            distance = ((one - other) ** 2).sum()
+            weight = 1 + (i - j) ** 2 if weights == "paper" else 1 + ((i - j) / length) ** 2
+            if abs(i - j) > sigma:
+                total += weight * max(0.0, margin - distance)
+            else:
+                total += distance / weight if weights == "paper" else distance
+    return total
+
+
+@pytest.mark.parametrize("weights", ["release", "paper"])
+def test_moments_have_the_weights_of_the_release_or_of_the_paper(weights: str) -> None:
+    embeddings, steps, lengths, video_lengths = batch()
+    # The release divides both sides: frames exactly sigma apart are near or far as the quotients round.
+    sigma = 6.0 if weights == "paper" else 6.5
+    config = LavConfig(idm=weights, alpha=0.3, margin=2.1, sigma=sigma)
+    value, parts = LavLoss(config)(paired(embeddings, steps, lengths=lengths, video_lengths=video_lengths))
+    expected = []
+    for pair in range(2):
+        sizes = lengths[pair].tolist()
+        units = [F.normalize(embeddings[pair, side, :size], dim=-1).numpy() for side, size in enumerate(sizes)]
+        times = [steps[pair, side, :size].numpy() for side, size in enumerate(sizes)]
+        sums = [
+            moments_of(unit, time, length, margin=2.1, sigma=sigma, weights=weights)
+            for unit, time, length in zip(units, times, video_lengths[pair].tolist(), strict=True)
+        ]
+        expected.append(sum(sums) / np.mean(sizes))
+    np.testing.assert_allclose(parts["idm"].item(), np.mean(expected), rtol=1e-12)
+    np.testing.assert_allclose(value.item(), parts["dtw"].item() + 0.3 * np.mean(expected), rtol=1e-12)
+
+
 @pytest.mark.parametrize("minimum", ["smooth", "soft"])
 @pytest.mark.parametrize("consistency", [True, False])
 @pytest.mark.parametrize("case", range(3))
@@ -233,6 +269,7 @@ VARIANTS = [
     {"loss.name": "tcc", "loss.stochastic": True, "loss.cycle_length": 3},
     {"loss.name": "lav"},
     {"loss.name": "lav", "loss.debiased": True},
+    {"loss.name": "lav", "loss.idm": "paper"},
     {"loss.name": "gta"},
     {"loss.name": "gta", "loss.minimum": "soft", "loss.consistency": False},
     {"loss.name": "scl"},
