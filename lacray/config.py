@@ -389,10 +389,20 @@ class SclConfig(LossSection):
     """Frames in the softmax: of the pair's other clip; of both its clips; of all clips but one's own."""
     projection: int = Field(128, ge=0)
     """Width of the head that training puts behind the encoder, and of its hidden layer; 0: none."""
+    projection_hidden: Count | None = None
+    """Width of the head's hidden layer, where it is another; CARL's and LAC's releases: 512. null: `projection`."""
     learning_rate: Positive | None = None
     """Of the head; null: the encoder's."""
     normalize: bool = True
     """L2-normalised behind the head."""
+
+    @model_validator(mode="after")
+    def _hidden_layers_are_of_a_head(self) -> SclConfig:
+        if self.projection_hidden is not None and not self.projection:
+            raise ValueError(
+                f"projection_hidden must be null with projection 0, which has no head, got {self.projection_hidden}"
+            )
+        return self
 
 
 class LrpropConfig(LossSection):

@@ -259,6 +259,18 @@ def test_scl_is_the_release(case: int, setting: int) -> None:
         check(loss, single, single.embeddings, value, grad, 1e-5)
 
 
+@pytest.mark.parametrize(("fields", "widths"), [({}, (128, 128)), ({"projection_hidden": 512}, (512, 128))])
+def test_the_head_of_scl_has_the_widths_of_its_settings(fields: dict, widths: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    loss = SclLoss(SclConfig(normalize=False, **fields), embedding=16).double()
+    first, _, second = loss.projection
+    assert (first.weight.shape, second.weight.shape) == ((widths[0], 16), (widths[1], widths[0]))
+    frames = torch.randn(3, 5, 16, dtype=torch.float64)
+    hidden = np.maximum(frames.numpy() @ first.weight.detach().numpy().T + first.bias.detach().numpy(), 0)
+    expected = hidden @ second.weight.detach().numpy().T + second.bias.detach().numpy()
+    np.testing.assert_allclose(loss.projected(frames).detach().numpy(), expected, rtol=1e-10)
+
+
 VARIANTS = [
     {"loss.name": "tcn", "data.positive_window": 5},
     {"loss.name": "tcn", "loss.objective": "triplet", "loss.positive_window": 3, "loss.negative_window": 5},
@@ -273,7 +285,7 @@ VARIANTS = [
     {"loss.name": "gta"},
     {"loss.name": "gta", "loss.minimum": "soft", "loss.consistency": False},
     {"loss.name": "scl"},
-    {"loss.name": "scl", "loss.negatives": "single"},
+    {"loss.name": "scl", "loss.negatives": "single", "loss.projection_hidden": 512},
     {"loss.name": "scl", "loss.negatives": "noself", "loss.projection": 0},
     {"loss.name": "lrprop"},
     {"loss.name": "lac"},
