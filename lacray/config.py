@@ -294,6 +294,9 @@ class TcnConfig(LossSection):
     objective: Literal["npairs", "triplet"] = "npairs"
     """n-pairs over anchors and positives that the data interleave (`data.positive_window`), or triplets of a clip's
     frames, as the LAC release has it."""
+    query: Literal["anchor", "positive"] = "anchor"
+    """n-pairs: whose partner is to be found among the clip's others. CARL: each anchor's; TCC and LAV, which put the
+    positive first: each positive's."""
     regularization: NonNegative = 0.002
     """n-pairs: weight of the embeddings' squared norms."""
     margin: Positive = 0.2

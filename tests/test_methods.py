@@ -64,6 +64,16 @@ def test_npairs_are_the_releases(case: int) -> None:
             np.testing.assert_allclose(value, z[f"{source}_npairs_per_seq"][number], rtol=1e-12)
 
 
+@pytest.mark.parametrize("case", range(3))
+def test_n_pairs_whose_query_is_the_positive_are_those_of_positives_put_first(case: int) -> None:
+    z, meta = golden("tcn", case)
+    # TCC gives its loss, whose numbers these are, the positive of each pair first.
+    order = np.arange(z["embs"].shape[1]).reshape(-1, 2)[:, ::-1].reshape(-1)
+    embeddings = torch.tensor(z["embs"][:, order].copy(), requires_grad=True)
+    loss = TcnLoss(TcnConfig(regularization=meta["reg_lambda"], query="positive"))
+    check(loss, clips_of(embeddings), embeddings, z["carl_npairs_value"], z["carl_npairs_grad"][:, order])
+
+
 @pytest.mark.parametrize("margin", [0.2, 0.5])
 @pytest.mark.parametrize("case", range(3))
 def test_triplets_are_the_lac_releases(case: int, margin: float) -> None:
@@ -273,6 +283,7 @@ def test_the_head_of_scl_has_the_widths_of_its_settings(fields: dict, widths: tu
 
 VARIANTS = [
     {"loss.name": "tcn", "data.positive_window": 5},
+    {"loss.name": "tcn", "data.positive_window": 5, "loss.query": "positive"},
     {"loss.name": "tcn", "loss.objective": "triplet", "loss.positive_window": 3, "loss.negative_window": 5},
     {"loss.name": "tcc"},
     {"loss.name": "tcc", "loss.objective": "classification", "loss.similarity": "cosine"},
