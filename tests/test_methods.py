@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from pairs import paired
 from paths import ROOT, shared
 from torch import Tensor
 
-from lacray.config import LOSS_CONFIGS, GtaConfig, LavConfig, SclConfig, TccConfig, TcnConfig, build
+from lacray.config import LOSS_CONFIGS, GtaConfig, LavConfig, LrpropConfig, SclConfig, TccConfig, TcnConfig, build
 from lacray.losses import Clips, build_loss
 from lacray.losses.gta import GtaLoss
 from lacray.losses.lav import LavLoss
@@ -281,6 +282,27 @@ def test_the_head_of_scl_has_the_widths_of_its_settings(fields: dict, widths: tu
     np.testing.assert_allclose(loss.projected(frames).detach().numpy(), expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_triplets_are_drawn_from_what_is_near_and_what_is_far(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(1, 2, 6, 8, generator=generator, dtype=torch.float64)
+    # Of the first clip five frames are real; the second has nothing that is far.
+    steps = torch.tensor([[[0, 2, 5, 8, 12 + seed, 3], [0, 1, 2, 3, 4, 5]]])
+    config = TcnConfig(objective="triplet", margin=1.7, positive_window=3, negative_window=6)
+    found, _ = TcnLoss(config)(paired(embeddings, steps, lengths=torch.tensor([[5, 6]])))
+    frames, times = embeddings[0, 0, :5].numpy(), steps[0, 0, :5].numpy()
+    choices = []
+    for anchor, time in zip(frames, times, strict=True):
+        distances, apart = np.linalg.norm(frames - anchor, axis=1), np.abs(times - time)
+        near, far = distances[(apart > 0) & (apart <= 3)], distances[apart > 6]
+        terms = [max(0.0, positive - negative + 1.7) for positive in near for negative in far]
+        if terms:
+            choices.append(terms)
+    possible = [np.mean(terms) for terms in itertools.product(*choices)]
+    assert len(possible) > 1
+    assert np.isclose(possible, found.item(), rtol=1e-10, atol=0).sum() == 1
+
+
 VARIANTS = [
     {"loss.name": "tcn", "data.positive_window": 5},
     {"loss.name": "tcn", "data.positive_window": 5, "loss.query": "positive"},
@@ -341,8 +363,6 @@ def test_padding_changes_nothing_bit_for_bit(values: dict) -> None:
 @pytest.mark.parametrize("values", VARIANTS, ids=lambda values: "-".join(map(str, values.values())))
 def test_gradients_are_those_of_the_value(values: dict) -> None:
     torch.manual_seed(0)
-    if values["loss.name"] == "lrprop":
-        pytest.skip("its path is a constant of the gradient")
     loss = build_loss(build({**values, "data.num_frames": 12, "encoder.embedding": 128})).double()
     embeddings, steps, lengths, video_lengths = batch()
     embeddings = embeddings * 0.3
@@ -370,6 +390,59 @@ def test_labels_are_carried_along_the_path() -> None:
     rows, columns = propagated_steps(path, torch.tensor([[10, 20, 30]]), torch.tensor([[1, 2, 3]]))
     assert rows.tolist() == [[10, 15, 30]]
     assert columns.tolist() == [[1.5, 2, 3]]
+
+
+def log_sum_of_paths(cost: np.ndarray, gamma: float) -> tuple[float, list[tuple[int, int]]]:
+    """-gamma log sum exp(-cost / gamma) over all warping paths, and the best of them, by going through each."""
+    paths: list[list[tuple[int, int]]] = [[(0, 0)]]
+    ended = []
+    while paths:
+        path = paths.pop()
+        i, j = path[-1]
+        steps = [(i + 1, j), (i, j + 1), (i + 1, j + 1)]
+        further = [cell for cell in steps if cell[0] < cost.shape[0] and cell[1] < cost.shape[1]]
+        paths += [[*path, cell] for cell in further]
+        if not further:
+            ended.append((sum(cost[cell] for cell in path), path))
+    sums = np.array([total for total, _ in ended])
+    return sums.min() - gamma * np.log(np.exp(-(sums - sums.min()) / gamma).sum()), min(ended)[1]
+
+
+def test_lrprop_is_what_its_page_says() -> None:
+    generator = torch.Generator().manual_seed(3)
+    embeddings = torch.randn(2, 2, 6, 8, generator=generator, dtype=torch.float64)
+    steps = torch.tensor([[[0, 4, 5, 9, 16, 30], [2, 3, 11, 12, 20, 0]], [[1, 6, 8, 20, 0, 0], [0, 5, 13, 14, 17, 22]]])
+    lengths, video_lengths = torch.tensor([[6, 5], [4, 6]]), torch.tensor([[33, 21], [25, 40]])
+    fields = {"tau": 0.2, "sigma": 2.5, "alpha": 0.6, "gamma": 0.3, "idm_weight": 0.4, "margin": 2.2, "idm_sigma": 6.5}
+    config = LrpropConfig(**fields)
+    value, parts = LrpropLoss(config)(paired(embeddings, steps, lengths=lengths, video_lengths=video_lengths))
+    labels, alignments = [], []
+    for pair in range(2):
+        sizes = lengths[pair].tolist()
+        clips = [F.normalize(embeddings[pair, side, :size], dim=-1).numpy() for side, size in enumerate(sizes)]
+        times = [steps[pair, side, :size].numpy() for side, size in enumerate(sizes)]
+        cost = ((clips[0][:, None] - clips[1][None]) ** 2).sum(-1)
+        warping, path = log_sum_of_paths(cost, 0.3)
+        divergences = []
+        for here, there in ((0, 1), (1, 0)):
+            rows = []
+            for number, frame in enumerate(clips[here]):
+                matched = [times[there][cell[there]] for cell in path if cell[here] == number]
+                target = np.exp(-((np.mean(matched) - times[there]) ** 2) / (2 * 2.5**2))
+                target /= target.sum()
+                found = np.exp(clips[there] @ frame / 0.2)
+                found /= found.sum()
+                rows.append((target * np.log(target / found)).sum())
+            divergences.append(np.mean(rows))
+        labels.append(np.mean(divergences))
+        moments = [
+            moments_of(clip, time, length, margin=2.2, sigma=6.5, weights="release")
+            for clip, time, length in zip(clips, times, video_lengths[pair].tolist(), strict=True)
+        ]
+        alignments.append((warping + 0.4 * sum(moments)) / np.mean(sizes))
+    np.testing.assert_allclose(parts["labels"].item(), np.mean(labels), rtol=1e-12)
+    np.testing.assert_allclose(parts["alignment"].item(), np.mean(alignments), rtol=1e-12)
+    np.testing.assert_allclose(value.item(), np.mean(labels) + 0.6 * np.mean(alignments), rtol=1e-12)
 
 
 def test_lrprop_of_equal_clips_has_labels_on_the_diagonal() -> None:
