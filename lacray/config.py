@@ -294,6 +294,9 @@ class TcnConfig(LossSection):
     objective: Literal["npairs", "triplet"] = "npairs"
     """n-pairs over anchors and positives that the data interleave (`data.positive_window`), or triplets of a clip's
     frames, as the LAC release has it."""
+    query: Literal["anchor", "positive"] = "anchor"
+    """n-pairs: whose partner is to be found among the clip's others. CARL: each anchor's; TCC and LAV, which put the
+    positive first: each positive's."""
     regularization: NonNegative = 0.002
     """n-pairs: weight of the embeddings' squared norms."""
     margin: Positive = 0.2
@@ -319,9 +322,13 @@ class TccConfig(LossSection):
     )
     similarity: Literal["l2", "cosine"] = "l2"
     """-d^2 or the inner product, over E and tau."""
+    port: Literal["original", "carl"] = "original"
+    """TCC's release, or CARL's port of it: smoothed labels in the regressions too, a Huber delta of 1, and in
+    classification the KL divergence of the labels from the logits as they are."""
     tau: Positive = 0.1
     variance_lambda: NonNegative = 0.001
     huber_delta: Positive = 0.1
+    """Of the original; the port has 1, whatever this is."""
     label_smoothing: Share = 0.1
     normalize_indices: bool = True
     """Frame indices over the video's length."""
@@ -345,6 +352,9 @@ class LavConfig(LossSection):
     """C-IDM: squared distance that temporally distant frames are pushed to."""
     sigma: Positive = 10.0
     """C-IDM: frames; closer ones are pulled together."""
+    idm: Literal["release", "paper"] = "release"
+    """C-IDM's weights. release: what is pushed apart counts 1 + ((i - j) / length)^2 times; paper: 1 + (i - j)^2 times,
+    and what is pulled together is divided by that."""
     debiased: bool = False
     """Soft-DTW's divergence in place of its value."""
     normalize: bool = True
@@ -382,10 +392,20 @@ class SclConfig(LossSection):
     """Frames in the softmax: of the pair's other clip; of both its clips; of all clips but one's own."""
     projection: int = Field(128, ge=0)
     """Width of the head that training puts behind the encoder, and of its hidden layer; 0: none."""
+    projection_hidden: Count | None = None
+    """Width of the head's hidden layer, where it is another; CARL's and LAC's releases: 512. null: `projection`."""
     learning_rate: Positive | None = None
     """Of the head; null: the encoder's."""
     normalize: bool = True
     """L2-normalised behind the head."""
+
+    @model_validator(mode="after")
+    def _hidden_layers_are_of_a_head(self) -> SclConfig:
+        if self.projection_hidden is not None and not self.projection:
+            raise ValueError(
+                f"projection_hidden must be null with projection 0, which has no head, got {self.projection_hidden}"
+            )
+        return self
 
 
 class LrpropConfig(LossSection):

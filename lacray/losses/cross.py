@@ -38,7 +38,8 @@ class CrossLoss(Loss[CrossConfig]):
 
     def __init__(self, config: CrossConfig, *, embedding: int) -> None:
         super().__init__(config)
-        shared = {name: getattr(config, name) for name in SclConfig.model_fields if name not in ("name", "negatives")}
+        own = ("name", "negatives", "projection_hidden")
+        shared = {name: getattr(config, name) for name in SclConfig.model_fields if name not in own}
         self.contrast = SclLoss(SclConfig(**shared), embedding=embedding)
         self.wants_features = config.evidence != "encoder"
         self.whole_stride = config.stride

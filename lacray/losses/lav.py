@@ -23,7 +23,13 @@ class LavLoss(Loss[LavConfig]):
         embeddings = F.normalize(clips.embeddings, dim=-1) if config.normalize else clips.embeddings
         own = squared_distances(embeddings, embeddings)
         idm = contrastive_idm(
-            own, clips.steps, clips.video_lengths, clips.mask, margin=config.margin, sigma=config.sigma
+            own,
+            clips.steps,
+            clips.video_lengths,
+            clips.mask,
+            margin=config.margin,
+            sigma=config.sigma,
+            weights=config.idm,
         )
         one, other = clips.pairs.T
         lengths = clips.lengths[clips.pairs]

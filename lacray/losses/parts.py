@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -109,12 +111,23 @@ def gaussian_log_targets(
 
 
 def contrastive_idm(
-    squared: Tensor, steps: Tensor, lengths: Tensor, mask: Tensor, *, margin: float, sigma: float
+    squared: Tensor,
+    steps: Tensor,
+    lengths: Tensor,
+    mask: Tensor,
+    *,
+    margin: float,
+    sigma: float,
+    weights: Literal["release", "paper"] = "release",
 ) -> Tensor:
     """C-IDM: frames of one clip that are close in time are pulled together, the others pushed apart to the margin.
 
-    sum over i, j of d_ij where |s_i - s_j| <= sigma, and (1 + ((s_i - s_j) / L)^2) relu(margin - d_ij) elsewhere. As in
-    LAV's release both sides of the comparison are over L, so frames exactly sigma apart are either, as these round.
+    release: sum over i, j of d_ij where |s_i - s_j| <= sigma, and (1 + ((s_i - s_j) / L)^2) relu(margin - d_ij)
+    elsewhere. As in LAV's release both sides of the comparison are over L, so frames exactly sigma apart are either, as
+    these round.
+
+    paper: d_ij / w_ij and w_ij relu(margin - d_ij), with w_ij = 1 + (s_i - s_j)^2; frames exactly sigma apart are
+    pulled.
 
     Args:
         squared: (B, T, T) squared distances of a clip's frames.
@@ -123,17 +136,20 @@ def contrastive_idm(
         mask: (B, T) bool, True = real frame.
         margin: of squared distance.
         sigma: frames.
+        weights: release or paper.
 
     Returns:
         (B,).
 
-    Source: LAV (arXiv 2103.17260), Eq. 7, with its release's weights.
+    Source: LAV (arXiv 2103.17260), Eq. 7, and its release.
     """
-    sizes = lengths.to(squared.dtype)
+    sizes = lengths.to(squared.dtype) if weights == "release" else torch.ones_like(lengths, dtype=squared.dtype)
     places = steps / sizes[:, None]
     apart = (places[:, :, None] - places[:, None, :]).abs()
     near = apart <= sigma / sizes[:, None, None]
-    terms = torch.where(near, squared, (1 + apart.square()) * F.relu(margin - squared))
+    weight = 1 + apart.square()
+    pull = squared if weights == "release" else squared / weight
+    terms = torch.where(near, pull, weight * F.relu(margin - squared))
     return terms.masked_fill(~(mask[:, :, None] & mask[:, None, :]), 0).sum(dim=(1, 2))
 
 

@@ -25,10 +25,10 @@ class SclLoss(Loss[SclConfig]):
 
     def __init__(self, config: SclConfig, *, embedding: int) -> None:
         super().__init__(config)
-        width = config.projection
+        width, hidden = config.projection, config.projection_hidden or config.projection
         # Behind the encoder in training alone; what is evaluated is what goes into it.
         self.projection = (
-            nn.Sequential(nn.Linear(embedding, width), nn.ReLU(), nn.Linear(width, width)) if width else nn.Identity()
+            nn.Sequential(nn.Linear(embedding, hidden), nn.ReLU(), nn.Linear(hidden, width)) if width else nn.Identity()
         )
 
     def parameter_groups(self) -> list[dict[str, object]]:

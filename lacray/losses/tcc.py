@@ -15,7 +15,7 @@ from lacray.losses.parts import draws_of, squared_distances
 class TccLoss(Loss[TccConfig]):
     """Cycles over all ordered pairs of the batch's clips of one action, or random ones; averaged over cycles.
 
-    Source: TCC (arXiv 1904.07846), Eq. 2-5; steps and label smoothing as its release has them.
+    Source: TCC (arXiv 1904.07846), Eq. 2-5; steps and label smoothing as its release has them, or as CARL's port does.
     """
 
     couples_pairs = True
@@ -35,22 +35,35 @@ class TccLoss(Loss[TccConfig]):
     def _value(self, logits: Tensor, target: Tensor, steps: Tensor, mask: Tensor) -> Tensor:
         """The loss of each cycle: logits (C, T) over the frames that it may end at, target (C,) where it began."""
         config = self.config
+        if config.port == "carl":
+            labels = _smoothed_labels(target, mask, config.label_smoothing, logits.dtype)
+            if config.objective == "classification":
+                divergence = torch.xlogy(labels, labels) - labels * logits.masked_fill(~mask, 0)
+                return divergence.sum(1) / mask.sum(1)
         logits = logits.masked_fill(~mask, -torch.inf)
         if config.objective == "classification":
             log_probabilities = torch.log_softmax(logits, dim=-1).masked_fill(~mask, 0)
             own = log_probabilities.gather(1, target[:, None])[:, 0]
             return -(1 - config.label_smoothing) * own - config.label_smoothing * log_probabilities.sum(1) / mask.sum(1)
         probabilities = torch.softmax(logits, dim=-1)
-        true, found = steps.gather(1, target[:, None])[:, 0], (probabilities * steps).sum(1)
+        found = (probabilities * steps).sum(1)
+        true = (labels * steps).sum(1) if config.port == "carl" else steps.gather(1, target[:, None])[:, 0]
         error = (true - found).square()
         if config.objective == "regression_mse":
             return error
         if config.objective == "regression_huber":
-            return F.huber_loss(found, true, reduction="none", delta=config.huber_delta)
+            delta = 1.0 if config.port == "carl" else config.huber_delta
+            return F.huber_loss(found, true, reduction="none", delta=delta)
         variance = (probabilities * (steps - found[:, None]).square()).sum(1)
         # A cycle that ends at one frame alone has none; its logarithm must not be of 0.
         log_variance = variance.clamp_min(torch.finfo(variance.dtype).tiny).log()
         return torch.exp(-log_variance) * error + config.variance_lambda * log_variance
+
+
+def _smoothed_labels(target: Tensor, mask: Tensor, smoothing: float, dtype: torch.dtype) -> Tensor:
+    """1 - smoothing at each cycle's start, the rest shared by the clip's other real frames: (C, T), by CARL's port."""
+    others = smoothing / (mask.sum(1, keepdim=True) - 1).clamp_min(1).to(dtype)
+    return (others * mask).scatter(1, target[:, None], 1 - smoothing)
 
 
 def _scaled_similarity(one: Tensor, other: Tensor, config: TccConfig) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,21 +30,25 @@ class TcnLoss(Loss[TcnConfig]):
         if config.objective == "triplet":
             loss = triplet(embeddings, clips, config)
             return loss, {"total": loss.detach()}
-        contrast, norms = npairs(embeddings, clips.lengths)
+        contrast, norms = npairs(embeddings, clips.lengths, query=config.query)
         loss = (contrast + config.regularization / 4 * norms).mean()
         return loss, {"npairs": contrast.mean().detach(), "norms": norms.mean().detach(), "total": loss.detach()}
 
 
-def npairs(embeddings: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def npairs(
+    embeddings: Tensor, lengths: Tensor, *, query: Literal["anchor", "positive"] = "anchor"
+) -> tuple[Tensor, Tensor]:
     """n-pairs of clips whose frames are anchor, positive, anchor, positive, ...
 
     Args:
         embeddings: (S, T, E), zeros in the padding.
         lengths: (S,), frames; an odd one at the end counts for nothing.
+        query: whose partner is found: each anchor's among all positives of its clip, or each positive's among all
+            anchors.
 
     Returns:
-        Cross-entropy of each anchor's positive among all positives of its clip, (S,), and the mean squared norms of
-        anchors and positives, added, (S,).
+        Cross-entropy of the partner, mean over the queries, (S,), and the mean squared norms of anchors and positives,
+        added, (S,).
     """
     num = embeddings.shape[1] // 2
     anchors, positives = embeddings[:, 0 : 2 * num : 2], embeddings[:, 1 : 2 * num : 2]
@@ -50,7 +56,8 @@ def npairs(embeddings: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     mask = torch.arange(num, device=embeddings.device) < (lengths // 2)[:, None]
     # Each row has its own positive, so that no row is all -inf; rows of the padding are dropped below.
     seen = mask[:, None, :] | torch.eye(num, dtype=torch.bool, device=embeddings.device)
-    logits = (anchors @ positives.mT).masked_fill(~seen, -torch.inf)
+    asking, asked = (anchors, positives) if query == "anchor" else (positives, anchors)
+    logits = (asking @ asked.mT).masked_fill(~seen, -torch.inf)
     own = -torch.log_softmax(logits, dim=-1).diagonal(dim1=1, dim2=2)
     norms = anchors.square().sum(-1) + positives.square().sum(-1)
     return own.masked_fill(~mask, 0).sum(1) / counts, norms.masked_fill(~mask, 0).sum(1) / counts
