@@ -328,7 +328,7 @@ class TccConfig(LossSection):
     tau: Positive = 0.1
     variance_lambda: NonNegative = 0.001
     huber_delta: Positive = 0.1
-    """Of the original; the port has 1, whatever this is."""
+    """Of the original; the port has 1, and refuses another."""
     label_smoothing: Share = 0.1
     normalize_indices: bool = True
     """Frame indices over the video's length."""
@@ -338,6 +338,15 @@ class TccConfig(LossSection):
     num_cycles: Count = 20
     normalize: bool = False
     """L2-normalised embeddings."""
+
+    @model_validator(mode="after")
+    def _the_port_has_its_own_delta(self) -> TccConfig:
+        if self.port == "carl" and self.huber_delta != type(self).model_fields["huber_delta"].default:
+            raise ValueError(
+                f"huber_delta must be left out with port carl, whose delta is 1, got {self.huber_delta:g}; "
+                "set port to original"
+            )
+        return self
 
 
 class LavConfig(LossSection):

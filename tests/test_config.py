@@ -277,10 +277,12 @@ def test_a_key_of_another_loss_says_whose_it_is():
     ]
 
 
-def test_a_hidden_layer_without_a_head_is_refused():
+def test_what_a_loss_would_not_read_is_refused():
     (problem,) = problems_of({"loss.name": "scl", "loss.projection": 0, "loss.projection_hidden": 512})
     assert "projection_hidden must be null with projection 0, which has no head, got 512" in problem
     assert build({"loss.name": "scl", "loss.projection_hidden": 512}).loss.projection == 128
+    (problem,) = problems_of({"loss.name": "tcc", "loss.port": "carl", "loss.huber_delta": 0.2})
+    assert "huber_delta must be left out with port carl, whose delta is 1, got 0.2; set port to original" in problem
 
 
 @pytest.mark.parametrize("name", [["lac"], {"lac": 1}, None, 3])
