@@ -1,4 +1,5 @@
-"""A trained encoder at work: frames embedded a second, beside decoding and the network alone; 500 x 500 frames aligned.
+"""A trained encoder at work: frames embedded a second, beside decoding and the network alone; 500 x 500 frames aligned,
+embedded before and from their files.
 
     python benchmarks/apply.py                           half a minute of 640x480, the default encoder
     python benchmarks/apply.py --seconds 5 --repeats 1
@@ -87,6 +88,13 @@ def of_alignment(model: Model, repeats: int) -> dict[str, float]:
     }
 
 
+def of_files(model: Model, one: Path, other: Path, repeats: int) -> float:
+    """Seconds from two files of LENGTH frames, copies, to their alignment: both are decoded and embedded each time."""
+    found = model.align(one, other)
+    np.testing.assert_array_equal(found.a_to_b, np.arange(LENGTH))
+    return median_seconds(lambda: model.align(one, other), repeats)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", metavar="key=value")
@@ -106,11 +114,16 @@ def main() -> None:
         options = {"crf": "23", "preset": "veryfast"}
         write(path, width=640, height=480, num_frames=arguments.seconds * RATE, options=options)
         result |= of_embedding(model, path, arguments.repeats)
+        one, other = (Path(folder) / name for name in ("one.mp4", "other.mp4"))
+        for own in (one, other):
+            write(own, width=640, height=480, num_frames=LENGTH, options=options)
+        result["files_to_alignment_s"] = of_files(model, one, other, arguments.repeats)
     result |= of_alignment(model, arguments.repeats)
     result["peak_gib"] = peak_gib()
     for name in ("decode_alone", "network_alone", "embed"):
         print(f"{name:14} {result[name]:8.1f} frames/s")
     print(f"align {LENGTH} x {LENGTH} {1000 * result['align_s']:8.1f} ms")
+    print(f"from two files of {LENGTH} frames {result['files_to_alignment_s']:8.2f} s")
     print(json.dumps(result))
 
 

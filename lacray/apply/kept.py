@@ -1,4 +1,4 @@
-"""Embeddings that were made before: kept in the cache by model and file, so that no command embeds a video twice."""
+"""Embeddings that were made before: kept in the cache by model and video, so that no command embeds a video twice."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from lacray.apply.embedded import EmbeddedVideo
 from lacray.apply.model import Model
 from lacray.cache import cached
 from lacray.data.arrays import load_array, load_arrays
+from lacray.data.sources import source_of
+from lacray.data.video import UnreadableVideoError
 from lacray.embedding import Progress
 
 VERSION = 1
-"""Of what is kept; goes up when the same model embeds the same file otherwise."""
+"""Of what is kept; goes up when the same model embeds the same video otherwise."""
 
 
 def read(model: Model, path: str, name: str, *, progress: Progress | None = None) -> EmbeddedVideo:
-    """`model.read(path)`, from the cache where model and file are those of then.
+    """`model.read(path)`, from the cache where model and video are those of then.
 
-    The file counts as the same as long as its path, size and time of the last change are. What comes from the cache is
-    mapped, not in memory.
+    A video counts as the same as long as its path and its source's `state` are. What comes from the cache is mapped,
+    not in memory.
 
     Raises:
         DataError: as `Model.read`.
     """
-    if not os.path.isfile(path):
-        return replace(model.read(path, progress=progress), name=name)  # a folder of pictures: any of them may change
     path = os.path.abspath(path)
     found = _load(model, path, name)
     if found is None:
         state = _state(path)
         found = model.read(path, progress=progress)
         found = replace(found, name=name)
-        # A file that was written to meanwhile is another one now.
-        if state == _state(path):
+        # What was written to meanwhile is another video now.
+        if state and state == _state(path):
             _save(model, path, state, found)
     return found
 
 
 def key_of(model: Model, path: str) -> str:
-    """What is the same for the same model and the same file, and for no other."""
+    """What is the same for the same model and the same video, and for no other."""
     return f"{model.digest} {os.path.abspath(path)} {_state(path)}"
 
 
@@ -57,11 +57,11 @@ def _file(model: Model, path: str, suffix: str) -> Path:
 
 
 def _state(path: str) -> str:
+    """Of a video as it lies there now; empty where it cannot be told."""
     try:
-        status = os.stat(path)
-    except OSError:
+        return f"{VERSION} {source_of(path).state()}"
+    except UnreadableVideoError:
         return ""
-    return f"{VERSION} {status.st_size} {status.st_mtime_ns}"
 
 
 def _load(model: Model, path: str, name: str) -> EmbeddedVideo | None:

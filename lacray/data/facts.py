@@ -74,3 +74,16 @@ def ends_digest(path: str) -> bytes:
         begin = file.read(COMPARED_BYTES)
         file.seek(max(os.fstat(file.fileno()).st_size - COMPARED_BYTES, 0))
         return hashlib.sha256(begin + file.read(COMPARED_BYTES)).digest()
+
+
+def file_state(path: str) -> str:
+    """Size and time of the last change of a file.
+
+    Raises:
+        UnreadableVideoError: it is not there.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise UnreadableVideoError(f"cannot be read any more ({error})") from error
+    return f"{status.st_size} {status.st_mtime_ns}"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lacray.data.arrays import load_array
 from lacray.data.containers import opened
-from lacray.data.facts import Clock, Facts, check_regular, ends_digest
+from lacray.data.facts import Clock, Facts, check_regular, ends_digest, file_state
 from lacray.data.stills import PictureFolder
 from lacray.data.tfrecords import IN_RECORD, RecordedVideo
 from lacray.data.video import UnreadableVideoError, decode, frame_index
@@ -49,6 +49,9 @@ class Source(Protocol):
     def digest(self) -> bytes:
         """Of some of its content, the same for copies of it."""
 
+    def state(self) -> str:
+        """Another one when any frame may have changed; found without reading one."""
+
 
 class _File:
     """What is the same for every video that is one file."""
@@ -66,6 +69,9 @@ class _File:
             return ends_digest(self.path)
         except OSError as error:
             raise UnreadableVideoError(f"cannot be read any more ({error.strerror})") from error
+
+    def state(self) -> str:
+        return file_state(self.path)
 
 
 class VideoFile(_File):

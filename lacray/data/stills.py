@@ -113,6 +113,10 @@ class PictureSource(ABC):
     def extent(self) -> int:
         """Bytes that all pictures take."""
 
+    @abstractmethod
+    def state(self) -> str:
+        """Another one when any picture may have changed; found without reading one."""
+
     def probe(self) -> tuple[int, None]:
         """Their number; the first and the last are decoded."""
         names = self.names()
@@ -174,6 +178,20 @@ class PictureFolder(PictureSource):
 
     def extent(self) -> int:
         return sum(self._files()[1])
+
+    def state(self) -> str:
+        """Of each picture's name, size, and times of the last change.
+
+        `extent` and `digest` stay the same when a picture amid the others gives way to one that is as large.
+        """
+        try:
+            with os.scandir(self.path) as entries:
+                pictures = [(e.name, e.stat()) for e in entries if is_picture(e.name) and e.is_file()]
+        except OSError as error:
+            raise UnreadableVideoError(f"cannot be read ({error.strerror})") from error
+        # Two that change places keep their st_mtime; a name that is given anew moves st_ctime.
+        lines = sorted(f"{name} {own.st_size} {own.st_mtime_ns} {own.st_ctime_ns}" for name, own in pictures)
+        return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
     def probe(self) -> tuple[int, None]:
         empty = [name for name, size in zip(*self._files(), strict=True) if not size]

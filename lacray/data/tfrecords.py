@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lacray.data.containers import UnreadableVideoError
 from lacray.data.discovery import shown
-from lacray.data.facts import check_regular
+from lacray.data.facts import check_regular, file_state
 from lacray.data.kept import KeptArrays, Key, file_key
 from lacray.data.stills import PictureSource
 
@@ -82,6 +82,9 @@ class RecordedVideo(PictureSource):
 
     def extent(self) -> int:
         return int(self._record().sizes.sum())
+
+    def state(self) -> str:
+        return file_state(self.file)
 
     def _record(self) -> Record:
         for record in records_in(self.file):

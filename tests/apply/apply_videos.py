@@ -11,8 +11,12 @@ import numpy as np
 RATE = 8000
 
 
-def rewritten(source: Path, path: Path, kind: str) -> Path:
-    """A copy of a video: rotated, of variable rate, larger, of one frame, or with sound."""
+def rewritten(source: Path, path: Path, kind: str, *, hertz: float = 400.0) -> Path:
+    """A copy of a video: rotated, of variable rate, larger, of one frame, or with sound.
+
+    Args:
+        hertz: of the sound, in the first half of the video; in the second it is an octave higher.
+    """
     with av.open(str(source)) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     if kind == "larger":
@@ -37,8 +41,10 @@ def rewritten(source: Path, path: Path, kind: str) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         if sound is not None:
-            tone = np.sin(np.arange(RATE * len(pictures) // 25) * 0.3).astype(np.float32)[None]
-            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            samples = np.arange(RATE * len(pictures) // 25)
+            pitch = np.where(2 * samples < len(samples), hertz, 2 * hertz)
+            tone = 0.5 * np.sin(2 * np.pi * pitch * samples / RATE)
+            frame = av.AudioFrame.from_ndarray(tone.astype(np.float32)[None], format="fltp", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
             fifo = av.AudioFifo()
             fifo.write(frame)

@@ -142,6 +142,65 @@ def bright(picture: np.ndarray) -> np.ndarray:
     return np.argwhere(picture[..., 0] > 130).mean(axis=0)
 
 
+def test_a_film_of_three_shows_each_video_at_its_own_moment_in_its_own_place(place, videos_checkpoint, videos_root):
+    """Whose picture it is says a block of its colour, in the corner to which no square comes."""
+    colours = {"red.mp4": (120, 0, 0), "green.mp4": (0, 200, 0), "blue.mp4": (0, 0, 200)}
+    originals = {}
+    for number, (name, colour) in zip((5, 6, 7), colours.items(), strict=True):
+        with av.open(str(videos_root / "videos" / f"take{number}.mp4")) as container:
+            pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        pictures[:, 32:, :16] = colour
+        write_video(place / name, pictures)
+        originals[name] = pictures
+    align.main([str(videos_checkpoint), *colours, "--height", "48"])
+    model = load(videos_checkpoint)
+    places = {name: model.align("red.mp4", name).a_to_b for name in ("green.mp4", "blue.mp4")}
+    places["red.mp4"] = np.arange(len(originals["red.mp4"]), dtype=float)
+    corners = {"red.mp4": (20, 0), "green.mp4": (20, 48), "blue.mp4": (88, 0)}
+    with av.open(str(place / "alignment" / "together.mp4")) as film:
+        shown = np.stack([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
+    assert shown.shape == (len(originals["red.mp4"]), 136, 96, 3)
+    assert shown[:, 72:, 52:].max() < 40, "there is no fourth one"
+    for name, (top, left) in corners.items():
+        own = shown[:, top : top + 48, left : left + 48]
+        for picture, there in zip(own, places[name], strict=True):
+            light = 0.3 if np.isnan(there) else 1.0
+            block = picture[36:44, 4:12].mean(axis=(0, 1))
+            np.testing.assert_allclose(block, light * np.array(colours[name]), atol=30, err_msg=name)
+            if not np.isnan(there):
+                assert np.hypot(*(bright(picture) - bright(originals[name][round(there)]))) < 1.5
+        assert np.isfinite(places[name]).mean() > 0.5
+
+
+def loudness(samples: np.ndarray, rate: int, hertz: float) -> float:
+    """The amplitude of a tone in what sounds."""
+    turns = np.exp(-2j * np.pi * hertz * np.arange(len(samples)) / rate)
+    return 2 * abs(np.mean(samples * turns))
+
+
+def test_a_film_has_the_sound_of_the_reference_at_its_time_and_no_others(place, videos_checkpoint, videos_root):
+    videos = videos_root / "videos"
+    rewritten(videos / "take3.mp4", place / "other.mp4", "with sound", hertz=650)
+    rewritten(videos / "take2.mp4", place / "reference.mp4", "with sound", hertz=400)
+    align.main([str(videos_checkpoint), "reference.mp4", "other.mp4", "--height", "48"])
+    with av.open(str(place / "reference.mp4")) as source:
+        seconds = sum(1 for _ in source.decode(video=0)) / 25
+    with av.open(str(place / "alignment" / "together.mp4")) as film:
+        rate = film.streams.audio[0].rate
+        frames = list(film.decode(audio=0))
+    begin = round(frames[0].time * rate)
+    sound = np.concatenate([np.zeros(max(0, begin)), *(frame.to_ndarray()[0] for frame in frames)])[max(0, -begin) :]
+    half = round(seconds / 2 * rate)
+    # AAC smears the change of pitch over a block.
+    apart = round(0.15 * rate)
+    first, second = sound[apart : half - apart], sound[half + apart : 2 * half - apart]
+    # Of one channel's 0.5 each of two has half of the power.
+    assert loudness(first, rate, 400) == pytest.approx(0.5 / 2**0.5, abs=0.08)
+    assert loudness(second, rate, 800) == pytest.approx(0.5 / 2**0.5, abs=0.08)
+    for part, silent in ((first, (650, 800, 1300)), (second, (400, 650, 1300))):
+        assert max(loudness(part, rate, hertz) for hertz in silent) < 0.03
+
+
 def test_align_takes_names_of_the_data_set_and_refuses_all_that_are_none(place, videos_checkpoint, videos_root):
     align.main([str(videos_checkpoint), "--no-film"])
     assert (place / "alignment" / "take7.png").is_file(), "two videos that were not trained on, by default"
@@ -197,6 +256,30 @@ def test_retrieve_lists_and_shows_the_nearest_moments_of_other_videos(
         nearest.append((-float(cosine.max()), f"videos/take{number}.mp4", int(cosine.argmax())))
     assert [(row["video"], int(row["frame"])) for row in rows] == [cell[1:] for cell in sorted(nearest)[:5]]
     assert (place / "moments" / "moments.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(("option", "most"), [([], 1), (["--per-video", "2"], 2), (["--per-video", "0"], None)])
+def test_retrieve_takes_as_many_moments_of_a_video_as_it_is_told(
+    place, videos_checkpoint, videos_root, videos_model, option, most
+):
+    command = [str(videos_checkpoint), "take1.mp4@0.4", str(videos_root), "-k", "24", "--apart", "0.22"]
+    retrieve.main([*command, *option])
+    query = videos_model.embed(videos_root / "videos" / "take1.mp4")[10]
+    cells = []
+    for number in (0, *range(2, 8)):
+        own = videos_model.embed(videos_root / "videos" / f"take{number}.mp4")
+        likeness = own @ query / np.linalg.norm(own, axis=1)
+        cells += [(-float(value), f"videos/take{number}.mp4", frame) for frame, value in enumerate(likeness)]
+    expected: list[tuple[str, int]] = []
+    for _, name, frame in sorted(cells):
+        same = [other for video, other in expected if video == name]
+        # 0.22 s are five frames and a half.
+        if (most is None or len(same) < most) and all(abs(frame - other) >= 6 for other in same):
+            expected.append((name, frame))
+    rows = rows_of(place / "moments" / "moments.csv")
+    assert [(row["video"], int(row["frame"])) for row in rows] == expected[:24]
+    num = max(sum(row["video"] == name for row in rows) for name, _ in expected)
+    assert num == most if most is not None else num > 2
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 from datasets import write_video
 from takes import BITS, HEIGHT, ROW, TAKES
 
-from lacray.apply import load
+from lacray.apply import EmbeddedVideo, Model, load
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the dev extra")
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
@@ -153,12 +153,25 @@ def press_with_control(browser, key: str) -> None:
     ActionChains(browser).key_down(Keys.CONTROL).send_keys(key).key_up(Keys.CONTROL).perform()
 
 
+def press_with_shift(browser, key: str) -> None:
+    ActionChains(browser).key_down(Keys.SHIFT).send_keys(key).key_up(Keys.SHIFT).perform()
+
+
 @pytest.fixture(scope="module")
-def places(trained) -> Callable[[int, int], np.ndarray]:
+def model(trained) -> Model:
+    return load(next(trained[1].glob("*/checkpoints/*.pt")))
+
+
+@pytest.fixture(scope="module")
+def embedded(trained, model) -> list[EmbeddedVideo]:
+    """All videos, by the model itself."""
+    return [model.read(str(trained[0] / name)) for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def places(model, embedded) -> Callable[[int, int], np.ndarray]:
     """The places of one video's frames in another, by the model itself."""
-    model = load(next(trained[1].glob("*/checkpoints/*.pt")))
-    read = [model.read(str(trained[0] / name)) for name in NAMES]
-    return lambda a, b: model.align(read[a], read[b], stride=1).a_to_b
+    return lambda a, b: model.align(embedded[a], embedded[b], stride=1).a_to_b
 
 
 def check_in_step(numbers: list[int], reference: int, places, *, tolerance: float) -> int:
@@ -313,6 +326,83 @@ def test_a_click_on_the_picture_finds_its_nearest_moments(shown):
     name = browser.find_element(By.CSS_SELECTOR, "#nearest button span").text
     browser.find_element(By.CSS_SELECTOR, "#nearest button").click()
     until(lambda: browser.find_element(By.ID, "title").text.endswith(name), "the video that was chosen")
+
+
+def test_n_finds_the_nearest_moments_of_the_frame_that_is_shown(shown, embedded):
+    browser = shown
+    assert not browser.find_element(By.ID, "panel-nearest").is_displayed()
+    press(browser, Keys.HOME, *[Keys.ARROW_RIGHT] * 17, "n")
+    until(lambda: len(browser.find_elements(By.CSS_SELECTOR, "#nearest li")) == 3, "the nearest moments")
+    assert browser.find_element(By.ID, "panel-nearest").is_displayed()
+    assert browser.find_element(By.ID, "nearest-facts").text == "Most like take3.mp4 at 0:00.68, nearest first:"
+    normed = [own.embeddings / np.linalg.norm(own.embeddings, axis=1, keepdims=True) for own in embedded]
+    nearest = []
+    for name, own in zip(NAMES[1:], normed[1:], strict=True):
+        distances = np.linalg.norm(own - normed[0][17], axis=1)
+        nearest.append((float(distances.min()), name, int(distances.argmin())))
+    titles = [button.get_attribute("title") for button in browser.find_elements(By.CSS_SELECTOR, "#nearest button")]
+    assert [title.partition(":")[0] for title in titles] == [f"{name}, frame {n}" for _, name, n in sorted(nearest)]
+
+
+def test_delete_removes_the_segment_under_the_cursor_and_no_other(shown):
+    browser = shown
+    phase = browser.find_element(By.CSS_SELECTOR, "[data-key='2']").get_attribute("data-phase")
+    other = browser.find_element(By.CSS_SELECTOR, "[data-key='1']").get_attribute("data-phase")
+
+    def phases() -> list[str]:
+        found = []
+        for frame in (4, 6, 7, 9):
+            press(browser, Keys.HOME, *[Keys.ARROW_RIGHT] * frame)
+            found.append(browser.find_element(By.ID, "now-phase").text)
+        return found
+
+    press(browser, Keys.HOME, *[Keys.ARROW_RIGHT] * 3, "i", *[Keys.ARROW_RIGHT] * 7, "o", "1")
+    press(browser, Keys.HOME, *[Keys.ARROW_RIGHT] * 6, "i", Keys.ARROW_RIGHT, "o", "2")
+    assert phases() == [other, phase, phase, other]
+    press(browser, Keys.HOME, *[Keys.ARROW_RIGHT] * 6, Keys.DELETE)
+    assert browser.find_element(By.ID, "now-phase").text == ""
+    assert phases() == [other, "", "", other]
+    # Where there is none it does nothing, also to what can be undone.
+    press(browser, Keys.HOME, *[Keys.ARROW_RIGHT] * 6, Keys.DELETE)
+    press_with_control(browser, "z")
+    assert phases() == [other, phase, phase, other]
+    for _ in range(2):
+        press_with_control(browser, "z")
+    assert not asks(browser)
+
+
+def test_shift_and_arrows_go_a_second(shown):
+    browser = shown
+    press(browser, Keys.HOME, *[Keys.ARROW_RIGHT] * 3)
+    press_with_shift(browser, Keys.ARROW_RIGHT)
+    assert settled(browser)[0] == 28, "25 frames a second"
+    press(browser, Keys.ARROW_RIGHT)
+    press_with_shift(browser, Keys.ARROW_LEFT)
+    assert settled(browser)[0] == 4
+    press_with_shift(browser, Keys.ARROW_LEFT)
+    assert settled(browser)[0] == 0
+    press(browser, Keys.END)
+    press_with_shift(browser, Keys.ARROW_RIGHT)
+    assert settled(browser)[0] == sum(TAKES["day 2/take3.mp4"]) - 1
+
+
+def test_t_turns_the_light_on_and_off_and_it_stays_so(shown, page):
+    browser = shown
+
+    def brightness() -> float:
+        colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+    before = brightness()
+    press(browser, "t")
+    after = brightness()
+    assert (before < 80) != (after < 80)
+    assert (before > 180) != (after > 180)
+    browser.get(page[0])
+    until(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
+    assert brightness() == after
+    press(browser, "t")
+    assert brightness() == before
 
 
 def test_the_table_is_drawn_and_leads_to_the_frames_under_the_pointer(shown, places):

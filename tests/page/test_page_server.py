@@ -6,6 +6,7 @@ import asyncio
 import csv
 import http.client
 import json
+import os
 import shutil
 import struct
 import threading
@@ -20,6 +21,7 @@ import pytest
 from takes import TAKES, number_of
 from test_layouts import write_timed
 
+from lacray import checkpoint
 from lacray.apply import load
 from lacray.apply.folders import Item, open_folder
 from lacray.config import DataConfig, UserError
@@ -785,9 +787,23 @@ def test_a_request_that_is_no_json_is_told(page):
 
 
 def test_the_newest_checkpoint_of_the_data_set_is_taken(trained, tmp_path):
+    """By its time, not by its name; not that of another data set, nor what is no checkpoint, which are newer."""
     root, results = trained
-    path = newest_checkpoint(str(results), str(root), root)
-    assert Path(path).name == "model.pt"
+    state = checkpoint.read_checkpoint(Path(newest_checkpoint(str(results), str(root), root)))
+    elsewhere = {**state, "config": {**state["config"], "data.root": str(tmp_path)}}
+    places = [tmp_path / "several" / study / "checkpoints" / "x.pt" for study in "abcde"]
+    for minutes, place, what in zip((1, 3, 2, 4, 5), places, (state, state, state, elsewhere, None), strict=True):
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"no checkpoint")
+        if what is not None:
+            checkpoint.save(what, place)
+        os.utime(place, (60 * minutes, 60 * minutes))
+    assert newest_checkpoint(str(tmp_path / "several"), str(root), root) == str(places[1])
+    assert newest_checkpoint(str(tmp_path / "several"), str(tmp_path), tmp_path) == str(places[3])
+
+
+def test_a_data_set_without_a_checkpoint_is_told_how_to_make_one(trained, tmp_path):
+    root, results = trained
     with pytest.raises(
         UserError, match=r"needs a checkpoint, and of the 1 in .* none was trained on it; train one: python"
     ):
