@@ -23,7 +23,7 @@ from analysis.sources import published
 BUNDLED = sorted(p.relative_to(ROOT / "search_spaces").as_posix() for p in (ROOT / "search_spaces").rglob("*.yaml"))
 GRIDS = [name for name in BUNDLED if name.startswith(("paper/", "beyond/"))]
 TUNED = [name for name in BUNDLED if name.startswith("tuned/")]
-LEAD_GRIDS = ["lead/lead_equal.yaml", "lead/lead_map.yaml", "lead/lead_untried.yaml"]
+LEAD_GRIDS = [f"lead/lead_{name}.yaml" for name in ("equal", "map", "untried", "tempo", "lead_in")]
 SPACE = {
     "name": "s",
     "search": {"loss.gamma": {"type": "categorical", "choices": [0.1, 0.2]}},
@@ -126,7 +126,7 @@ def test_the_arms_of_the_plan_have_as_many_trials_of_the_same_settings_and_as_ma
 
 @pytest.mark.parametrize("name", LEAD_GRIDS)
 def test_a_grid_of_the_plan_is_of_settings_whose_seeds_are_those_of_no_trial(name):
-    space = load_space(ROOT / "search_spaces" / name, {"data.root": "/data/Features"})
+    space = load_space(ROOT / "search_spaces" / name)
     configs = [space.config(point) for point in space.points()]
     assert {config.seed for config in configs} <= set(range(1001, 1021))
     assert {config.data.input for config in configs} == {"features"}
