@@ -123,6 +123,16 @@ def test_a_walk_without_an_end_is_left_to_scikit_learn(monkeypatch):
     np.testing.assert_array_equal(phase_predictions(train, val, 1.0, "svm"), plain(train, val, "svm")[0])
 
 
+def test_the_walk_over_frames_that_overlap_ends_by_itself(monkeypatch):
+    def refused(**_):
+        raise AssertionError("left to scikit-learn")
+
+    rng = np.random.default_rng(35)
+    train, val = videos(rng, 8, num_phases=4, size=16, noise=2.0), videos(rng, 2, num_phases=4, size=16, noise=2.0)
+    monkeypatch.setattr(svm, "SVC", refused)
+    phase_predictions(train, val, 1.0, "svm")
+
+
 def test_the_memory_of_a_kernel_is_what_is_promised():
     tracemalloc.start()
     rng = np.random.default_rng(34)
