@@ -731,6 +731,8 @@ def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -
             place = [part for position, part in enumerate(item["loc"]) if not (position == 1 and part in LOSS_CONFIGS)]
             key = ".".join(map(str, place))
             said = _sentence(item)
+            if item["type"] == "literal_error" and (owners := _losses_with(key, item["input"])):
+                said += f"; that is one of loss.name={' or '.join(owners)}"
             # A rule between several settings is their section's: it lies where those that it names were written.
             if key:
                 named = [name for name in values if name.startswith(f"{key}.") and name.split(".")[-1] in said]
@@ -741,6 +743,15 @@ def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _losses_with(key: str, value: Any) -> list[str]:
+    """The losses that have the setting, one of whose choices is the value."""
+    section, _, leaf = key.partition(".")
+    if section != "loss":
+        return []
+    fields = {name: config.model_fields.get(leaf) for name, config in LOSS_CONFIGS.items()}
+    return [name for name, field in fields.items() if field is not None and value in get_args(field.annotation)]
 
 
 def is_loss(name: Any) -> bool:

@@ -210,6 +210,13 @@ def test_rule_between_two_settings_is_told_with_both_values(values, said):
     assert said in problem
 
 
+def test_a_choice_of_another_loss_is_told_with_whose_it_is():
+    (problem,) = problems_of({"loss.name": "lac", "loss.alignment": "nearest"})
+    assert problem.endswith("got 'nearest'; that is one of loss.name=cross")
+    (problem,) = problems_of({"loss.name": "lac", "loss.alignment": "dwt"})
+    assert problem.endswith("got 'dwt'")
+
+
 def test_raw_penalties_may_be_zero():
     assert build({"loss.name": "lac", "loss.gap_open": 0.0, "loss.gap_transform": "raw"}).loss.gap_open == 0.0
     assert build({"loss.name": "lac", "loss.gap_extend": -1.0, "loss.gap": "fixed"}).loss.gap_extend == -1.0
