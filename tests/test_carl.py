@@ -41,6 +41,15 @@ def test_every_way_to_pickle_labels_is_read(tmp_path, kind, protocol):
     assert int(item["seq_len"]) == 5
 
 
+def test_labels_that_lay_on_a_gpu_are_read_without_one(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps([torch.arange(3)]))
+    (labels,) = read_restricted_pickle(tmp_path / "x.pkl")
+    assert labels.tolist() == [0, 1, 2]
+    assert labels.device.type == "cpu"
+
+
 class Runs:
     """A pickle of this runs a command when it is loaded."""
 

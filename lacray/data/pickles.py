@@ -89,4 +89,4 @@ def _storage_from_bytes(content: bytes) -> Any:
     import torch
 
     # torch pickles a tensor's storage as a nested torch.save; weights_only keeps the same promise inside it.
-    return torch.load(io.BytesIO(content), weights_only=True)
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
