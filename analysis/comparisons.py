@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -123,7 +124,7 @@ def paired_tests(
     for key, metric in columns:
         ordered = _ordered(source.lines, key, metric)
         found = differences(ordered[0].any, ordered[1].any, key) if len(ordered) > 1 else []
-        names = f"{ordered[0].label} − {ordered[1].label}: " if len(ordered) > 1 else ""
+        names = f"{ordered[0].label} − {ordered[1].label}" if len(ordered) > 1 else None
         entries.append(_tested(found, metric.scale, names))
     lines.append(Line("best − runner-up", _counted(entries)))
     against = [line for line in source.lines if label_of(source.rows[0], line.values[0], paper) == entry.get("against")]
@@ -165,12 +166,14 @@ def _ordered(lines: Sequence[Measured], key: str, metric: Metric) -> list[Measur
     return [line for line, _ in sorted(means, key=lambda own: own[1], reverse=metric.better == "max")]
 
 
-def _tested(found: Sequence[float], scale: float, names: str = "") -> Entry:
+def _tested(found: Sequence[float], scale: float, names: str | None = None) -> Entry:
     if not found:
         return Entry()
     mean = scale * sum(found) / len(found)
+    deviation = scale * statistics.stdev(found) if len(found) > 1 else None
     p = sign_flip_p(found)
-    return Entry(f"{names}{signed(mean)}" + ("" if p is None else f" ({p:.2g})"), mean=mean, num=len(found))
+    text = (f"{names}: " if names else "") + signed(mean) + ("" if p is None else f" ({p:.2g})")
+    return Entry(text, mean=mean, deviation=deviation, num=len(found), p=p, between=names)
 
 
 def _counted(entries: Sequence[Entry]) -> list[Entry]:

@@ -13,8 +13,6 @@ from analysis.sections import Report
 
 # A paper's page holds no more trials than this; the other formats list all.
 MAX_LATEX_TRIALS = 20
-# A table of more columns is scaled to the width of the text.
-MAX_LATEX_COLUMNS = 8
 
 # --- Markdown --------------------------------------------------------------------------------------------------------
 
@@ -87,6 +85,10 @@ LATEX_SIGNS = {
 SYMBOLS = {"L_c": "$L_c$", "L_l": "$L_l$", "L_sw": "$L_{sw}$"}
 
 
+# A table as wide as it is, or as the page where it is wider.
+FITTED = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
+
+
 def latex_text(text: str) -> str:
     """Plain text for LaTeX: its signs escaped, the parts of the loss set as symbols."""
     pieces = re.split(r"\b(L_sw|L_c|L_l)\b", text)
@@ -96,7 +98,8 @@ def latex_text(text: str) -> str:
 def latex(report: Report) -> str:
     r"""The tables as LaTeX, to be \input into a document that loads booktabs."""
     parts = [
-        "% Made by analysis/report.py. \\input it into a document that loads booktabs, and graphicx for wide tables.",
+        "% Made by analysis/report.py. \\input it into a document that loads booktabs, and graphicx, which fits wide "
+        "tables to the page.",
         r"\providecommand{\resizebox}[3]{#3}",
     ]
     for section in report.sections:
@@ -131,17 +134,19 @@ def _latex_table(table: Table) -> str:
     body = "\n".join(rows)
     caption = latex_text(f"{table.title}. {' '.join(notes)}")
     columns = "l" + "r" * (len(table.header) - 1)
-    tabular = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}"
-    if len(table.header) > MAX_LATEX_COLUMNS:
-        tabular = f"\\resizebox{{\\textwidth}}{{!}}{{%\n{tabular}}}"
     return (
         "\\begin{table}[htbp]\n\\centering\\scriptsize\\setlength{\\tabcolsep}{2.5pt}\n"
         f"\\caption{{{caption}}}\n\\label{{tab:{_slug(table.key)}}}\n"
-        f"{tabular}\n\\end{{table}}"
+        f"{FITTED}\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}}}\n"
+        "\\end{table}"
     )
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------------
+
+
+BESIDE = {"sd": ("deviation", "num"), "n": ("num", "num"), "p": ("p", "p"), "of": ("between", "between")}
+"""What stands beside a number, by its name in the head: which field, and the field that a column has if it has both."""
 
 
 def file_name(table: Table) -> str:
@@ -150,19 +155,27 @@ def file_name(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """A table as CSV: a line a line of it, with its kind; a column of numbers as mean, deviation and number of seeds.
+    """A table as CSV: a line a line of it, with its kind; a column of numbers as mean, deviation and number of seeds,
+    of a paired test its p and, where the line does not say them, its two sides too.
 
     Numbers have all their digits, in the units that are printed; what was not run is empty.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     columns = range(len(table.header) - 1)
+    more = [
+        [
+            (name, own)
+            for name, (own, needed) in BESIDE.items()
+            if any(getattr(line.entries[column], needed) is not None for line in table.lines)
+        ]
+        for column in columns
+    ]
     is_number = [any(line.entries[column].mean is not None for line in table.lines) for column in columns]
-    has_spread = [any(line.entries[column].num is not None for line in table.lines) for column in columns]
     head = ["kind", table.header[0] or "line"]
     for column in columns:
         name = table.header[column + 1]
-        head += [name, f"{name} sd", f"{name} n"] if has_spread[column] else [name]
+        head += [name, *(f"{name} {beside}" for beside, _ in more[column])]
     writer.writerow(head)
     for line in table.lines:
         row: list[object] = [line.kind, line.label]
@@ -170,8 +183,7 @@ def comma_separated(table: Table) -> str:
             entry = line.entries[column]
             text = "" if entry.text in ("", DASH) else entry.text
             row.append(text if not is_number[column] else "" if entry.mean is None else entry.mean)
-            if has_spread[column]:
-                row += ["" if value is None else value for value in (entry.deviation, entry.num)]
+            row += ["" if value is None else value for value in (getattr(entry, own) for _, own in more[column])]
         writer.writerow(row)
     return stream.getvalue()
 

@@ -14,6 +14,8 @@ from analysis.cells import Row
 DASH = "–"
 # Of what is said under a table about its rows.
 MAX_REMARKS = 8
+# Behind the point, of the units that are printed: means that differ less are equal.
+EQUAL_DIGITS = 9
 
 
 @dataclass
@@ -28,6 +30,10 @@ class Entry:
     deviation: float | None = None
     num: int | None = None
     """Of seeds."""
+    p: float | None = None
+    """Of a paired test."""
+    between: str | None = None
+    """Of a paired test, its two sides, where the line does not say them."""
 
 
 @dataclass
@@ -56,13 +62,15 @@ class Table:
         """Marks the best and the second of each column, controls included: where a control wins, it shows."""
         for column, better in enumerate(self.better):
             entries = [line.entries[column] for line in self.lines if line.kind in ("method", "control")]
-            values = {entry.value for entry in entries if entry.value is not None}
+            # Equal means of other summands differ in the last digits.
+            places = [None if entry.value is None else round(entry.value, EQUAL_DIGITS) for entry in entries]
+            values = {place for place in places if place is not None}
             if better is None or sum(entry.value is not None for entry in entries) < 2:
                 continue
             order = sorted(values, reverse=better == "max")
-            for entry in entries:
-                if entry.value is not None and entry.value in order[:2]:
-                    entry.rank = order.index(entry.value) + 1
+            for entry, place in zip(entries, places, strict=True):
+                if place is not None and place in order[:2]:
+                    entry.rank = order.index(place) + 1
                 # Of two, the second is the last.
                 if entry.rank == 2 and len(order) < 3:
                     entry.rank = None

@@ -13,7 +13,7 @@ from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from lacray.text import printable
 
@@ -557,6 +557,8 @@ LOSS_CONFIGS: dict[str, type[LossSection]] = {
 }
 """loss.name -> its section."""
 DEFAULT_LOSS = "cross"
+SECTIONS_ALONE = {"sections": "alone"}
+"""Context of a validation in which sections need not fit each other."""
 
 
 class Config(Section):
@@ -570,7 +572,9 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
-    def _loss_reads_these_clips(self) -> Config:
+    def _loss_reads_these_clips(self, info: ValidationInfo) -> Config:
+        if info.context == SECTIONS_ALONE:
+            return self
         window = self.data.positive_window
         if self.loss.reads_positives and not window:
             raise ValueError(
@@ -585,8 +589,8 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _videos_can_be_compared(self) -> Config:
-        if not self.loss.compares_videos:
+    def _videos_can_be_compared(self, info: ValidationInfo) -> Config:
+        if info.context == SECTIONS_ALONE or not self.loss.compares_videos:
             return self
         whose = f"with loss.name={self.loss.name}"
         wrong = []
@@ -696,12 +700,15 @@ def _members(annotation: Any) -> Iterator[type]:
         yield annotation
 
 
-def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Config:
+def build(
+    values: Mapping[str, Any], origins: Mapping[str, str] | None = None, *, sections_alone: bool = False
+) -> Config:
     """Dotted keys -> a checked Config; everything not given keeps its default.
 
     Args:
         values: by dotted key.
         origins: where each key was written ("search_spaces/lac.yaml:7"), for the messages.
+        sections_alone: leave out the rules between sections, of a setting that is looked at and not run.
 
     Raises:
         ConfigError: every unknown key and every value out of range, together.
@@ -724,7 +731,7 @@ def build(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -
             section = section.setdefault(part, {})
         section[leaf] = value
     try:
-        config = Config.model_validate(nested)
+        config = Config.model_validate(nested, context=SECTIONS_ALONE if sections_alone else None)
     except ValidationError as error:
         for item in error.errors():
             # The union's member is a part of the place.

@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     overrides = parse_assignments(word for word in arguments.words if "=" in word)
     files = [word for word in arguments.words if "=" not in word]
     if arguments.keys:
-        for key, value in build({**fixed_setting(files)[0], **overrides}).flat().items():
+        # tcn's defaults alone are no run: its clips are to be chosen first, by a key that is listed here.
+        config = build({**fixed_setting(files)[0], **overrides}, sections_alone=True)
+        for key, value in config.flat().items():
             print(f"{key}={json.dumps(value) if value is None or isinstance(value, bool) else value}")
         return
     if arguments.study is not None:

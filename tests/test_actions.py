@@ -238,6 +238,7 @@ def test_penn_pickles_say_what_each_video_shows(tmp_path):
         ([[0]] * 5, "must hold the videos of 13 actions behind the list of videos, got 5 of them"),
         ("abc", "must hold the videos of 13 actions behind the list of videos, got str"),
         ([[], [], [], [], [9]] + [[]] * 8, "clean_and_jerk: must name videos 0..2, got 9"),
+        ({"dive": [0], 4: [2]}, "behind the list of videos: must be 0..12, or the name of an action of Penn Action"),
         (
             [[], [], [1], [], [0, 1]] + [[]] * 8,
             "video 1: must be of one action, is listed for bench_press and clean_and",
@@ -253,9 +254,35 @@ def test_a_tuple_that_contradicts_itself_is_refused(tmp_path, indices, said):
     assert f"ROOT/train.pkl: {said}" in problems_of(penn_pickles(tmp_path, ITEMS, indices), input="features")
 
 
+@pytest.mark.parametrize(
+    "indices",
+    [
+        {4: [0, 2], 2: [1]},
+        {"clean_and_jerk": [0, 2], "bench_press": np.array([1])},
+        {np.int64(4): torch.tensor([0, 2]), np.int64(2): torch.tensor([1]), np.int64(0): torch.tensor([])},
+        [torch.tensor([], dtype=torch.int64)] * 2 + [torch.tensor([1]), [], torch.tensor([0, 2])] + [[]] * 8,
+    ],
+    ids=["numbers", "names", "tensors", "list of tensors"],
+)
+def test_the_videos_of_an_action_are_found_by_its_key_in_any_order(tmp_path, indices):
+    root = penn_pickles(tmp_path, {**ITEMS, "val": []}, indices)
+    items, told = pickle.loads((root / "train.pkl").read_bytes())
+    items = [{key: value for key, value in item.items() if key != "action_label"} for item in items]
+    (root / "train.pkl").write_bytes(pickle.dumps((items, told)))
+    (root / "val.pkl").write_bytes(pickle.dumps([]))
+    videos = features(root, validation_share=0)
+    assert [video.action for video in videos.training] == ["clean_and_jerk", "bench_press", "clean_and_jerk"]
+
+
+@pytest.mark.parametrize("told", [np.int64(4), np.array(4), torch.tensor(4), "clean_and_jerk"], ids=repr)
+def test_an_action_may_be_told_by_any_integer_or_by_its_name(tmp_path, told):
+    root = penn_pickles(tmp_path, {"train": [(told, [0, 1]), (told, [0, 1])], "val": []}, [[]] * 13)
+    assert {video.action for video in features(root, validation_share=0).training} == {"clean_and_jerk"}
+
+
 def test_an_action_that_is_none_of_the_thirteen_is_refused(tmp_path):
     root = penn_pickles(tmp_path, {"train": [(13, [0, 1]), (-1, [0])], "val": []}, [[]] * 13)
     said = problems_of(root, input="features")
-    assert "video 0: action_label must be 0..12, got 13" in said
-    assert "video 1: action_label must be 0..12, got -1" in said
+    assert "video 0: action_label must be 0..12, or the name of an action of Penn Action, got 13" in said
+    assert "video 1: action_label must be 0..12, or the name of an action of Penn Action, got -1" in said
     assert PENN_ACTIONS.index("tennis_serve") == 12

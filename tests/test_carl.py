@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 from pathlib import Path
@@ -38,6 +39,15 @@ def test_every_way_to_pickle_labels_is_read(tmp_path, kind, protocol):
     assert np.asarray(item["frame_label"]).tolist() == [0, 0, 4, 2, 5]
     assert item["name"] == "a"
     assert int(item["seq_len"]) == 5
+
+
+def test_labels_that_lay_on_a_gpu_are_read_without_one(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps([torch.arange(3)]))
+    (labels,) = read_restricted_pickle(tmp_path / "x.pkl")
+    assert labels.tolist() == [0, 1, 2]
+    assert labels.device.type == "cpu"
 
 
 class Runs:
@@ -135,6 +145,20 @@ def test_all_that_is_wrong_with_carl_files_is_told_at_once(tmp_path):
 def test_labels_shorter_than_the_video_leave_the_rest_without_phase(tmp_path):
     videos = opened(carl(tmp_path, labels=lambda length: torch.zeros(length - 4, dtype=torch.long)), validation_share=0)
     assert videos.train[0].labels.tolist() == [0] * 11 + [-1] * 4
+    said = "with fewer labels than frames: 3 (videos/train0.mp4; 11 labels for 15 frames, ...)"
+    assert any(note.startswith(said) for note in videos.notes)
+
+
+@pytest.mark.parametrize("written", ["by gzip", "by torch.save"])
+def test_a_file_that_pickle_did_not_write_is_told_with_what_to_do(tmp_path, written):
+    root = carl(tmp_path, labels=thirds)
+    content = (root / "train.pkl").read_bytes()
+    if written == "by gzip":
+        (root / "train.pkl").write_bytes(gzip.compress(content))
+    else:
+        torch.save(pickle.loads(content), root / "train.pkl")
+    said = "train.pkl: is no pickle that can be read (UnpicklingError); fetch it again, unpack it"
+    assert said in problems_of(root)
 
 
 def with_file(root: Path, video_file: str) -> Path:

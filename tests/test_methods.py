@@ -134,6 +134,16 @@ def test_cycles_are_the_originals(case: int, objective: str, similarity: str) ->
         np.testing.assert_allclose(slope.numpy(), grad, rtol=0, atol=1e-12 * np.abs(grad).max())
 
 
+@pytest.mark.parametrize("objective", ["regression_mse_var", "regression_mse", "regression_huber"])
+def test_a_clip_of_one_frame_is_where_carls_port_expects_it(objective: str) -> None:
+    embeddings = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    clips = clips_of(embeddings, steps=[[2], [3]], video_lengths=[9, 9])
+    value, _ = TccLoss(TccConfig(port="carl", objective=objective, variance_lambda=0))(clips)
+    (slope,) = torch.autograd.grad(value, embeddings)
+    assert value == 0
+    assert not slope.any()
+
+
 @pytest.mark.parametrize("similarity", ["l2", "cosine"])
 @pytest.mark.parametrize("objective", ["regression_mse_var", "regression_mse", "regression_huber", "classification"])
 @pytest.mark.parametrize("case", range(3))

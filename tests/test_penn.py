@@ -27,6 +27,7 @@ from datasets import (
 
 from lacray.config import DataConfig
 from lacray.data import FrameStore
+from lacray.data.penn import read
 from lacray.data.pickles import read_restricted_npy
 
 FOUND = {name: (action, split, labels) for name, action, split, labels in PENN_VIDEOS}
@@ -207,6 +208,23 @@ def test_what_is_wrong_with_penn_action_is_told(tmp_path, change, said):
     root = penn(tmp_path)
     change(root)
     assert said in problems_of(root)
+
+
+def test_labels_that_are_refused_are_not_said_to_be_spread(tmp_path):
+    root = penn(tmp_path)
+    np.save(root / "LABELS" / "train" / "squat" / "0003.npy", np.zeros(15, int))
+    listing = read(root, DataConfig(root=str(root)))
+    assert "got 15 labels for 10 pictures" in listing.label_problems[0]
+    assert not [note for note in listing.notes if "spread" in note]
+
+
+def test_an_action_in_a_cell_is_read(tmp_path):
+    cell = np.empty((1, 1), object)
+    cell[0, 0] = "squat"
+    root = penn(tmp_path)
+    other_mat(action=cell, train=1)(root)
+    entries = read(root, DataConfig(root=str(root))).entries
+    assert {entry.name: entry.action for entry in entries}["frames/0003"] == "squat"
 
 
 @pytest.mark.parametrize("part", ["frames", "labels"])

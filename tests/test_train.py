@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lacray import train
-from lacray.config import UserError, build
+from lacray.config import LOSS_CONFIGS, UserError, build, known_keys
 from lacray.exits import advice
 from lacray.nodes import Node
 from lacray.results import Lease, LeaseError, Place, RunWriter, read
@@ -165,3 +165,15 @@ def test_what_a_study_has_switched_off_stays_so(tmp_path):
         values, *_ = train.best_setting(arguments(tmp_path, "--best", "--study", study))
         assert build(values).flat()["loss.match_tau"] == match_tau
     assert build({"loss.name": "lac", "loss.preset": "released"}).flat()["loss.match_tau"] is not None
+
+
+@pytest.mark.parametrize("loss", LOSS_CONFIGS)
+def test_keys_lists_every_setting_of_any_loss(loss, capsys):
+    train.main(["--keys", f"loss.name={loss}"])
+    listed = [line.partition("=")[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == known_keys(loss)
+
+
+def test_keys_refuses_a_value_that_is_wrong_by_itself():
+    with pytest.raises(UserError, match="encoder: hidden must be a multiple of heads"):
+        train.main(["--keys", "loss.name=tcn", "encoder.hidden=10"])

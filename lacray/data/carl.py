@@ -5,7 +5,7 @@ Penn Action's hold a tuple: the list, whose videos say which of the 13 actions t
 
 from __future__ import annotations
 
-import pickle
+import operator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,10 +17,11 @@ from lacray.data.discovery import VIDEO_SUFFIXES, child, find_files, shown
 from lacray.data.labels import as_integers
 from lacray.data.listing import Entry, Layout, Listing, numbered_phases
 from lacray.data.names import Names
-from lacray.data.pickles import read_restricted_pickle
-from lacray.data.published import PENN_ACTIONS
+from lacray.data.pickles import RefusedError, read_restricted_pickle
+from lacray.data.published import PENN_ACTIONS, action_name
 
 FIELDS = {"name", "video_file", "frame_label"}
+ACTION_RULE = f"must be 0..{len(PENN_ACTIONS) - 1}, or the name of an action of Penn Action"
 
 
 def read(root: Path, config: DataConfig) -> Listing:
@@ -33,9 +34,14 @@ def read(root: Path, config: DataConfig) -> Listing:
             continue
         try:
             content = read_restricted_pickle(path)
+        except RefusedError as error:
+            listing.problems.append(f"{path}: {error}")
+            continue
         except Exception as error:  # a damaged pickle raises anything, MemoryError and TypeError among it
-            said = error if isinstance(error, pickle.UnpicklingError) else f"is no pickle ({type(error).__name__})"
-            listing.problems.append(f"{path}: {said}")
+            listing.problems.append(
+                f"{path}: is no pickle that can be read ({type(error).__name__}); fetch it again, unpack it where it "
+                "is compressed, and write by pickle.dump what torch.save has written"
+            )
             continue
         # Penn Action: (list, indices by action); Pouring: the list alone.
         items, indices = content if isinstance(content, tuple) and len(content) == 2 else (content, None)
@@ -63,14 +69,21 @@ def _actions_of(indices: Any, num_videos: int) -> tuple[dict[int, int], list[str
     """The number of each video's action by the second part of Penn Action's tuple, and what is wrong with that."""
     if indices is None:
         return {}, []
-    groups = list(indices.values()) if isinstance(indices, dict) else indices
-    if not isinstance(groups, list) or len(groups) != len(PENN_ACTIONS):
-        got = f"{len(groups)} of them" if isinstance(groups, list) else type(groups).__name__
+    if isinstance(indices, dict):
+        groups = list(indices.items())
+    elif isinstance(indices, list) and len(indices) == len(PENN_ACTIONS):
+        groups = list(enumerate(indices))
+    else:
+        got = f"{len(indices)} of them" if isinstance(indices, list) else type(indices).__name__
         return {}, [f"must hold the videos of {len(PENN_ACTIONS)} actions behind the list of videos, got {got}"]
     found: dict[int, int] = {}
     problems = []
-    for action, own in enumerate(groups):
-        numbers = own.reshape(-1).tolist() if isinstance(own, np.ndarray) else own if isinstance(own, list) else [own]
+    for key, own in groups:
+        action = _action_number(key)
+        if action is None:
+            problems.append(f"behind the list of videos: {ACTION_RULE}, got {key!r}")
+            continue
+        numbers = own if isinstance(own, list) else np.asarray(own).reshape(-1).tolist()
         for number in numbers:
             if not isinstance(number, int | np.integer) or not 0 <= number < num_videos:
                 problems.append(f"{PENN_ACTIONS[action]}: must name videos 0..{num_videos - 1}, got {number!r}")
@@ -78,6 +91,18 @@ def _actions_of(indices: Any, num_videos: int) -> tuple[dict[int, int], list[str
                 both = f"{PENN_ACTIONS[found[int(number)]]} and {PENN_ACTIONS[action]}"
                 problems.append(f"video {number}: must be of one action, is listed for {both}")
     return found, problems
+
+
+def _action_number(told: Any) -> int | None:
+    """The place in PENN_ACTIONS of what says an action, its number or its name; None where that says none."""
+    if isinstance(told, str):
+        name = action_name(told)
+        return PENN_ACTIONS.index(name) if name in PENN_ACTIONS else None
+    try:
+        number = operator.index(told)
+    except TypeError:
+        return None
+    return number if 0 <= number < len(PENN_ACTIONS) else None
 
 
 def _entry(root: Path, split: str, number: int, item: Any, listed_for: int | None) -> Entry | str:
@@ -95,11 +120,12 @@ def _entry(root: Path, split: str, number: int, item: Any, listed_for: int | Non
     if not isinstance(item["video_file"], str):
         return f"video {number}: video_file must be a path, got {item['video_file']!r}"
     steps = PurePosixPath(item["video_file"].replace("\\", "/"))
-    label = item.get("action_label", listed_for)
-    if label is None:
+    told = item.get("action_label", listed_for)
+    label = _action_number(told)
+    if told is None:
         action = ""
-    elif not isinstance(label, int | np.integer) or not 0 <= label < len(PENN_ACTIONS):
-        return f"video {number}: action_label must be 0..{len(PENN_ACTIONS) - 1}, got {label!r}"
+    elif label is None:
+        return f"video {number}: action_label {ACTION_RULE}, got {told!r}"
     elif listed_for is not None and label != listed_for:
         return (
             f"video {number}: must be of one action, its action_label says {PENN_ACTIONS[label]} and the list of the "

@@ -6,14 +6,11 @@ npyrecords/ACTION_val.npy    {video: {"labels": array}}, pickled; optional, also
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-import numpy as np
 
 from lacray.config import DataConfig
 from lacray.data.containers import UnreadableVideoError
@@ -21,7 +18,7 @@ from lacray.data.discovery import VIDEO_SUFFIXES, child, find_files, shown, unwa
 from lacray.data.labels import MOST_MISSING, as_integers
 from lacray.data.listing import Entry, Layout, Listing, is_plain, numbered_phases, some
 from lacray.data.names import is_video
-from lacray.data.pickles import read_restricted_npy
+from lacray.data.pickles import RefusedError, read_restricted_npy
 from lacray.data.published import PENN_ACTIONS, POURING, action_name
 from lacray.data.stills import PictureFolder
 
@@ -84,9 +81,11 @@ def _records(root: Path, split: str, problems: list[str]) -> Records:
             continue
         try:
             content = read_restricted_npy(path)
+        except RefusedError as error:
+            problems.append(f"{path}: {error}")
+            continue
         except Exception as error:  # a damaged pickle raises anything, MemoryError and TypeError among it
-            said = error if isinstance(error, pickle.UnpicklingError) else f"is no array ({type(error).__name__})"
-            problems.append(f"{path}: {said}")
+            problems.append(f"{path}: is no array ({type(error).__name__}); fetch it again, or write it by np.save")
             continue
         told = content.item() if content.shape == () else content
         if not isinstance(told, Mapping) or not all(isinstance(name, str) for name in told):
@@ -148,6 +147,4 @@ def _labelled(entry: Entry, told: Any, cut: list[str], problems: list[str]) -> E
         return entry
     if len(labels) > num_frames:
         cut.append(entry.name)
-    padded = np.full(num_frames, -1, dtype=np.int64)
-    padded[: len(labels)] = labels[:num_frames]
-    return replace(entry, frame_labels=padded)
+    return replace(entry, frame_labels=labels[:num_frames])

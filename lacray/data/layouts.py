@@ -231,6 +231,7 @@ def survey(root: Path, listing: Listing, config: DataConfig, progress: Progress 
     sidecars = Sidecars(root, "progress")
     told = progress or (lambda *_: None)
     others: list[str] = []
+    fewer: list[str] = []
     for entry, outcome in _looked_at(listing.entries, told):
         if isinstance(outcome, str):
             found.unreadable.append(f"{entry.name}: {outcome}")
@@ -240,6 +241,8 @@ def survey(root: Path, listing: Listing, config: DataConfig, progress: Progress 
             others.append(f"{entry.name}; {num_frames} rows for {num_shown} frames")
         if num_channels is not None:
             found.channels.setdefault(num_channels, entry.name)
+        if entry.frame_labels is not None and len(entry.frame_labels) < num_frames:
+            fewer.append(f"{entry.name}; {len(entry.frame_labels)} labels for {num_frames} frames")
         labels, problems = _labels(root, entry, listing.phases[entry.action], num_frames, clock)
         found.label_problems += problems
         path = os.path.abspath(entry.features or entry.path)
@@ -254,6 +257,9 @@ def survey(root: Path, listing: Listing, config: DataConfig, progress: Progress 
         # A label of frame i is then of row i.
         told_others = f"{len(others)} ({others[0]}{', ...' if len(others) > 1 else ''})"
         listing.notes.append(f"features of another length than their video: {told_others}; labels by frame count rows")
+    if fewer:
+        told_fewer = f"{len(fewer)} ({fewer[0]}{', ...' if len(fewer) > 1 else ''})"
+        listing.notes.append(f"with fewer labels than frames: {told_fewer}; the frames behind them have no phase")
     if len(found.channels) > 1:
         found.problems.append(
             f"{root}: features must all have the same channels, got {found.channels} (channels: first such video)"

@@ -128,9 +128,9 @@ class _Reader:
         if isinstance(labels, str):
             self.listing.label_problems.append(f"{file.path}: {labels}")
             return entry
-        if len(labels) != num_frames:
-            self.stretched.append(shown(folder.name))
         fitted = spread(labels, num_frames)
+        if fitted is not None and len(labels) != num_frames:
+            self.stretched.append(shown(folder.name))
         if fitted is None:
             self.listing.label_problems.append(
                 f"{file.path}: must have a label for each picture, got {len(labels)} labels for {num_frames} pictures; "
@@ -192,7 +192,8 @@ def _as_annotation(values: dict[str, Any]) -> _Annotation | str:
     lacks = [name for name in ("action", "train") if name not in values or not len(values[name])]
     if lacks:
         return f"must say the video's action and train, lacks {' and '.join(lacks)}"
-    action, train = values["action"].tolist()[0], values["train"].tolist()[0]
+    # A text may lie in a cell of its own.
+    action, train = (np.asarray(values[name][0]).reshape(-1).tolist()[0] for name in ("action", "train"))
     if not isinstance(action, str) or train not in (1, -1):
         return f"must say an action by its name and train as 1 or -1, got {action!r} and {train!r}"
     counts = values["nframes"].tolist() if "nframes" in values else []

@@ -14,11 +14,16 @@ from numpy.typing import NDArray
 from lacray.data.arrays import load_array, read_header
 
 
+class RefusedError(pickle.UnpicklingError):
+    """A pickle that holds more than data, or what it does not announce."""
+
+
 def read_restricted_pickle(path: Path) -> Any:
     """Load a pickle from a stranger: plain data and tensors only.
 
     Raises:
-        pickle.UnpicklingError: it holds anything else.
+        RefusedError: it holds anything else.
+        Exception: of any kind, where it is damaged or no pickle.
     """
     with path.open("rb") as file:
         return _RestrictedUnpickler(file).load()
@@ -28,14 +33,14 @@ def read_restricted_npy(path: Path) -> NDArray[Any]:
     """Load an array of anything from a stranger, which numpy pickles: plain data and tensors only.
 
     Raises:
-        pickle.UnpicklingError: it holds anything else.
+        RefusedError: it holds anything else.
         OSError, ValueError, EOFError: it is no array.
     """
     with path.open("rb") as file:
         shape, dtype = read_header(file)
         content = _RestrictedUnpickler(file).load() if dtype.hasobject else load_array(path)
     if not isinstance(content, np.ndarray) or content.shape != shape:
-        raise pickle.UnpicklingError("must hold one array, of the shape that it announces")
+        raise RefusedError("must hold one array, of the shape that it announces")
     return content
 
 
@@ -58,7 +63,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
             allowed[f"{core}.multiarray", "scalar"] = _scalar
             allowed[f"{core}.numeric", "_frombuffer"] = _array_of_buffer
         if (module, name) not in allowed:
-            raise pickle.UnpicklingError(
+            raise RefusedError(
                 f"refused to load {module}.{name}: a data file may hold lists, dicts, numbers, strings and tensors only"
             )
         return allowed[module, name]
@@ -67,7 +72,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
 def _bytes_of_text(text: str, encoding: str) -> bytes:
     """Protocol 2 writes bytes as latin-1 text; no other codec."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"refused to load text in the codec {encoding!r}")
+        raise RefusedError(f"refused to load text in the codec {encoding!r}")
     return text.encode("latin1")
 
 
@@ -84,4 +89,4 @@ def _storage_from_bytes(content: bytes) -> Any:
     import torch
 
     # torch pickles a tensor's storage as a nested torch.save; weights_only keeps the same promise inside it.
-    return torch.load(io.BytesIO(content), weights_only=True)
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -61,9 +61,13 @@ class TccLoss(Loss[TccConfig]):
 
 
 def _smoothed_labels(target: Tensor, mask: Tensor, smoothing: float, dtype: torch.dtype) -> Tensor:
-    """1 - smoothing at each cycle's start, the rest shared by the clip's other real frames: (C, T), by CARL's port."""
-    others = smoothing / (mask.sum(1, keepdim=True) - 1).clamp_min(1).to(dtype)
-    return (others * mask).scatter(1, target[:, None], 1 - smoothing)
+    """1 - smoothing at each cycle's start, the rest shared by the clip's other real frames: (C, T), by CARL's port.
+
+    1 at the start where there is no other frame, for which the port divides by 0.
+    """
+    num_others = mask.sum(1, keepdim=True) - 1
+    others = smoothing / num_others.clamp_min(1).to(dtype) * mask
+    return others.scatter(1, target[:, None], 1 - smoothing * (num_others > 0).to(dtype))
 
 
 def _scaled_similarity(one: Tensor, other: Tensor, config: TccConfig) -> Tensor:

@@ -119,6 +119,18 @@ def test_a_csv_has_every_digit_and_is_empty_where_nothing_was_run(written):
     assert {row["kind"] for row in rows} == {"method", "control", "published"}
 
 
+def test_a_csv_of_paired_tests_has_their_p_and_their_sides(written):
+    out, _ = written
+    with (out / "tables" / "table_4-simpouring-full-tests.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["difference (p)"] == "best − runner-up"
+    assert row["Class@10 of"] == "0.8 − 0.7"
+    assert float(row["Class@10"]) == pytest.approx(2.0)
+    assert float(row["Class@10 p"]) == 0.25
+    assert float(row["Class@10 sd"]) == pytest.approx(0.0, abs=1e-9)
+    assert row["Class@10 n"] == "3"
+
+
 def headed_tables(page_text):
     """(heading of its section, its rows) of each table of runs on a page; a row: (kind, label, cells)."""
     for section in page_text.split("<section")[1:]:
@@ -221,11 +233,13 @@ def test_latex_compiles_as_an_input(written, tmp_path, packages):
     shutil.copy(out / "report.tex", tmp_path)
     document = r"\documentclass{article}\usepackage{PACKAGES}\begin{document}\input{report.tex}\end{document}"
     (tmp_path / "paper.tex").write_text(document.replace("PACKAGES", packages))
-    flags = ["-interaction=nonstopmode", "-halt-on-error"] if program == "pdflatex" else []
+    flags = ["-interaction=nonstopmode", "-halt-on-error"] if program == "pdflatex" else ["--keep-logs"]
     command = [program, *flags, "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "paper.pdf").stat().st_size > 10_000
+    if "graphicx" in packages:
+        assert "Overfull" not in (tmp_path / "paper.log").read_text()
 
 
 def test_a_long_study_is_cut_to_its_best_trials_in_latex_alone(tmp_path):

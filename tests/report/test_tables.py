@@ -26,6 +26,7 @@ from campaign import (
 )
 
 from analysis import formats, page, paired
+from analysis.printed import Line, Table, spread
 from analysis.sources import NULLABLE, published
 from lacray.config import Config
 from lacray.results import Place, write_manifest
@@ -118,6 +119,15 @@ def test_table_5_has_the_gain_of_the_local_alignment_loss_beside_the_published_o
     assert texts(line_of(gain, "ours, cropped (SimPouring)")) == ["2", *3 * ["+3.00 ± 0.00"]]
     table = table_of(made, "table_5-simpouring-full")
     assert entry(table, "lacray", "Class@10").text == "91.00 ± 1.41"
+
+
+def test_equal_means_of_other_seeds_are_marked_alike():
+    # As shares 0.29 and (0.28 + 0.30) / 2: their last digits differ.
+    cells = [spread([0.29, 0.29], 100), spread([0.28, 0.30], 100), spread([0.2], 100), spread([0.1], 100)]
+    assert cells[0].value != cells[1].value
+    lines = [Line(str(number), [cell]) for number, cell in enumerate(cells)]
+    Table("", "", ["", "a"], lines, ["max"]).mark()
+    assert [cell.rank for cell in cells] == [1, 1, 2, None]
 
 
 def test_the_best_of_a_column_is_marked_and_less_is_better_for_errors(made):
