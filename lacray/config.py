@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
@@ -211,6 +211,26 @@ class LossSection(Section):
         """Whether it takes two views of each video, and compares the videos of a step with each other."""
         return False
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """Settings that it does not read as the others stand, and with which of them it would."""
+        return {}
+
+    @model_validator(mode="after")
+    def _what_is_given_is_read(self) -> Self:
+        by_remedy: dict[str, list[str]] = {}
+        for name, remedy in self.unread.items():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                by_remedy.setdefault(remedy, []).append(name)
+        wrong = [
+            f"{' and '.join(names)} must be left out, got {' and '.join(str(getattr(self, name)) for name in names)}: "
+            f"read with {remedy} alone"
+            for remedy, names in by_remedy.items()
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
 
 class LacConfig(LossSection):
     """The LAC objective, L_c + alpha (L_l + beta (L_sw12 + L_sw21)); V: where the release departs from the paper."""
@@ -286,6 +306,12 @@ class LacConfig(LossSection):
             raise ValueError(f"gap must be fixed with alignment dtw, which has no gaps, got {self.gap}")
         return self
 
+    @property
+    def unread(self) -> dict[str, str]:
+        if self.alignment != "dtw":
+            return {}
+        return dict.fromkeys(("gap_open", "gap_extend"), "alignment local or end_to_end, which have gaps,")
+
 
 class TcnConfig(LossSection):
     """Time-contrastive networks, one video at a time, as TCC and CARL train them."""
@@ -312,6 +338,12 @@ class TcnConfig(LossSection):
     def reads_positives(self) -> bool:
         return self.objective == "npairs"
 
+    @property
+    def unread(self) -> dict[str, str]:
+        if self.objective == "npairs":
+            return dict.fromkeys(("margin", "positive_window", "negative_window"), "objective triplet")
+        return dict.fromkeys(("query", "regularization"), "objective npairs")
+
 
 class TccConfig(LossSection):
     """Temporal cycle-consistency: a frame's soft nearest neighbour in another clip leads back to it."""
@@ -328,7 +360,7 @@ class TccConfig(LossSection):
     tau: Positive = 0.1
     variance_lambda: NonNegative = 0.001
     huber_delta: Positive = 0.1
-    """Of the original; the port has 1, and refuses another."""
+    """Of the original; the port has 1."""
     label_smoothing: Share = 0.1
     normalize_indices: bool = True
     """Frame indices over the video's length."""
@@ -339,14 +371,18 @@ class TccConfig(LossSection):
     normalize: bool = False
     """L2-normalised embeddings."""
 
-    @model_validator(mode="after")
-    def _the_port_has_its_own_delta(self) -> TccConfig:
-        if self.port == "carl" and self.huber_delta != type(self).model_fields["huber_delta"].default:
-            raise ValueError(
-                f"huber_delta must be left out with port carl, whose delta is 1, got {self.huber_delta:g}; "
-                "set port to original"
-            )
-        return self
+    @property
+    def unread(self) -> dict[str, str]:
+        found = {}
+        if self.objective != "regression_mse_var":
+            found["variance_lambda"] = "objective regression_mse_var"
+        if self.objective != "regression_huber":
+            found["huber_delta"] = "objective regression_huber"
+        elif self.port == "carl":
+            found["huber_delta"] = "port original"
+        if self.objective != "classification" and self.port == "original":
+            found["label_smoothing"] = "objective classification"
+        return found | ({} if self.stochastic else dict.fromkeys(("cycle_length", "num_cycles"), "stochastic true"))
 
 
 class LavConfig(LossSection):
@@ -387,6 +423,10 @@ class GtaConfig(LossSection):
     normalize: bool = True
     """L2-normalised embeddings."""
 
+    @property
+    def unread(self) -> dict[str, str]:
+        return {} if self.consistency else dict.fromkeys(("dtw_weight", "label_smoothing"), "consistency true")
+
 
 class SclConfig(LossSection):
     """SCL, the sequence contrastive loss of CARL: L_c of LAC, behind a projection head."""
@@ -408,13 +448,9 @@ class SclConfig(LossSection):
     normalize: bool = True
     """L2-normalised behind the head."""
 
-    @model_validator(mode="after")
-    def _hidden_layers_are_of_a_head(self) -> SclConfig:
-        if self.projection_hidden is not None and not self.projection:
-            raise ValueError(
-                f"projection_hidden must be null with projection 0, which has no head, got {self.projection_hidden}"
-            )
-        return self
+    @property
+    def unread(self) -> dict[str, str]:
+        return {} if self.projection else dict.fromkeys(("projection_hidden", "learning_rate"), "a projection > 0")
 
 
 class LrpropConfig(LossSection):
@@ -489,25 +525,14 @@ class CrossConfig(LossSection):
             raise ValueError(f"ramp_start must be <= ramp_end, got {self.ramp_start:g} and {self.ramp_end:g}")
         return self
 
-    @model_validator(mode="after")
-    def _scores_are_of_an_alignment(self) -> CrossConfig:
-        if self.alignment == "nearest" and (self.order > 0 or self.score > 0):
-            raise ValueError(
-                f"order and score must be 0 with alignment nearest, which has no score, got {self.order:g} and "
-                f"{self.score:g}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _gaps_are_of_an_alignment_that_has_some(self) -> CrossConfig:
-        kinds = type(self).model_fields
-        moved = [name for name in ("gap_open", "gap_extend") if getattr(self, name) != kinds[name].default]
-        if moved and self.alignment in ("dtw", "nearest"):
-            raise ValueError(
-                f"{' and '.join(moved)} must be left out with alignment {self.alignment}, which has no gaps, got "
-                f"{' and '.join(f'{getattr(self, name):g}' for name in moved)}; set alignment to local or end_to_end"
-            )
-        return self
+    @property
+    def unread(self) -> dict[str, str]:
+        found = {} if self.projection else {"learning_rate": "a projection > 0"}
+        if self.alignment in ("dtw", "nearest"):
+            found |= dict.fromkeys(("gap_open", "gap_extend"), "alignment local or end_to_end, which have gaps,")
+        if self.alignment == "nearest":
+            found |= dict.fromkeys(("order", "score"), "an alignment, which has a score,")
+        return found
 
 
 class FitConfig(Section):

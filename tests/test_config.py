@@ -284,12 +284,63 @@ def test_a_key_of_another_loss_says_whose_it_is():
     ]
 
 
-def test_what_a_loss_would_not_read_is_refused():
-    (problem,) = problems_of({"loss.name": "scl", "loss.projection": 0, "loss.projection_hidden": 512})
-    assert "projection_hidden must be null with projection 0, which has no head, got 512" in problem
+WITH_GAPS = "read with alignment local or end_to_end, which have gaps, alone"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"loss.name": "scl", "loss.projection": 0, "loss.projection_hidden": 512},
+            "loss: projection_hidden must be left out, got 512: read with a projection > 0 alone",
+        ),
+        (
+            {"loss.name": "tcc", "loss.port": "carl", "loss.objective": "regression_huber", "loss.huber_delta": 0.2},
+            "loss: huber_delta must be left out, got 0.2: read with port original alone",
+        ),
+        (
+            {"loss.name": "tcc", "loss.cycle_length": 3, "loss.huber_delta": 0.2},
+            "loss: huber_delta must be left out, got 0.2: read with objective regression_huber alone; "
+            "cycle_length must be left out, got 3: read with stochastic true alone",
+        ),
+        (
+            {"loss.name": "tcn", "data.positive_window": 5, "loss.margin": 0.5, "loss.negative_window": 9},
+            "loss: margin and negative_window must be left out, got 0.5 and 9: read with objective triplet alone",
+        ),
+        (
+            {"loss.name": "tcn", "loss.objective": "triplet", "loss.query": "positive"},
+            "loss: query must be left out, got positive: read with objective npairs alone",
+        ),
+        (
+            {"loss.name": "gta", "loss.consistency": False, "loss.dtw_weight": 0.5},
+            "loss: dtw_weight must be left out, got 0.5: read with consistency true alone",
+        ),
+        (
+            {"loss.name": "lac", "loss.alignment": "dtw", "loss.gap": "fixed", "loss.gap_extend": 2},
+            f"loss: gap_extend must be left out, got 2.0: {WITH_GAPS}",
+        ),
+        (
+            {"loss.gap_open": 2},
+            f"loss: gap_open must be left out, got 2.0: {WITH_GAPS}",
+        ),
+        (
+            {"loss.alignment": "nearest", "loss.order": 0.1},
+            "loss: order must be left out, got 0.1: read with an alignment, which has a score, alone",
+        ),
+    ],
+)
+def test_what_a_loss_would_not_read_is_refused(values, said):
+    (problem,) = problems_of(values)
+    assert problem == said
+
+
+def test_a_setting_that_is_not_read_may_be_given_as_it_is():
+    # A row has all settings, and `train --best` reads them from there.
     assert build({"loss.name": "scl", "loss.projection_hidden": 512}).loss.projection == 128
-    (problem,) = problems_of({"loss.name": "tcc", "loss.port": "carl", "loss.huber_delta": 0.2})
-    assert "huber_delta must be left out with port carl, whose delta is 1, got 0.2; set port to original" in problem
+    for name, section in LOSS_CONFIGS.items():
+        values = build({"loss.name": name}, sections_alone=True).flat()
+        assert set(section().unread) <= {key.removeprefix("loss.") for key in values}
+        assert build(values, sections_alone=True).loss == section()
 
 
 @pytest.mark.parametrize("name", [["lac"], {"lac": 1}, None, 3])

@@ -328,12 +328,6 @@ def test_order_is_rewarded_where_two_videos_share_it():
     ("fields", "said"),
     [
         ({"loss.ramp_start": 0.6}, "ramp_start must be <= ramp_end, got 0.6 and 0.5"),
-        ({"loss.alignment": "nearest", "loss.order": 0.1}, "order and score must be 0 with alignment nearest"),
-        ({"loss.gap_open": 2}, "gap_open must be left out with alignment dtw, which has no gaps, got 2; set alignment"),
-        (
-            {"loss.alignment": "nearest", "loss.gap_open": 2, "loss.gap_extend": 0},
-            "gap_open and gap_extend must be left",
-        ),
         ({"data.pairing": "videos"}, "data.pairing: must be views with loss.name=cross, got videos"),
         ({"data.batch_size": 1}, "data.batch_size: must be >= 2 with loss.name=cross"),
         ({"loss.evidence": "features"}, "loss.evidence: must be encoder or both with data.input=videos, got features"),

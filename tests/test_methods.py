@@ -44,6 +44,11 @@ def clips_of(embeddings: Tensor, *, steps=None, video_lengths=None, lengths=None
     )
 
 
+def read_by(config, settings):
+    """The config with those of the settings that it reads."""
+    return config.model_copy(update={name: value for name, value in settings.items() if name not in config.unread})
+
+
 def check(loss, clips: Clips, leaf: Tensor, value: np.ndarray, grad: np.ndarray, tolerance: float = 1e-12) -> None:
     found, _ = loss(clips)
     np.testing.assert_allclose(found.item(), value, rtol=tolerance)
@@ -102,7 +107,8 @@ def test_triplets_are_the_lac_releases(case: int, margin: float) -> None:
 def test_cycles_are_the_originals(case: int, objective: str, similarity: str) -> None:
     z, meta = golden("tcc", case)
     hyper = dict(meta["hyper"])
-    config = TccConfig(objective=objective, similarity=similarity, tau=hyper.pop("temperature"), **hyper)
+    hyper["tau"] = hyper.pop("temperature")
+    config = read_by(TccConfig(objective=objective, similarity=similarity), hyper)
     # tf-keras rounds Huber's delta to float32, LAC's port does not.
     ported = TccLoss(config)
     config = config.model_copy(update={"huber_delta": float(np.float32(config.huber_delta))})
@@ -138,7 +144,8 @@ def test_cycles_are_the_originals(case: int, objective: str, similarity: str) ->
 def test_a_clip_of_one_frame_is_where_carls_port_expects_it(objective: str) -> None:
     embeddings = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     clips = clips_of(embeddings, steps=[[2], [3]], video_lengths=[9, 9])
-    value, _ = TccLoss(TccConfig(port="carl", objective=objective, variance_lambda=0))(clips)
+    config = read_by(TccConfig(port="carl", objective=objective), {"variance_lambda": 0.0})
+    value, _ = TccLoss(config)(clips)
     (slope,) = torch.autograd.grad(value, embeddings)
     assert value == 0
     assert not slope.any()
@@ -150,8 +157,8 @@ def test_a_clip_of_one_frame_is_where_carls_port_expects_it(objective: str) -> N
 def test_carls_port_of_the_cycles_is_carls(case: int, objective: str, similarity: str) -> None:
     z, meta = golden("tcc", case)
     hyper = dict(meta["hyper"])
-    del hyper["huber_delta"]  # of the original
-    config = TccConfig(port="carl", objective=objective, similarity=similarity, tau=hyper.pop("temperature"), **hyper)
+    hyper["tau"] = hyper.pop("temperature")
+    config = read_by(TccConfig(port="carl", objective=objective, similarity=similarity), hyper)
     name = f"{objective}_{similarity}__carl"
     embeddings = torch.tensor(z["embs"], requires_grad=True)
     clips = clips_of(embeddings, steps=z["steps"], video_lengths=z["seq_lens"])
@@ -238,14 +245,8 @@ def test_moments_have_the_weights_of_the_release_or_of_the_paper(weights: str) -
 @pytest.mark.parametrize("case", range(3))
 def test_gta_is_the_original(case: int, consistency: bool, minimum: str) -> None:
     z, meta = golden("gta", case)
-    config = GtaConfig(
-        gamma=meta["gamma_s"],
-        tau=meta["gamma_f"],
-        label_smoothing=meta["label_smoothing"],
-        consistency=consistency,
-        minimum=minimum,
-        normalize=False,
-    )
+    hyper = {"gamma": meta["gamma_s"], "tau": meta["gamma_f"], "label_smoothing": meta["label_smoothing"]}
+    config = read_by(GtaConfig(consistency=consistency, minimum=minimum, normalize=False), hyper)
     key = f"D2TW{'_consistency' * consistency}_dtw_{'prob' if minimum == 'smooth' else 'minGamma'}__tf_f64"
     embeddings = torch.tensor(z["embs"], requires_grad=True)
     pairs = [[0, other] for other in range(1, len(embeddings))]
