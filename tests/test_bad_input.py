@@ -125,8 +125,9 @@ def test_a_range_reversed_in_a_search_space(capsys):
 
 def test_a_search_space_that_does_not_exist(capsys):
     (line,) = refused(capsys, tune.main, "gama.yaml")
-    assert "gama.yaml: no such search space" in line
-    assert "gamma.yaml" in line
+    assert line == "gama.yaml: no such search space; did you mean paper/gamma.yaml or methods/gta.yaml?"
+    (line,) = refused(capsys, tune.main, "zzz")
+    assert "zzz: no such search space; give a YAML file, or one of lac.yaml, " in line
 
 
 @pytest.mark.parametrize("main", [tune.main, train.main])
