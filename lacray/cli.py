@@ -167,12 +167,13 @@ def prepare_videos(config: Config, *, for_study: bool, metric: str = "objective"
     with progress_bar() as progress:
         videos = open_videos(config.data, progress=progress)
     alone = without_partner(videos.train) if config.loss.compares_videos else []
+    # Where all are, `check_partners` says so.
     lonely = (
         [
             f"{len(alone)} of {len(videos.train)} training videos have no other of their action ({alone[0].name}"
             f"{', ...' if len(alone) > 1 else ''}): loss.name={config.loss.name} compares them with none"
         ]
-        if alone
+        if 0 < len(alone) < len(videos.train)
         else []
     )
     left_out = f", {len(videos.unreadable)} unreadable left out" if videos.unreadable else ""

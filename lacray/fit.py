@@ -157,18 +157,7 @@ def fit(
         build_encoder(config.encoder, config.data, num_features=videos.num_features),
         build_loss(config),
     ).to(device)
-    loader = PairLoader(
-        videos.train,
-        config.data,
-        seed=config.seed,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-        steps_per_epoch=config.fit.steps_per_epoch,
-        accumulate=config.fit.accumulate,
-        in_couples=config.loss.compares_videos,
-        pin_memory=device.type == "cuda",
-        store=store,
-    )
+    loader = _loader(config, videos, store, device)
     optimizer = _optimizer(config, step)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(config, loader.steps_per_epoch))
     # Dropout differs between ranks, initial weights do not.
@@ -217,6 +206,22 @@ def fit(
             frames_per_second=num_frames / elapsed,
             peak_memory_bytes=_peak_memory(device),
         )
+
+
+def _loader(config: Config, videos: VideoSet, store: FrameStore, device: torch.device) -> PairLoader:
+    """This rank's."""
+    return PairLoader(
+        videos.train,
+        config.data,
+        seed=config.seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        steps_per_epoch=config.fit.steps_per_epoch,
+        accumulate=config.fit.accumulate,
+        in_couples=config.loss.compares_videos,
+        pin_memory=device.type == "cuda",
+        store=store,
+    )
 
 
 def _evaluated_splits(config: Config, videos: VideoSet, *, epochs_done: int) -> list[str]:

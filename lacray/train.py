@@ -38,7 +38,7 @@ from lacray.cli import (
 from lacray.cluster import check_address, shutting_down, start_ray
 from lacray.config import DEFAULT_LOSS, Config, UserError, build, kinds_of, known_keys, parse_assignments
 from lacray.exits import advice, guarded
-from lacray.fit import check_batch
+from lacray.fit import check_batch, check_partners
 from lacray.nodes import check_shared, default_gpus, most_workers, plan, read_nodes
 from lacray.ops import backend_name
 from lacray.results import (
@@ -56,6 +56,7 @@ from lacray.results import (
     studies,
 )
 from lacray.run import CONTROLS, Run
+from lacray.study.ahead import check_encoder, collected
 from lacray.study.space import find_space, load_space
 from lacray.watch import ClusterLostError, Watch, leave, ray_is_there
 
@@ -91,6 +92,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_address()
     check_writable(arguments.results)
     videos = prepare_videos(config, for_study=False)
+    problems: list[str] = []
+    for check in (check_partners, check_encoder):
+        with collected(problems):
+            check(config, videos)
+    if problems:
+        raise UserError(problems)
     if not videos.val:
         warn(f"{videos.root}: no video is in the val split, so nothing of it can be reported; name some in splits.csv")
     # Compiled now, or said now that they cannot be.

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import environment
+from datasets import write_pictures
 from paths import ROOT
 from tiny import make_features, tiny_settings, write_csv
 
@@ -84,6 +85,18 @@ def test_a_video_that_is_a_text_file(capsys):
     assert "2 of 2 videos cannot be read, and data.max_unreadable is 0.1; mend or remove them, or raise it" in lines[2]
 
 
+def test_what_no_epoch_could_train_is_told_before_ray_starts(capsys, monkeypatch):
+    monkeypatch.setattr(train, "start_ray", lambda: pytest.fail("Ray was started"))
+    alone = make_features(Path("alone"), num_train=1, num_val=1)
+    (line,) = refused(capsys, train.main, *tiny_settings(alone))
+    assert line.startswith("loss.name: cross compares two training videos of one action, got 1 of 1 actions in alone;")
+    (Path("pictures/videos")).mkdir(parents=True)
+    write_pictures(Path("pictures/videos/a"), np.zeros((8, 32, 32, 3), dtype=np.uint8))
+    lines = refused(capsys, train.main, "data.root=pictures", "encoder.name=resnet51")
+    assert [line.split(":")[0] for line in lines] == ["loss.name", "encoder.name"]
+    assert_nothing_written()
+
+
 def test_labels_longer_than_the_video(capsys, data):
     write_csv(
         data / "segments.csv",
@@ -112,8 +125,9 @@ def test_a_range_reversed_in_a_search_space(capsys):
 
 def test_a_search_space_that_does_not_exist(capsys):
     (line,) = refused(capsys, tune.main, "gama.yaml")
-    assert "gama.yaml: no such search space" in line
-    assert "gamma.yaml" in line
+    assert line == "gama.yaml: no such search space; did you mean paper/gamma.yaml or methods/gta.yaml?"
+    (line,) = refused(capsys, tune.main, "zzz")
+    assert "zzz: no such search space; give a YAML file, or one of lac.yaml, " in line
 
 
 @pytest.mark.parametrize("main", [tune.main, train.main])

@@ -12,7 +12,7 @@ from lacray.config import CrossConfig, SclConfig
 from lacray.losses.clips import Clips
 from lacray.losses.lac import ALIGNMENTS
 from lacray.losses.loss import Loss
-from lacray.losses.parts import draws_of, masked_softmax
+from lacray.losses.parts import draws_of, masked_log_softmax, masked_softmax
 from lacray.losses.scl import SclLoss
 from lacray.losses.whole import WholeVideos
 
@@ -154,11 +154,8 @@ class CrossLoss(Loss[CrossConfig]):
         rows, columns = clips.mask[one], clips.mask[other]
         cells = rows[:, :, None] & columns[:, None, :]
         weights = torch.cat(targets).to(embeddings.dtype).masked_fill(~cells, 0)
-        logits = (_taken(embeddings, one) @ _taken(embeddings, other).mT / config.tau).masked_fill(
-            ~columns[:, None, :], -torch.inf
-        )
-        log_probabilities = torch.log_softmax(logits, dim=-1).masked_fill(~cells, 0)
-        return -(weights * log_probabilities).sum() / weights.sum().clamp_min(LEAST_MASS)
+        logits = _taken(embeddings, one) @ _taken(embeddings, other).mT / config.tau
+        return -(weights * masked_log_softmax(logits, columns)).sum() / weights.sum().clamp_min(LEAST_MASS)
 
     def _scores(self, clips: Clips, pairs: list[tuple[int, int]], videos: WholeVideos) -> dict[str, Tensor]:
         """What the alignment scores of two videos' clips say: L_o of their order, L_s of their size; both scalars."""

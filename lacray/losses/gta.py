@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lacray.config import GtaConfig
 from lacray.losses.clips import Clips
 from lacray.losses.loss import Loss
+from lacray.losses.parts import masked_log_softmax, masked_softmax
 from lacray.ops import smooth_dtw, soft_dtw
 
 
@@ -37,19 +37,16 @@ class GtaLoss(Loss[GtaConfig]):
     def _warp(self, logits: Tensor, rows: Tensor, columns: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """DTW's value (P,), and its accumulated costs as probabilities over the frames of the first clip (P, N, M)."""
         cells = rows[:, :, None] & columns[:, None, :]
-        # A column of the padding would be all -inf; it is zeros instead, and no cell of it counts.
-        seen = cells | ~columns[:, None, :]
-        cost = -torch.log_softmax(logits.masked_fill(~seen, -torch.inf), dim=1)
+        # Both softmaxes are over the rows.
+        cost = -masked_log_softmax(logits.mT, rows).mT.masked_fill(~cells, 0)
         warp = smooth_dtw if self.config.minimum == "smooth" else soft_dtw
-        value, table = warp(cost.masked_fill(~cells, 0), gamma=self.config.gamma, lengths=lengths)
-        accumulated = table.masked_fill(~seen, torch.inf).masked_fill(~columns[:, None, :], 0)
-        return value, torch.softmax(-accumulated, dim=1).masked_fill(~cells, 0)
+        value, table = warp(cost, gamma=self.config.gamma, lengths=lengths)
+        return value, masked_softmax(-table.mT, columns, rows).mT
 
     def _cycle(self, product: Tensor, rows: Tensor) -> Tensor:
         """Cross-entropy of softmax(product) over its first axis with the identity, labels smoothed: (P,)."""
         smoothing = self.config.label_smoothing
-        logits = product.mT.masked_fill(~rows[:, None, :], -torch.inf)
-        log_probabilities = torch.log_softmax(logits, dim=-1).masked_fill(~rows[:, None, :], 0)
+        log_probabilities = masked_log_softmax(product.mT, rows)
         count = rows.sum(1, keepdim=True)
         own = log_probabilities.diagonal(dim1=1, dim2=2)
         terms = -(1 - smoothing) * own - smoothing * log_probabilities.sum(-1) / count

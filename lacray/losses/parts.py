@@ -55,6 +55,12 @@ def masked_softmax(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return torch.softmax(logits, dim=-1).masked_fill(~cells, 0.0)
 
 
+def masked_log_softmax(logits: Tensor, columns: Tensor) -> Tensor:
+    """Logarithm of the softmax over the real columns of every row, (B, N, M); 0 in the other columns."""
+    is_padding = ~columns[:, None, :]
+    return torch.log_softmax(logits.masked_fill(is_padding, -torch.inf), dim=-1).masked_fill(is_padding, 0.0)
+
+
 def masked_cross_entropy(
     logits: Tensor, log_targets: Tensor, rows: Tensor, columns: Tensor, *, kl: bool = False, eps: float = 0.0
 ) -> Tensor:
@@ -69,7 +75,7 @@ def masked_cross_entropy(
     Returns:
         (B,).
     """
-    log_probabilities = torch.log_softmax(logits.masked_fill(~columns[:, None, :], -torch.inf), dim=-1)
+    log_probabilities = masked_log_softmax(logits, columns)
     if eps > 0:
         log_probabilities = (log_probabilities.exp() + eps).log()
     cells = rows[:, :, None] & columns[:, None, :]

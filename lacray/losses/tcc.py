@@ -35,29 +35,50 @@ class TccLoss(Loss[TccConfig]):
     def _value(self, logits: Tensor, target: Tensor, steps: Tensor, mask: Tensor) -> Tensor:
         """The loss of each cycle: logits (C, T) over the frames that it may end at, target (C,) where it began."""
         config = self.config
-        if config.port == "carl":
-            labels = _smoothed_labels(target, mask, config.label_smoothing, logits.dtype)
-            if config.objective == "classification":
-                divergence = torch.xlogy(labels, labels) - labels * logits.masked_fill(~mask, 0)
-                return divergence.sum(1) / mask.sum(1)
-        logits = logits.masked_fill(~mask, -torch.inf)
+        classify, start, huber_delta = (
+            (_carl_classification, _carl_start, 1.0)
+            if config.port == "carl"
+            else (_classification, _start, config.huber_delta)
+        )
         if config.objective == "classification":
-            log_probabilities = torch.log_softmax(logits, dim=-1).masked_fill(~mask, 0)
-            own = log_probabilities.gather(1, target[:, None])[:, 0]
-            return -(1 - config.label_smoothing) * own - config.label_smoothing * log_probabilities.sum(1) / mask.sum(1)
-        probabilities = torch.softmax(logits, dim=-1)
+            return classify(logits, target, mask, config.label_smoothing)
+        probabilities = torch.softmax(logits.masked_fill(~mask, -torch.inf), dim=-1)
         found = (probabilities * steps).sum(1)
-        true = (labels * steps).sum(1) if config.port == "carl" else steps.gather(1, target[:, None])[:, 0]
+        true = start(steps, target, mask, config.label_smoothing)
+        if config.objective == "regression_huber":
+            return F.huber_loss(found, true, reduction="none", delta=huber_delta)
         error = (true - found).square()
         if config.objective == "regression_mse":
             return error
-        if config.objective == "regression_huber":
-            delta = 1.0 if config.port == "carl" else config.huber_delta
-            return F.huber_loss(found, true, reduction="none", delta=delta)
         variance = (probabilities * (steps - found[:, None]).square()).sum(1)
         # A cycle that ends at one frame alone has none; its logarithm must not be of 0.
         log_variance = variance.clamp_min(torch.finfo(variance.dtype).tiny).log()
         return torch.exp(-log_variance) * error + config.variance_lambda * log_variance
+
+
+def _classification(logits: Tensor, target: Tensor, mask: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy of each cycle's end with its start, the labels smoothed over the real frames: (C,)."""
+    log_probabilities = torch.log_softmax(logits.masked_fill(~mask, -torch.inf), dim=-1).masked_fill(~mask, 0)
+    own = log_probabilities.gather(1, target[:, None])[:, 0]
+    return -(1 - smoothing) * own - smoothing * log_probabilities.sum(1) / mask.sum(1)
+
+
+def _carl_classification(logits: Tensor, target: Tensor, mask: Tensor, smoothing: float) -> Tensor:
+    """CARL's: KL divergence of the smoothed labels from the logits as they are, mean over the real frames: (C,)."""
+    labels = _smoothed_labels(target, mask, smoothing, logits.dtype)
+    divergence = torch.xlogy(labels, labels) - labels * logits.masked_fill(~mask, 0)
+    return divergence.sum(1) / mask.sum(1)
+
+
+def _start(steps: Tensor, target: Tensor, mask: Tensor, smoothing: float) -> Tensor:
+    """The step at which each cycle starts, (C,)."""
+    del mask, smoothing  # of the port alone
+    return steps.gather(1, target[:, None])[:, 0]
+
+
+def _carl_start(steps: Tensor, target: Tensor, mask: Tensor, smoothing: float) -> Tensor:
+    """CARL's: the mean step by the smoothed labels, (C,)."""
+    return (_smoothed_labels(target, mask, smoothing, steps.dtype) * steps).sum(1)
 
 
 def _smoothed_labels(target: Tensor, mask: Tensor, smoothing: float, dtype: torch.dtype) -> Tensor:

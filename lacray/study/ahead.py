@@ -29,12 +29,12 @@ def look_ahead(space: Space, workers: int) -> dict[str, VideoSet]:
     encoders: set[tuple[Any, ...]] = set()
     found: dict[str, VideoSet] = {}
     for config in _looked_at(space):
-        with _collected(problems):
+        with collected(problems):
             check_batch(config, workers)
         key = videos_setting(config.data), config.data.max_unreadable, config.data.pairing, _compared(config)
         if key not in videos:
             videos[key] = None
-            with _collected(problems):
+            with collected(problems):
                 videos[key] = opened = prepare_videos(config, for_study=True, metric=space.metric)
                 found[videos_setting(build(placed(config.flat())).data)] = opened
                 check_partners(config, opened)
@@ -42,7 +42,7 @@ def look_ahead(space: Space, workers: int) -> dict[str, VideoSet]:
         encoder_key = (config.encoder, config.data.size, config.data.num_contexts, own and own.num_features)
         if own is not None and encoder_key not in encoders:
             encoders.add(encoder_key)
-            with _collected(problems):
+            with collected(problems):
                 check_encoder(config, own)
     if problems:
         raise UserError(dict.fromkeys(problems))
@@ -79,7 +79,8 @@ def check_encoder(config: Config, videos: VideoSet) -> None:
 
 
 @contextmanager
-def _collected(problems: list[str]) -> Iterator[None]:
+def collected(problems: list[str]) -> Iterator[None]:
+    """Add the problems of what is done within to a list, and go on."""
     try:
         yield
     except UserError as error:

@@ -209,7 +209,10 @@ def find_space(name: str) -> Path:
             return candidate
     found = {path.relative_to(root).as_posix() for root in roots for path in root.rglob("*.yaml")}
     bundled = sorted(found, key=lambda path: (path.count("/"), path))
-    raise ConfigError(f"{name}: no such search space; give a YAML file, or one of {', '.join(bundled)}")
+    by_name = {Path(path).name: path for path in bundled}
+    likely = [by_name[near] for near in difflib.get_close_matches(Path(name).name, by_name, n=2, cutoff=0.8)]
+    hint = f"did you mean {' or '.join(likely)}?" if likely else f"give a YAML file, or one of {', '.join(bundled)}"
+    raise ConfigError(f"{name}: no such search space; {hint}")
 
 
 def load_space(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Space:
@@ -268,12 +271,11 @@ def parse_space(
         sections[section] = {str(key): entry for key, entry in value.items()}
     fixed = {key: read_setting(key, value) for key, value in sections["fixed"].items()}
     specs = {key: _read_spec(key, spec) for key, spec in sections["search"].items()}
-    search: dict[str, BaseDistribution] = {}
-    origins = {key: where("fixed", key) for key in fixed}
+    origins = {key: where("fixed", key) for key in fixed} | {key: where("search", key) for key in specs}
     losses = _losses(fixed, sections, overrides)
     known = list(dict.fromkeys(key for loss in losses for key in known_keys(loss)))
+    search: dict[str, BaseDistribution] = {}
     for key, spec in specs.items():
-        origins[key] = where("search", key)
         if key not in known:
             problems.append(f"{unknown_key(key, known, losses[0])} ({origins[key]})")
         elif key in overrides:
@@ -285,42 +287,16 @@ def parse_space(
                 search[key] = _distribution(key, spec)
             except ValueError as error:
                 problems.append(f"{key}: {error} ({origins[key]})")
-    variants: dict[str, dict[str, Any]] = {}
-    for name, values in sections["variants"].items():
-        if not isinstance(values, dict):
-            problems.append(
-                f"{name}: a variant must be a mapping of settings, got {values!r} ({where('variants', name)})"
-            )
-            continue
-        variants[name] = {str(key): read_setting(str(key), value) for key, value in values.items()}
-        problems += [
-            f"{key}: must not be in variant {name!r} and searched or on the command line ({where('variants', name)})"
-            for key in values
-            if key in search or key in overrides
-        ]
+    variants, wrong = _variants(sections["variants"], {*search, *overrides}, where)
+    problems += wrong
     lists = {name: feeds.names(content.get(name)) for name in feeds.FIELDS}
-    wrong = feeds.misnamed(lists, known, has_variants=bool(variants))
-    problems += [f"{problem} ({where(field)})" for field, problem in wrong]
-    name = str(content["name"])
-    try:
-        check_name("study", name)
-    except UserError as error:
-        problems += [f"name: {problem} ({where('name')})" for problem in error.problems]
-    sampler = content.get("sampler", "tpe")
-    if sampler not in ("tpe", "grid"):
-        problems.append(f"sampler: must be tpe or grid, got {sampler!r} ({where('sampler')})")
-    trials = content.get("trials", 10)
-    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
-        problems.append(f"trials: must be an integer >= 1, got {trials!r} ({where('trials')})")
-    metric = content.get("metric", "objective")
-    if metric not in SELECTABLE:
-        near = difflib.get_close_matches(str(metric), SELECTABLE, n=2) or [f"cropped.{name}" for name in MAXIMISED[:2]]
-        problems.append(
-            f"metric: must be objective, or cropped. or full. with {', '.join(MAXIMISED)}, got {metric!r}; "
-            f"near: {', '.join(near)} ({where('metric')})"
-        )
+    misnamed = feeds.misnamed(lists, known, has_variants=bool(variants))
+    problems += [f"{problem} ({where(field)})" for field, problem in misnamed]
+    plan = {"sampler": "tpe", "trials": 10, "metric": "objective", **content}
+    problems += _wrong_in_plan(plan, where)
+    sampler, trials, metric = plan["sampler"], plan["trials"], plan["metric"]
     space = Space(
-        name=name,
+        name=str(content["name"]),
         description=str(content.get("description", "")),
         feeds=lists["feeds"],
         rows=lists["rows"],
@@ -342,6 +318,48 @@ def parse_space(
     # Each setting is tried once: one that searches nothing has a single trial.
     count = space.num_settings()
     return replace(space, trials=int(count if sampler == "grid" else min(trials, count)))
+
+
+def _variants(
+    section: Mapping[str, Any], taken: Collection[str], where: Callable[..., str]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The settings of every variant by its name, and what is wrong with them; `taken` are set elsewhere."""
+    variants: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    for name, values in section.items():
+        if not isinstance(values, dict):
+            problems.append(
+                f"{name}: a variant must be a mapping of settings, got {values!r} ({where('variants', name)})"
+            )
+            continue
+        variants[name] = {str(key): read_setting(str(key), value) for key, value in values.items()}
+        problems += [
+            f"{key}: must not be in variant {name!r} and searched or on the command line ({where('variants', name)})"
+            for key in values
+            if key in taken
+        ]
+    return variants, problems
+
+
+def _wrong_in_plan(plan: Mapping[str, Any], where: Callable[..., str]) -> list[str]:
+    """What is wrong with a study's name, sampler, number of trials and metric."""
+    problems: list[str] = []
+    try:
+        check_name("study", str(plan["name"]))
+    except UserError as error:
+        problems += [f"name: {problem} ({where('name')})" for problem in error.problems]
+    sampler, trials, metric = plan["sampler"], plan["trials"], plan["metric"]
+    if sampler not in ("tpe", "grid"):
+        problems.append(f"sampler: must be tpe or grid, got {sampler!r} ({where('sampler')})")
+    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+        problems.append(f"trials: must be an integer >= 1, got {trials!r} ({where('trials')})")
+    if metric not in SELECTABLE:
+        near = difflib.get_close_matches(str(metric), SELECTABLE, n=2) or [f"cropped.{name}" for name in MAXIMISED[:2]]
+        problems.append(
+            f"metric: must be objective, or cropped. or full. with {', '.join(MAXIMISED)}, got {metric!r}; "
+            f"near: {', '.join(near)} ({where('metric')})"
+        )
+    return problems
 
 
 def _losses(
