@@ -18,7 +18,7 @@ from xml.etree.ElementTree import Element, SubElement, TreeBuilder, indent, tost
 from xml.parsers import expat
 
 from lacray.data.annotated import ALSO_TIER, Annotations, Labelled, Track, listed, merged
-from lacray.data.files import write_kept
+from lacray.data.files import fitting, write_kept
 from lacray.data.labels import Segment, seconds_of
 from lacray.data.names import is_video
 from lacray.data.tables import Row, Table, read_table, text_of
@@ -348,6 +348,12 @@ def _media(path: Path) -> dict[str, str]:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Writing.
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """Where a video's document goes: NAME.mp4.eaf."""
+    path = folder / name
+    return path.with_name(fitting(path.name, SUFFIX))
 
 
 def write(path: Path, video: Labelled) -> None:
