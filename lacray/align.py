@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +15,15 @@ if __name__ == "__main__":
 import numpy as np
 
 from lacray.apply import Alignment, Model
+from lacray.apply.files import check_places
 from lacray.apply.films import cannot_be_shown, write_film
 from lacray.apply.folders import Item, open_folder, read_item
 from lacray.apply.pictures import draw_alignment, save
-from lacray.apply.reports import write_alignments
+from lacray.apply.reports import GAPS_TABLE, MATCHES_TABLE, write_alignments
 from lacray.cli import positive, tell, warn
 from lacray.config import UserError
 from lacray.data.discovery import FILM
+from lacray.data.files import fitting
 from lacray.exits import guarded
 from lacray.text import printable
 from lacray.work import Told, add_checkpoint, find_videos, open_model, out_folder, working, written
@@ -35,16 +38,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(
             f"videos: must be two at least, got {arguments.videos[0]}; none at all takes two of the data set"
         )
-    out = out_folder(arguments.out)
+    out = out_folder(arguments.out, MATCHES_TABLE, GAPS_TABLE)
     with working() as told:
         model = open_model(arguments.checkpoint, told)
         if arguments.videos:
             items = find_videos(model, arguments.videos, arguments.root, told)
         else:
             items = first_two(model, arguments.root, told)
+        film, pictures = out / FILM, [out / name for name in picture_names([item.name for item in items[1:]])]
+        check_places(pictures if arguments.no_film else [film, *pictures])
+        if own := next((item for item in items if is_same(item.film, film)), None):
+            raise UserError(f"--out: the film would take the place of {own.film}, which it shows; give another folder")
         reference, *others = (read_item(model, item, told=told) for item in items)
         alignments = [model.align(reference, other) for other in others]
-        film = out / FILM
         lacking = "" if arguments.no_film else cannot_be_shown(reference, alignments)
         has_film = not arguments.no_film and not lacking
         # First, since it takes long: an interruption leaves no film of other matches than the table's.
@@ -56,11 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 height=arguments.height,
                 told=lambda done, total: told("writing the film", done, total),
             )
-        paths = [out / "matches.csv", out / "gaps.csv"]
         write_alignments(out, alignments)
-        for alignment, name in zip(alignments, picture_names(alignments), strict=True):
-            save(draw_alignment(alignment), out / name)
-            paths.append(out / name)
+        for alignment, picture in zip(alignments, pictures, strict=True):
+            save(draw_alignment(alignment), picture)
+        paths = [out / MATCHES_TABLE, out / GAPS_TABLE, *pictures]
     for alignment in alignments:
         say(alignment)
     if lacking:
@@ -95,13 +100,18 @@ def first_two(model: Model, root: str | None, told: Told) -> list[Item]:
     return chosen[:2]
 
 
-def picture_names(alignments: Sequence[Alignment]) -> list[str]:
-    """A file for each, by the name of the video; all are numbered where that would be one for two."""
-    stems = [printable(Path(alignment.b.name).stem).replace("/", "_") or "video" for alignment in alignments]
+def picture_names(names: Sequence[str]) -> list[str]:
+    """A file for each video, by its name; all are numbered where that would be one for two."""
+    stems = [printable(Path(name).stem).replace("/", "_") or "video" for name in names]
     # Of a and A there is one file only on some disks.
     if len({stem.lower() for stem in stems}) == len(stems):
-        return [f"{stem}.png" for stem in stems]
-    return [f"{stem}-{number + 1}.png" for number, stem in enumerate(stems)]
+        return [fitting(stem, ".png") for stem in stems]
+    return [fitting(stem, f"-{number + 1}.png") for number, stem in enumerate(stems)]
+
+
+def is_same(film: str | None, path: Path) -> bool:
+    """Whether a video is a file, through whatever links."""
+    return film is not None and path.exists() and os.path.samefile(film, path)
 
 
 def say(alignment: Alignment) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,6 @@ Parts = tuple[nn.Module, int, int, Sequence[float], Sequence[float], str]
 def _of_torchvision(name: str, weights: str) -> Parts:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        from difflib import get_close_matches
-
         near = ", ".join(get_close_matches(name, known, n=3)) or "resnet50, vit_b_16"
         raise BackboneError(
             f"--backbone: must be a torchvision model, timm:NAME or a file of weights, got {name!r}; near: {near}"
@@ -128,20 +127,34 @@ def _of_timm(name: str, weights: str) -> Parts:
             f"--backbone: {TIMM}{name} needs timm, which is not installed: pip install 'lacray[timm]'"
         ) from error
     if not timm.is_model(name.partition(".")[0]):
-        near = ", ".join(timm.list_models(f"*{name.partition('_')[0]}*")[:3])
-        raise BackboneError(f"--backbone: timm has no model {name!r}; near: {near or 'see timm.list_models()'}")
+        near = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "see timm.list_models()"
+        raise BackboneError(f"--backbone: timm has no model {name!r}; near: {near}")
     try:
         module = timm.create_model(name, pretrained=weights == "default", num_classes=0)
     except Exception as error:  # what it fetches from raises errors of its own
         raise BackboneError(
-            f"--backbone: timm's weights of {name} could not be fetched ({_line(error)}); fetch them on a machine "
-            f"with a network, and give them: --backbone {TIMM}{name} --weights FILE"
+            f"--backbone: timm's weights of {name} could not be fetched ({_line(error)}); fetch {_address(name)} on a "
+            f"machine with a network, and give it: --backbone {TIMM}{name} --weights FILE"
         ) from error
     if weights != "default":
         _load(module, name, weights)
     wanted = timm.data.resolve_model_data_config(module)
+    size = int(wanted["input_size"][1])
+    # Not `num_features`: a head may have layers of its own before the classifier, as MobileNetV3's.
+    with torch.inference_mode():
+        channels = int(module.eval()(torch.zeros(1, 3, size, size)).shape[-1])
     source = f"timm {name}" if weights == "default" else Path(weights).name
-    return module, module.num_features, int(wanted["input_size"][1]), wanted["mean"], wanted["std"], source
+    return module, channels, size, wanted["mean"], wanted["std"], source
+
+
+def _address(name: str) -> str:
+    """Where timm fetches the weights of a model from."""
+    import timm
+
+    known = timm.get_pretrained_cfg(name)
+    if known is not None and known.hf_hub_id:
+        return f"https://huggingface.co/{known.hf_hub_id} (model.safetensors)"
+    return "them" if known is None or not known.url else str(known.url)
 
 
 def _line(error: Exception) -> str:

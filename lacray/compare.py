@@ -24,11 +24,12 @@ from lacray.work import add_checkpoint, add_tier, open_labelled, open_model, out
 
 NUM_SHOWN = 10
 LIKELY_BY_CHANCE = 0.05
+TABLE, PICTURE = "deviations.csv", "deviations.png"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_intermixed_args(argv)
-    out = out_folder(arguments.out)
+    out = out_folder(arguments.out, TABLE, PICTURE)
     with working() as told:
         model = open_model(arguments.checkpoint, told)
         folder = open_labelled(model, arguments.root, arguments.tier, told)
@@ -65,19 +66,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     show_left_out(left_out)
     for name in uncertain:
         warn(f"{name}: shares no order with the reference that chance does not reach; do not rely on its lines")
-    write_deviations(out / "deviations.csv", found)
+    write_deviations(out / TABLE, found)
     deviating = list(dict.fromkeys(own.video for own in ranked(found)))
     table = np.full((len(deviating), len(phases)), np.nan)
     for own in found:
         if own.matched > 0:
             column = [phase.name for phase in phases].index(own.phase)
             table[deviating.index(own.video), column] = own.longer + own.repeated + own.inserted - own.skipped
-    save(draw_deviations(deviating, [phase.name for phase in phases], table), out / "deviations.png")
+    save(draw_deviations(deviating, [phase.name for phase in phases], table), out / PICTURE)
     for own in ranked(found)[:NUM_SHOWN]:
         kinds = {"longer": own.longer, "skipped": own.skipped, "repeated": own.repeated, "inserted": own.inserted}
         told_kinds = ", ".join(f"{kind} {value:+.1f} s" for kind, value in kinds.items() if abs(value) >= 0.05)
         tell(f"{own.video}, {own.phase}: {told_kinds or 'as the reference'}")
-    written([out / "deviations.csv", out / "deviations.png"])
+    written([out / TABLE, out / PICTURE])
 
 
 def parser() -> argparse.ArgumentParser:

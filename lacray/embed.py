@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 from lacray.apply import EmbeddedVideo, Model
 from lacray.apply.export import SUFFIXES, check_suffix, write_embeddings
+from lacray.apply.files import check_places
 from lacray.apply.folders import Item, find_items, read_item
 from lacray.apply.model import load
 from lacray.cli import tell
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_intermixed_args(argv)
     out = home_expanded(arguments.out)
     check_suffix(out)
+    check_places([out])
     with working() as told:
         model = load(arguments.checkpoint)
         items, left_out = find_items(model, arguments.videos, told=told)

@@ -13,8 +13,9 @@ if __name__ == "__main__":
 import numpy as np
 from numpy.typing import NDArray
 
+from lacray.apply.files import check_places
 from lacray.apply.folders import Folder, Item, read_items
-from lacray.apply.reports import TABLE, check_place, write_annotations, write_segments
+from lacray.apply.reports import BORIS, ELAN, TABLE, check_place, write_annotations, write_segments
 from lacray.apply.transfer import (
     NOWHERE,
     UNSAID,
@@ -27,7 +28,7 @@ from lacray.apply.transfer import (
 )
 from lacray.cli import positive, tell, warn
 from lacray.config import UserError
-from lacray.data import Video
+from lacray.data import Video, elan
 from lacray.data.listing import some
 from lacray.data.videoset import by_action, phases_in
 from lacray.exits import guarded
@@ -37,7 +38,7 @@ from lacray.work import add_checkpoint, add_tier, open_labelled, open_model, out
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_intermixed_args(argv)
-    out = out_folder(arguments.out)
+    out = out_folder(arguments.out, TABLE, BORIS)
     with working() as told:
         model = open_model(arguments.checkpoint, told)
         folder = open_labelled(model, arguments.root, arguments.tier, told)
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{arguments.root}: must hold labelled videos and others to carry their phases to, got "
                 f"{len(folder.items)} of which {have} labelled; segments.csv names the labelled ones"
             )
+        check_places(elan.path_of(out / ELAN, item.name) for item in wanted)
         left_out = list(folder.left_out)
         chosen = spread(known, folder, arguments.references, complete)
         videos = read_items(model, list(dict.fromkeys(chosen + wanted)), left_out, told=told)

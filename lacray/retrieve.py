@@ -22,11 +22,13 @@ from lacray.data.labels import SAME_S
 from lacray.exits import guarded
 from lacray.work import add_checkpoint, out_folder, show_left_out, working, written
 
+TABLE, PICTURE = "moments.csv", "moments.png"
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_intermixed_args(argv)
     name, seconds = moment(arguments.moment)
-    out = out_folder(arguments.out)
+    out = out_folder(arguments.out, TABLE, PICTURE)
     with working() as told:
         model = load(arguments.checkpoint)
         folder = open_folder(model, arguments.root, told=told, needs_labels=False)
@@ -47,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     show_left_out(left_out)
     if not found:
         raise UserError(f"{arguments.root}: must hold other videos than {query.name}, got none")
-    write_moments(out / "moments.csv", found)
+    write_moments(out / TABLE, found)
     films = {name: video.film for name, video in videos.items() if video.film is not None}
-    save(draw_moments((query, frame), found, films), out / "moments.png")
+    save(draw_moments((query, frame), found, films), out / PICTURE)
     for own in found:
         when = f"{own.seconds:.2f} s" if own.seconds is not None else f"frame {own.frame}"
         tell(f"{own.video} at {when}: distance {own.distance:.3f}")
-    written([out / "moments.csv", out / "moments.png"])
+    written([out / TABLE, out / PICTURE])
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,8 @@ def load_weights(
     Else the file of a deeper network of the family would do (a resnet34 has all that a resnet18 has).
 
     Args:
-        file: what `torch.save` wrote of a state dict, or of a dict with one under `state_dict` or `model`. A
-            classifier may be in it or not, whatever the network has.
+        file: what `torch.save` wrote of a state dict, or of a dict with one under `state_dict` or `model`; or a
+            `.safetensors`. A classifier may be in it or not, whatever the network has.
         network: its name.
         setting: that named the file; `words` are what else it may be, and `other` is what could be given instead.
         error: type of what is raised.
@@ -43,7 +44,11 @@ def load_weights(
     if not path.is_file():
         raise error(f"{setting}: must be {words} or a file, got {str(file)!r}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _read(path)
+    except ImportError as reason:
+        raise error(
+            f"{setting}: {path} needs safetensors, which is not installed: pip install 'lacray[timm]'"
+        ) from reason
     except Exception as reason:
         raise error(
             f"{setting}: {path} is no state dict that loads with weights_only ({type(reason).__name__})"
@@ -66,3 +71,12 @@ def load_weights(
             f"{min(missing + misfit + foreign)}; give the file of this network, or {other}"
         )
     module.load_state_dict({key: given[key] for key in own if key in given}, strict=False)
+
+
+def _read(path: Path) -> Any:
+    """What a file holds, by readers that run nothing of it."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)

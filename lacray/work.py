@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lacray.apply import Model, load
+from lacray.apply.files import check_places
 from lacray.apply.folders import Folder, Item, find_item, open_folder
 from lacray.cli import first_of, progress_bar, tell, warn
 from lacray.config import UserError
@@ -107,11 +108,14 @@ def find_videos(model: Model, words: Sequence[str], root: str | None, told: Told
     return [item.by_path() if len(paths[item.name]) > 1 else item for item in items]
 
 
-def out_folder(text: str) -> Path:
-    """A folder for what a command writes, made if it is not there.
+def out_folder(text: str, *names: str) -> Path:
+    """A folder for what a command writes, made if it is not there; tried, since all the work comes before the writing.
+
+    Args:
+        names: of the files that will be written there.
 
     Raises:
-        UserError: it cannot be.
+        UserError: it cannot be made, or one of them not be written.
     """
     folder = home_expanded(text)
     if not text.strip():
@@ -120,6 +124,7 @@ def out_folder(text: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out: {folder} cannot be made ({error.strerror}); give another folder") from error
+    check_places(folder / name for name in names)
     return folder
 
 

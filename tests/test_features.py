@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from commands import ended_in_process
 from datasets import lav, opened, pattern, penn, tcc, write_video
+from safetensors.torch import save_file
 
 from lacray import backbone as backbones
 from lacray import extraction, features
@@ -299,22 +303,56 @@ def test_weights_that_cannot_be_fetched_are_told_with_their_address(run, root, m
     assert "--backbone resnet18 --weights FILE" in errors[0]
 
 
-def test_timm_by_name(run, root):
-    try:
-        import timm
-    except ImportError:
-        code, _, errors = run(root, "--backbone", "timm:resnet10t")
-        assert code == 2
-        assert "needs timm, which is not installed: pip install 'lacray[timm]'" in errors[0]
-        return
-    path = root.parent / "w.pth"
-    torch.manual_seed(0)
-    model = timm.create_model("resnet10t", pretrained=False)
-    torch.save(model.state_dict(), path)
-    net = backbones.load("timm:resnet10t", weights=str(path), size=64)
-    frame = torch.rand(2, 3, 64, 64)
+def logits(model: torch.nn.Module, features: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        torch.testing.assert_close(model.get_classifier()(net.module(frame)), model.eval()(frame))
+        return model.get_classifier()(features)
+
+
+# MobileNetV3 has a layer between its pooled features and the classifier, so that the two differ in width.
+@pytest.mark.parametrize(("name", "size"), [("resnet10t", 64), ("mobilenetv3_small_050", 64), ("test_vit", 160)])
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_timm_by_name_gives_what_goes_into_its_classifier(run, root, name, size, suffix):
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False).eval()
+    path = root.parent / f"model.{suffix}"
+    (torch.save if suffix == "pth" else save_file)(model.state_dict(), path)
+    options = ("--backbone", f"timm:{name}", "--weights", path, "--size", size, "--precision", "float32")
+    code, said, errors = run(root, *options, "--dtype", "float32")
+    assert (code, errors) == (0, [])
+    assert "features: 3 videos written" in said
+    wanted = timm.data.resolve_model_data_config(model)
+    pictures = torch.from_numpy(decode(str(root / "videos" / "a.mp4"), np.arange(7), size=size)).float() / 255
+    frames = torchvision.transforms.functional.normalize(pictures, wanted["mean"], wanted["std"])
+    with torch.no_grad():
+        truth = model(frames)
+    stored = torch.from_numpy(np.load(root / "features" / "a.npy"))
+    torch.testing.assert_close(logits(model, stored), truth, rtol=1e-3, atol=1e-4)
+    record = json.loads((root / "features" / "backbone.json").read_text())
+    assert (record["backbone"], record["channels"]) == (f"timm:{name}", stored.shape[1])
+    assert "features: 0 videos written" in run(root, *options)[1]
+
+
+def test_timm_is_asked_for_where_it_is_not_installed(run, root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    code, _, errors = run(root, "--backbone", "timm:resnet10t")
+    assert code == 2
+    assert "needs timm, which is not installed: pip install 'lacray[timm]'" in errors[0]
+
+
+def test_weights_of_timm_that_cannot_be_fetched_are_told_with_their_address(run, root, monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    code, _, errors = run(root, "--backbone", "timm:resnet10t")
+    assert code == 2
+    assert "timm's weights of resnet10t could not be fetched" in errors[0]
+    assert "fetch https://huggingface.co/timm/resnet10t.c3_in1k (model.safetensors) on a machine" in errors[0]
+    assert "--backbone timm:resnet10t --weights FILE" in errors[0]
+
+
+def test_a_model_that_timm_has_not_is_told_with_those_near_it(run, root):
+    code, _, errors = run(root, "--backbone", "timm:resnet10x")
+    assert code == 2
+    assert "timm has no model 'resnet10x'; near: resnet10t" in errors[0]
 
 
 @pytest.mark.parametrize("make", [penn, tcc, lav])

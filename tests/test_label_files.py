@@ -15,6 +15,7 @@ from lacray.data import boris, elan
 from lacray.data.annotated import Labelled
 from lacray.data.labels import Segment
 from lacray.data.sources import source_of
+from lacray.text import printable
 
 NUM_FRAMES = 50
 """Two seconds, at 25 frames a second."""
@@ -512,3 +513,38 @@ def test_a_document_that_is_written_by_way_of_the_folder_above_names_its_video(r
     monkeypatch.chdir(root.parent / "here")
     elan.write(Path(place), written(root)["a.mp4"])
     assert ElementTree.parse(place).find("HEADER/MEDIA_DESCRIPTOR").get("RELATIVE_MEDIA_URL") == address
+
+
+ODD_NAMES = ("clip.mp4", "clip/clip.mp4", "b\udce4h.mp4", "new\nline.mp4", "a\x07b%41.mp4")
+"""One that ends another one's path; bytes that are no UTF-8; control characters, and what looks like an escape."""
+
+
+@pytest.mark.parametrize("program", ["boris", "elan"])
+@pytest.mark.parametrize("outside", [False, True])
+def test_what_is_written_is_read_whatever_the_videos_are_called(tmp_path, program, outside):
+    root = tmp_path / "clip" / "set"
+    for number, name in enumerate(ODD_NAMES):
+        write_video(root / name, pattern(20, size=16, seed=number))
+    labelled = [
+        Labelled(printable(name), root / name, 0.8, 25.0, [Segment(0.0, 0.2 + number / 25, "one", True, "")])
+        for number, name in enumerate(ODD_NAMES)
+    ]
+    # Beside the videos, or written elsewhere and put there, as `label` writes them.
+    place = tmp_path / "else" / "x" if outside else root / "labels"
+    if program == "boris":
+        boris.write(place / "out.boris", labelled)
+    else:
+        for video in labelled:
+            elan.write(elan.path_of(place, video.name), video)
+    if outside:
+        place.rename(root / "labels")
+    found = opened(root, validation_share=0)
+    lengths = {video.name: int((video.labels == 0).sum()) for video in found.training + found.val}
+    assert lengths == {printable(name): 5 + number for number, name in enumerate(ODD_NAMES)}
+
+
+def test_a_phase_with_a_control_character_leaves_a_document_that_can_be_read(tmp_path):
+    write_video(tmp_path / "a.mp4", pattern(20, size=16))
+    segments = [Segment(0.0, 0.4, "lift\x0boff", True, "")]
+    elan.write(tmp_path / "a.eaf", Labelled("a.mp4", tmp_path / "a.mp4", 0.8, 25.0, segments))
+    assert [track.segments[0].phase for track in elan.read(tmp_path / "a.eaf").tracks] == ["lift\\x0boff"]

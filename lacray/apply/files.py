@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,40 @@ def refused(path: Path) -> Iterator[None]:
         if error.errno not in CANNOT_WRITE:
             raise
         raise UserError(f"{path}: cannot be written ({error.strerror}); give another --out") from error
+
+
+def check_places(paths: Iterable[Path]) -> None:
+    """Whether files can be written, before the work whose outcome they are to hold; nothing is left there.
+
+    Raises:
+        UserError: each that cannot be, and why.
+    """
+    problems: list[str] = []
+    tried: dict[Path, str] = {}
+    for path in paths:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir():
+            problems.append(f"--out: {path} is a folder, where a file is to be written; give another one")
+            continue
+        if folder not in tried:
+            tried[folder] = _why_not(folder)
+        if tried[folder]:
+            problems.append(f"--out: {path} cannot be written ({tried[folder]}); give another one")
+    if problems:
+        raise UserError(problems)
+
+
+def _why_not(folder: Path) -> str:
+    """What the system says of a file in a folder, if it says no."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # On a disk that is full, empty files can be made.
+            file.write(bytes(1 << 12))
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        return error.strerror or type(error).__name__
+    return ""
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, keeps: bool = False) -> None:

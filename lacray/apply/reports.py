@@ -23,6 +23,7 @@ from lacray.data.tables import find_table, text_of
 
 TABLE = "segments.csv"
 BORIS, ELAN = "labels.boris", "elan"
+MATCHES_TABLE, GAPS_TABLE = "matches.csv", "gaps.csv"
 MATCHES = ("video", "reference_frame", "reference_seconds", "frame", "seconds", "probability")
 GAPS = ("video", "kind", "of", "first_frame", "end_frame", "start_seconds", "end_seconds")
 SEGMENTS = ("video", "start_frame", "end_frame", "start_seconds", "end_seconds", "phase", "confidence")
@@ -46,8 +47,8 @@ def write_alignments(folder: Path, alignments: Sequence[Alignment]) -> None:
 
     `frame` has decimals between two frames, `probability` is empty where a frame is carried between two matches.
     """
-    write_csv(folder / "matches.csv", MATCHES, _matches(alignments))
-    write_csv(folder / "gaps.csv", GAPS, _gaps(alignments))
+    write_csv(folder / MATCHES_TABLE, MATCHES, _matches(alignments))
+    write_csv(folder / GAPS_TABLE, GAPS, _gaps(alignments))
 
 
 def _matches(alignments: Iterable[Alignment]) -> Iterator[tuple[object, ...]]:
@@ -132,7 +133,7 @@ def write_annotations(
     with refused(paths[0]):
         boris.write(paths[0], found)
     for labelled in found:
-        paths.append(folder / ELAN / f"{labelled.name}.eaf")
+        paths.append(elan.path_of(folder / ELAN, labelled.name))
         with refused(paths[-1]):
             elan.write(paths[-1], labelled)
     return paths

@@ -137,7 +137,9 @@ def _by_video(path: Path, found: Annotations, names: Names, listing: Listing) ->
 
 def _say_assumed(path: Path, named: dict[str, str], names: Names, listing: Listing) -> None:
     """Name the videos that were found by less than what the file calls them."""
-    assumed = [(video, spelled) for video, spelled in named.items() if not names.find(spelled)]
+    assumed = [
+        (video, spelled) for video, spelled in named.items() if names.at(spelled) is None and not names.find(spelled)
+    ]
     if assumed:
         video, spelled = assumed[0]
         more = f", and {len(assumed) - 1} more so" if len(assumed) > 1 else ""
@@ -146,6 +148,9 @@ def _say_assumed(path: Path, named: dict[str, str], names: Names, listing: Listi
 
 def _meant(track: Track, names: Names) -> tuple[list[str], str]:
     """The videos that a track may be of, and by which of its names; its folders may be another machine's."""
+    for spelled in track.media:
+        if (video := names.at(spelled)) is not None:
+            return [video], spelled
     for spelled in track.media:
         if videos := names.find(spelled):
             return videos, spelled

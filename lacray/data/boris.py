@@ -419,7 +419,9 @@ def write(path: Path, videos: Sequence[Labelled]) -> None:
         "behaviors_coding_map": [],
         "converters": {},
     }
-    write_kept(path, (json.dumps(project, indent=1, ensure_ascii=False) + "\n").encode(), but=WRITTEN)
+    text = json.dumps(project, indent=1, ensure_ascii=False) + "\n"
+    # Bytes of a file's name that are no UTF-8: as JSON, and Python, escape them.
+    write_kept(path, text.encode(errors="backslashreplace"), but=WRITTEN)
 
 
 def _observation(video: Labelled, now: str) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from xml.etree.ElementTree import Element, SubElement, TreeBuilder, indent, tost
 from xml.parsers import expat
 
 from lacray.data.annotated import ALSO_TIER, Annotations, Labelled, Track, listed, merged
-from lacray.data.files import write_kept
+from lacray.data.files import fitting, write_kept
 from lacray.data.labels import Segment, seconds_of
 from lacray.data.names import is_video
 from lacray.data.tables import Row, Table, read_table, text_of
 from lacray.data.videoset import DataError
+from lacray.text import printable
 
 SUFFIX = ".eaf"
 TIER = "phase"
@@ -192,7 +193,7 @@ def _spellings(address: str) -> list[str]:
     text = re.sub(r"^file:/*", "/", address).replace("\\", "/")
     parts = [part for part in text.split("/") if part not in ("", ".", "..")]
     plain = "/".join(parts)
-    return [spelled for spelled in dict.fromkeys((plain, unquote(plain))) if spelled]
+    return [spelled for spelled in dict.fromkeys((plain, unquote(plain, errors="surrogateescape"))) if spelled]
 
 
 def _moved(segment: Segment, seconds: float) -> Segment:
@@ -350,6 +351,12 @@ def _media(path: Path) -> dict[str, str]:
 # Writing.
 
 
+def path_of(folder: Path, name: str) -> Path:
+    """Where a video's document goes: NAME.mp4.eaf."""
+    path = folder / name
+    return path.with_name(fitting(path.name, SUFFIX))
+
+
 def write(path: Path, video: Labelled) -> None:
     """Write a document with one tier; one that was there and is another stays as NAME.TIME.bak.
 
@@ -375,7 +382,7 @@ def write(path: Path, video: Labelled) -> None:
         header,
         "MEDIA_DESCRIPTOR",
         {
-            "MEDIA_URL": f"file://{quote(str(there))}",
+            "MEDIA_URL": f"file://{quote(os.fsencode(str(there)))}",
             "MIME_TYPE": "video/mp4" if video.path.suffix.lower() == ".mp4" else "unknown",
             "RELATIVE_MEDIA_URL": _relative(here, there),
         },
@@ -388,7 +395,7 @@ def write(path: Path, video: Labelled) -> None:
             SubElement(order, "TIME_SLOT", {"TIME_SLOT_ID": slot, "TIME_VALUE": str(round(seconds * 1000))})
         refs = {"ANNOTATION_ID": f"a{number}", "TIME_SLOT_REF1": slots[0], "TIME_SLOT_REF2": slots[1]}
         annotation = SubElement(SubElement(tier, "ANNOTATION"), "ALIGNABLE_ANNOTATION", refs)
-        SubElement(annotation, "ANNOTATION_VALUE").text = segment.phase
+        SubElement(annotation, "ANNOTATION_VALUE").text = printable(segment.phase)
     SubElement(header, "PROPERTY", {"NAME": "lastUsedAnnotationId"}).text = str(len(video.segments))
     SubElement(
         document,
@@ -405,4 +412,6 @@ def _relative(here: PurePosixPath, there: PurePosixPath) -> str:
     while shared < min(len(here.parts), len(there.parts)) and here.parts[shared] == there.parts[shared]:
         shared += 1
     ups = [".."] * (len(here.parts) - shared)
-    return "/".join([*(ups or ["."]), *there.parts[shared:]])
+    path = "/".join([*(ups or ["."]), *there.parts[shared:]])
+    # XML holds neither control characters nor bytes that are no UTF-8.
+    return "".join(sign if sign.isprintable() else quote(os.fsencode(sign)) for sign in path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -10,6 +11,19 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
+
+LONGEST = 225
+"""Bytes of a file's name, of which systems allow 255: beside it may be NAME.TIME.bak."""
+
+
+def fitting(stem: str, suffix: str) -> str:
+    """A file's name; a stem that is too long for one is cut, and told apart from others that are."""
+    encoded = os.fsencode(stem)
+    room = LONGEST - len(os.fsencode(suffix))
+    if len(encoded) <= room:
+        return f"{stem}{suffix}"
+    sign = hashlib.sha256(encoded).hexdigest()[:8]
+    return f"{encoded[: room - 9].decode(errors='ignore')}-{sign}{suffix}"
 
 
 @contextmanager

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from pathlib import Path
 
 from lacray.data.discovery import VIDEO_SUFFIXES
+from lacray.text import printable
 
 FOLDER = "videos"
 Parts = tuple[str, ...]
@@ -20,12 +23,23 @@ class Names:
 
     Args:
         videos: every name of every video, with the name that stands for it.
+        root: the folder that they lie in.
         any_suffix: a suffix says nothing, because the names were made up (features without their videos).
     """
 
-    def __init__(self, videos: Mapping[str, str] | Iterable[str], *, any_suffix: bool = False) -> None:
+    def __init__(
+        self, videos: Mapping[str, str] | Iterable[str], *, root: Path | None = None, any_suffix: bool = False
+    ) -> None:
         self.videos = dict(videos) if isinstance(videos, Mapping) else {name: name for name in videos}
         self.any_suffix = any_suffix
+        roots = () if root is None else (os.path.abspath(root), os.path.realpath(root))
+        self._roots = [_parts(path) for path in roots]
+
+    def at(self, path: str) -> str | None:
+        """The video that a whole path leads to, in this very folder; a leading slash may be lost."""
+        asked = _parts(path)
+        below = [asked[len(root) :] for root in self._roots if asked[: len(root)] == root]
+        return next((self._by_parts[parts] for parts in below if parts in self._by_parts), None)
 
     def find(self, text: str) -> list[str]:
         """The videos that a text may name: one, several between which it does not tell, or none.
@@ -73,6 +87,10 @@ class Names:
         return [name for stem in near for name in known[stem]][:most]
 
     @cached_property
+    def _by_parts(self) -> dict[Parts, str]:
+        return {_parts(spelled): name for spelled, name in self.videos.items()}
+
+    @cached_property
     def _by_end(self) -> dict[tuple[Callable[[Parts], Parts], bool], dict[str, list[tuple[Parts, str]]]]:
         """The videos by the last part of their name: as it is or without capitals, with or without its suffix."""
         tables: dict[tuple[Callable[[Parts], Parts], bool], dict[str, list[tuple[Parts, str]]]] = {}
@@ -92,8 +110,8 @@ def is_video(name: str) -> bool:
 
 
 def _parts(text: str) -> Parts:
-    """The steps of a path, whatever system wrote it."""
-    whole = unicodedata.normalize("NFC", text).replace("\\", "/")
+    """The steps of a path, whatever system wrote it; with escapes, as names of videos have them."""
+    whole = printable(unicodedata.normalize("NFC", text)).replace("\\", "/")
     return tuple(part for part in (step.strip() for step in whole.split("/")) if part not in ("", "."))
 
 

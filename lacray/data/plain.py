@@ -60,7 +60,7 @@ def read(root: Path, config: DataConfig) -> Listing:
     if not paths:
         listing.problems.append(_nothing(root, config, summary))
         return listing
-    names = Names({**{name: name for name in paths}, **twins}, any_suffix=made_up)
+    names = Names({**{name: name for name in paths}, **twins}, root=root, any_suffix=made_up)
     pictures = [name for name, path in paths.items() if path.is_dir()]
     if pictures and len(pictures) < len(paths):
         listing.notes.append(f"folders of pictures that count as videos beside the files: {some(pictures)}")
@@ -82,7 +82,7 @@ LAYOUT = Layout("plain", lambda root: has_table(root, STEMS), read, parts=frozen
 def names_of(root: Path) -> Names:
     """Finds the videos of a folder by what its tables write for them."""
     paths, twins = _named(root, _videos(root))
-    return Names({**{name: name for name in paths}, **twins})
+    return Names({**{name: name for name in paths}, **twins}, root=root)
 
 
 def find_labels(root: Path) -> tuple[Path | None, dict[Path, Reader]]:

@@ -184,7 +184,7 @@ class Labels:
         if "boris" in formats:
             saved.add(self.root / LABELS / "lacray.boris", boris.write, labelled)
         for video in labelled if "elan" in formats else ():
-            saved.add(self.root / LABELS / f"{video.name.removeprefix('videos/')}.eaf", elan.write, video)
+            saved.add(elan.path_of(self.root / LABELS, video.name.removeprefix("videos/")), elan.write, video)
         return saved
 
     def _table(self) -> Table:

@@ -17,7 +17,7 @@ from datasets import pattern, write_csv, write_pictures, write_video
 from test_label_files import document
 
 from lacray import align, compare, embed, label, retrieve, view
-from lacray.apply import EmbeddedVideo, load
+from lacray.apply import EmbeddedVideo, Model, load
 from lacray.apply.folders import find_item, open_folder
 from lacray.checkpoint import read_checkpoint, save
 from lacray.config import UserError, build
@@ -432,7 +432,7 @@ def test_no_moment_is_shown_by_the_picture_of_another_frame(place, features_chec
 
 def test_pictures_of_alignments_have_a_name_each():
     def found(*names: str) -> list[str]:
-        return align.picture_names([SimpleNamespace(b=SimpleNamespace(name=name)) for name in names])
+        return align.picture_names(names)
 
     assert found("videos/a.mp4", "b 1.mov") == ["a.png", "b 1.png"]
     assert found("a.mp4", "a.mov", "a-2.mp4") == ["a-1.png", "a-2.png", "a-2-3.png"]
@@ -468,6 +468,84 @@ def test_what_is_no_checkpoint_is_refused(command, place, videos_root):
     for name, rule in (("text.pt", "is no checkpoint of lacray"), ("gone.pt", "does not exist")):
         with pytest.raises(UserError, match=rule):
             command.main([name, *words[command]])
+
+
+WRITES = {
+    embed: ("x.parquet", ["take0.mp4"], ("x.parquet",)),
+    align: ("out", ["take0", "take1"], ("together.mp4", "matches.csv", "gaps.csv", "take1.png")),
+    retrieve: ("out", ["take0@0.2", "."], ("moments.csv", "moments.png")),
+    label: ("out", ["."], ("segments.csv", "labels.boris", "elan/videos/take5.mp4.eaf")),
+    compare: ("out", ["take0", "."], ("deviations.csv", "deviations.png")),
+}
+"""By command: --out, the videos, and all that it writes."""
+UNWRITABLE = Path("/sys/kernel")
+"""A folder in which not even root can make files."""
+
+
+@pytest.mark.parametrize("command", WRITES)
+def test_an_out_that_cannot_be_written_is_told_before_the_work(command, place, own, videos_checkpoint, monkeypatch):
+    out, words, names = WRITES[command]
+    monkeypatch.chdir(own)
+    shutil.copy(own / "videos" / "take0.mp4", own / "take0.mp4")
+
+    def never(*_, **__):
+        raise AssertionError("embedded before it was known that nothing can be written")
+
+    monkeypatch.setattr(Model, "read", never)
+    target = UNWRITABLE if out == "out" else UNWRITABLE / out
+    with pytest.raises(UserError, match=r"--out: /sys/kernel.* cannot be written \(.*\); give another"):
+        command.main([str(videos_checkpoint), *words, "--out", str(target)])
+    (place / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"--out: .*file.* cannot be (made|written) \(.*\); give another"):
+        command.main([str(videos_checkpoint), *words, "--out", str(place / "file" / out)])
+    for name in names:
+        path = place / name if out != "out" else place / "new" / name
+        path.mkdir(parents=True)
+        with pytest.raises(UserError, match=rf"--out: {path} is a folder, where a file is to be written"):
+            command.main([str(videos_checkpoint), *words, "--out", str(path if out != "out" else place / "new")])
+        path.rmdir()
+    # Nothing is left of trying.
+    assert not [path for path in place.rglob("*") if path.is_file() and path.parent.name in ("new", "elan")]
+    monkeypatch.undo()
+
+
+def test_a_film_never_takes_the_place_of_a_video_that_it_shows(place, own, videos_checkpoint, monkeypatch):
+    monkeypatch.chdir(own / "videos")
+    for name in ("together.mp4", "other.mp4"):
+        shutil.copy(own / "videos" / "take0.mp4", name)
+    before = Path("together.mp4").read_bytes()
+    for videos in (["together.mp4", "other.mp4"], ["other.mp4", "together.mp4"]):
+        with pytest.raises(UserError, match=r"--out: the film would take the place of .*together\.mp4, which it shows"):
+            align.main([str(videos_checkpoint), *videos, "--out", "."])
+    assert Path("together.mp4").read_bytes() == before
+
+
+def test_names_as_long_as_a_file_may_have_are_written_and_found_again(place, videos_checkpoint, own):
+    long = ["ü" * 125 + f"{number}.mp4" for number in range(2)]  # 255 bytes
+    for name in long:
+        shutil.copy(own / "videos" / "take5.mp4", own / "videos" / name)
+    (own / "splits.csv").unlink()
+    label.main([str(videos_checkpoint), str(own), "--references", "1"])
+    align.main([str(videos_checkpoint), long[0], long[1], long[0], "--root", str(own), "--no-film"])
+    assert len(list((place / "alignment").glob("*.png"))) == 2
+    assert len(list((place / "labels" / "elan" / "videos").glob("ü*.eaf"))) == 2
+    expected = {
+        (Path(row["video"]).name, row["start_seconds"], row["phase"])
+        for row in rows_of(place / "labels" / "segments.csv")
+        if Path(row["video"]).name in long
+    }
+    (own / "segments.csv").unlink()
+    shutil.copytree(place / "labels" / "elan", own / "elan")
+    folder = open_folder(load(videos_checkpoint), str(own))
+    found = set()
+    for name in long:
+        labels = folder.videos[f"videos/{name}"].labels
+        starts = np.flatnonzero(np.diff(labels, prepend=-1) != 0)
+        found |= {
+            (name, f"{start / 25:.3f}", folder.phases[""][labels[start]]) for start in starts if labels[start] >= 0
+        }
+    assert expected
+    assert found == expected
 
 
 @pytest.fixture
