@@ -112,7 +112,8 @@ def open_folder(
         tier = own.tier
     config = config.model_copy(update={"tier": tier})
     listing = list_videos(folder, config)
-    if problems := listing.problems if needs_labels else listing.video_problems:
+    passed = listing.split_problems + ([] if needs_labels else listing.label_problems)
+    if problems := [line for line in listing.problems if line not in passed]:
         raise DataError(problems)
     found = survey(folder, listing, config, told)
     if problems := found.problems if needs_labels else found.video_problems:

@@ -115,7 +115,7 @@ def list_videos(root: Path, config: DataConfig) -> Listing:
         _keep_action(config.action, listing)
     if config.input == "features" and listing.entries:
         _add_features(root, config, listing)
-    listing.problems += listing.label_problems
+    listing.problems += listing.split_problems + listing.label_problems
     return listing
 
 

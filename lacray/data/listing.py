@@ -45,13 +45,10 @@ class Listing:
     problems: list[str] = field(default_factory=list)
     label_problems: list[str] = field(default_factory=list)
     """Of the problems, those of labels, which keep nobody who needs none."""
+    split_problems: list[str] = field(default_factory=list)
+    """Of the problems, those of splits, which keep nobody who does not train."""
     splits_by: str = ""
     """How the splits came about, where nobody has written them."""
-
-    @property
-    def video_problems(self) -> list[str]:
-        """Of the problems, those that keep everybody."""
-        return [line for line in self.problems if line not in self.label_problems]
 
 
 def some(names: Sequence[str]) -> str:

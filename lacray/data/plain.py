@@ -269,9 +269,9 @@ def _splits(root: Path, names: Names, videos: list[str], listing: Listing) -> li
             continue
         where, split = f"{table.path}:{row.line}", row.cells["split"].lower()
         if split not in ("train", "val"):
-            lookup.problems.append(f"{where}: split must be train or val, got {row.cells['split']!r}")
+            listing.split_problems.append(f"{where}: split must be train or val, got {row.cells['split']!r}")
         elif video is not None and given.setdefault(video, split) != split:
-            lookup.problems.append(f"{where}: {video} is in both splits; keep one of its lines")
+            listing.split_problems.append(f"{where}: {video} is in both splits; keep one of its lines")
         if video is None:
             continue
         line, action, place = lines[video], row.cells.get("action", ""), row.cells.get("place", "0")
@@ -284,7 +284,9 @@ def _splits(root: Path, names: Names, videos: list[str], listing: Listing) -> li
     lookup.finish(listing, listing.problems)
     missing = [name for name in videos if name not in given]
     if missing:
-        listing.problems.append(
+        # A line may say what is done in a video, too.
+        has_actions = any(line.action for line in lines.values())
+        (listing.problems if has_actions else listing.split_problems).append(
             f"{table.path}: {len(missing)} videos have no split, first {missing[0]}; add a line each"
         )
     without = [name for name in given if not lines[name].action]

@@ -22,6 +22,7 @@ from lacray.apply.folders import find_item, open_folder
 from lacray.checkpoint import read_checkpoint, save
 from lacray.config import UserError, build
 from lacray.data import boris
+from lacray.data.layouts import open_videos
 from lacray.work import find_videos
 
 
@@ -520,11 +521,23 @@ def test_a_film_never_takes_the_place_of_a_video_that_it_shows(place, own, video
     assert Path("together.mp4").read_bytes() == before
 
 
+def test_videos_that_came_after_the_training_need_no_split(place, videos_checkpoint, own):
+    shutil.copy(own / "videos" / "take5.mp4", own / "videos" / "new.mp4")
+    label.main([str(videos_checkpoint), str(own), "--references", "1"])
+    assert "videos/new.mp4" in {row["video"] for row in rows_of(place / "labels" / "segments.csv")}
+    with pytest.raises(UserError, match=r"splits\.csv: 1 videos have no split, first videos/new\.mp4; add a line each"):
+        open_videos(build({"data.root": str(own)}).data)
+    # Where lines say what is done, too, a video without one is of no action.
+    actions = "".join(f"take{n}.mp4,train,pour\n" for n in range(8))
+    (own / "splits.csv").write_text(f"video,split,action\n{actions}")
+    with pytest.raises(UserError, match=r"new\.mp4; add a line each"):
+        label.main([str(videos_checkpoint), str(own), "--references", "1"])
+
+
 def test_names_as_long_as_a_file_may_have_are_written_and_found_again(place, videos_checkpoint, own):
     long = ["ü" * 125 + f"{number}.mp4" for number in range(2)]  # 255 bytes
     for name in long:
         shutil.copy(own / "videos" / "take5.mp4", own / "videos" / name)
-    (own / "splits.csv").unlink()
     label.main([str(videos_checkpoint), str(own), "--references", "1"])
     align.main([str(videos_checkpoint), long[0], long[1], long[0], "--root", str(own), "--no-film"])
     assert len(list((place / "alignment").glob("*.png"))) == 2
