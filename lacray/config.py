@@ -224,7 +224,7 @@ class LossSection(Section):
                 by_remedy.setdefault(remedy, []).append(name)
         wrong = [
             f"{' and '.join(names)} must be left out, got {' and '.join(str(getattr(self, name)) for name in names)}: "
-            f"read with {remedy} alone"
+            f"read only with {remedy}"
             for remedy, names in by_remedy.items()
         ]
         if wrong:
@@ -310,7 +310,7 @@ class LacConfig(LossSection):
     def unread(self) -> dict[str, str]:
         if self.alignment != "dtw":
             return {}
-        return dict.fromkeys(("gap_open", "gap_extend"), "alignment local or end_to_end, which have gaps,")
+        return dict.fromkeys(("gap_open", "gap_extend"), "alignment local or end_to_end, which have gaps")
 
 
 class TcnConfig(LossSection):
@@ -529,9 +529,9 @@ class CrossConfig(LossSection):
     def unread(self) -> dict[str, str]:
         found = {} if self.projection else {"learning_rate": "a projection > 0"}
         if self.alignment in ("dtw", "nearest"):
-            found |= dict.fromkeys(("gap_open", "gap_extend"), "alignment local or end_to_end, which have gaps,")
+            found |= dict.fromkeys(("gap_open", "gap_extend"), "alignment local or end_to_end, which have gaps")
         if self.alignment == "nearest":
-            found |= dict.fromkeys(("order", "score"), "an alignment, which has a score,")
+            found |= dict.fromkeys(("order", "score"), "an alignment, which has a score")
         return found
 
 

@@ -284,7 +284,7 @@ def test_a_key_of_another_loss_says_whose_it_is():
     ]
 
 
-WITH_GAPS = "read with alignment local or end_to_end, which have gaps, alone"
+WITH_GAPS = "read only with alignment local or end_to_end, which have gaps"
 
 
 @pytest.mark.parametrize(
@@ -292,28 +292,28 @@ WITH_GAPS = "read with alignment local or end_to_end, which have gaps, alone"
     [
         (
             {"loss.name": "scl", "loss.projection": 0, "loss.projection_hidden": 512},
-            "loss: projection_hidden must be left out, got 512: read with a projection > 0 alone",
+            "loss: projection_hidden must be left out, got 512: read only with a projection > 0",
         ),
         (
             {"loss.name": "tcc", "loss.port": "carl", "loss.objective": "regression_huber", "loss.huber_delta": 0.2},
-            "loss: huber_delta must be left out, got 0.2: read with port original alone",
+            "loss: huber_delta must be left out, got 0.2: read only with port original",
         ),
         (
             {"loss.name": "tcc", "loss.cycle_length": 3, "loss.huber_delta": 0.2},
-            "loss: huber_delta must be left out, got 0.2: read with objective regression_huber alone; "
-            "cycle_length must be left out, got 3: read with stochastic true alone",
+            "loss: huber_delta must be left out, got 0.2: read only with objective regression_huber; "
+            "cycle_length must be left out, got 3: read only with stochastic true",
         ),
         (
             {"loss.name": "tcn", "data.positive_window": 5, "loss.margin": 0.5, "loss.negative_window": 9},
-            "loss: margin and negative_window must be left out, got 0.5 and 9: read with objective triplet alone",
+            "loss: margin and negative_window must be left out, got 0.5 and 9: read only with objective triplet",
         ),
         (
             {"loss.name": "tcn", "loss.objective": "triplet", "loss.query": "positive"},
-            "loss: query must be left out, got positive: read with objective npairs alone",
+            "loss: query must be left out, got positive: read only with objective npairs",
         ),
         (
             {"loss.name": "gta", "loss.consistency": False, "loss.dtw_weight": 0.5},
-            "loss: dtw_weight must be left out, got 0.5: read with consistency true alone",
+            "loss: dtw_weight must be left out, got 0.5: read only with consistency true",
         ),
         (
             {"loss.name": "lac", "loss.alignment": "dtw", "loss.gap": "fixed", "loss.gap_extend": 2},
@@ -325,7 +325,7 @@ WITH_GAPS = "read with alignment local or end_to_end, which have gaps, alone"
         ),
         (
             {"loss.alignment": "nearest", "loss.order": 0.1},
-            "loss: order must be left out, got 0.1: read with an alignment, which has a score, alone",
+            "loss: order must be left out, got 0.1: read only with an alignment, which has a score",
         ),
     ],
 )
