@@ -159,10 +159,10 @@ def pairs(
     """Part -> what lacray does for it, and what the peer does."""
 
     def classify(classifier: str) -> Callable[[], dict[str, float]]:
-        return lambda: {
-            classification(fraction, classifier): evaluation.phase_classification(train, val, fraction, classifier)
-            for fraction in FRACTIONS
-        }
+        names = [classification(fraction, classifier) for fraction in FRACTIONS]
+        return lambda: dict(
+            zip(names, evaluation.phase_classifications(train, val, FRACTIONS, classifier), strict=True)
+        )
 
     return {
         "svm": (classify("svm"), lambda: peer_classification(train, val, "svm", as_released=as_released)),

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
+from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
 from lacray import evaluation
@@ -208,6 +209,27 @@ def test_progress_is_the_mean_r2_of_least_squares_on_the_original_time_line():
         inputs, targets = rows(val)
         scores.append(r2_score(targets, inputs @ weights))
     assert evaluation.progress(train, val) == pytest.approx(np.mean(scores), abs=1e-10)
+
+
+@pytest.mark.parametrize("condition", [1e2, 5e3, 1e5, 1e9])
+def test_progress_of_directions_that_hardly_differ_is_that_of_singular_values(condition):
+    rng = np.random.default_rng(16)
+    narrow = np.geomspace(1, 1 / condition, 8) * np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    videos = [
+        Sequence(f"v{n}", rng.normal(size=(60, 8)) @ narrow + 3, np.repeat([0, 1, 2], [10 + n, 20, 30 - n]))
+        for n in range(8)
+    ]
+    train, val = videos[:5], videos[5:]
+    frames, asked = (np.concatenate([s.embeddings for s in split]) for split in (train, val))
+    expected = []
+    for phase in range(2):
+        ends = [10, 30][phase]
+        targets, wanted = (
+            np.concatenate([(np.arange(60) - (ends + int(s.name[1:]) - 1)) / 60 for s in split])
+            for split in (train, val)
+        )
+        expected.append(r2_score(wanted, LinearRegression().fit(frames, targets).predict(asked)))
+    assert evaluation.progress(train, val) == pytest.approx(np.mean(expected), abs=1e-9)
 
 
 def test_event_error_is_the_distance_from_the_boundary_of_the_frame_that_looks_most_like_it():

@@ -8,7 +8,12 @@ metric take videos of one action; `evaluate` takes those of several, and average
 Sources: Dwibedi et al. 2019 (TCC) for the four published metrics; LAC paper, section 4, for their settings.
 """
 
-from lacray.evaluation.classification import drawn_classification, phase_classification, phase_predictions
+from lacray.evaluation.classification import (
+    drawn_classification,
+    phase_classification,
+    phase_classifications,
+    phase_predictions,
+)
 from lacray.evaluation.cropping import crop, crop_window
 from lacray.evaluation.neighbours import (
     alignment_error,
@@ -35,6 +40,7 @@ __all__ = [
     "objective",
     "pairwise_taus",
     "phase_classification",
+    "phase_classifications",
     "phase_ends",
     "phase_predictions",
     "progress",

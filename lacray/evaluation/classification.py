@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -34,26 +35,39 @@ def phase_predictions(
     Raises:
         ValueError: names the argument, what it must be, and what it was.
     """
-    if classifier not in CLASSIFIERS:
-        raise ValueError(f"classifier: must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
     train, val = labelled(train), labelled(val)
     if not train or not val:
         raise ValueError(f"phase_classification: needs labelled train and val frames, got {len(train)}/{len(val)}")
-    return _predict_phases(first_share(train, fraction), stacked(val)[0], classifier)
+    return _predictions(train, stacked(val)[0], [fraction], classifier)[0]
 
 
-def _predict_phases(train: list[Sequence], frames: Array, classifier: str) -> Array:
-    embeddings, labels = stacked(train)
-    if classifier == "svm":
-        step = svm_step(train)
-        embeddings, labels = embeddings[::step], labels[::step]
-    if (labels == labels[0]).all():
-        return np.full(len(frames), labels[0])
-    if classifier == "svm":
-        return svm_predictions(embeddings, labels, frames)
-    # As the releases call it: no limit of iterations, and scikit-learn's tolerance, which ends it near the optimum.
-    predictions: Array = LogisticRegression(max_iter=100_000).fit(embeddings, labels).predict(frames)
-    return predictions
+def _predictions(train: list[Sequence], frames: Array, fractions: Seq[float], classifier: str) -> list[Array]:
+    """Phases of the frames, by a classifier for each of the fractions of the videos."""
+    if classifier not in CLASSIFIERS:
+        raise ValueError(f"classifier: must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
+    counts = [len(first_share(train, fraction)) for fraction in fractions]
+    embeddings, labels = stacked(train[: max(counts)])
+    found: dict[int, Array] = {}
+    # Of every how many-th frame -> number of videos -> of frames: these machines are learned together.
+    machines: dict[int, dict[int, int]] = {}
+    # Of few videos, several fractions are the same ones.
+    for count in sorted(set(counts)):
+        size = sum(len(s.embeddings) for s in train[:count])
+        step = svm_step(train[:count]) if classifier == "svm" else 1
+        own = labels[:size:step]
+        if (own == own[0]).all():
+            found[count] = np.full(len(frames), own[0])
+        elif classifier == "svm":
+            machines.setdefault(step, {})[count] = len(own)
+        else:
+            # As the releases call it: no limit of iterations, and scikit-learn's tolerance, which ends it near the
+            # optimum.
+            found[count] = LogisticRegression(max_iter=100_000).fit(embeddings[:size], own).predict(frames)
+    for step, sizes in machines.items():
+        kept = slice(0, step * max(sizes.values()), step)
+        predictions = svm_predictions(embeddings[kept], labels[kept], frames, list(sizes.values()))
+        found |= zip(sizes, predictions, strict=True)
+    return [found[count] for count in counts]
 
 
 def svm_step(train: list[Sequence]) -> int:
@@ -72,10 +86,18 @@ def phase_classification(
     Returns:
         Accuracy in 0..1; NaN where train or val has no labelled frame.
     """
+    return phase_classifications(train, val, [fraction], classifier)[0]
+
+
+def phase_classifications(
+    train: Iterable[Sequence], val: Iterable[Sequence], fractions: Seq[float], classifier: str = "svm"
+) -> list[float]:
+    """`phase_classification` of several fractions; the support vector machines share what takes most of their time."""
     train, val = labelled(train), labelled(val)
     if not train or not val:
-        return math.nan
-    return float(np.mean(phase_predictions(train, val, fraction, classifier) == stacked(val)[1]))
+        return [math.nan] * len(fractions)
+    frames, labels = stacked(val)
+    return [float(np.mean(own == labels)) for own in _predictions(train, frames, fractions, classifier)]
 
 
 def drawn_classification(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lacray.evaluation import classification
-from lacray.evaluation.classification import drawn_classification, phase_classification, svm_step
+from lacray.evaluation.classification import drawn_classification, phase_classifications, svm_step
 from lacray.evaluation.neighbours import alignment_error, average_precision, event_error, pairwise_taus
 from lacray.evaluation.regression import progress
 from lacray.evaluation.sequences import Array, Sequence, count_phases, first_share, labelled
@@ -184,16 +184,11 @@ def _evaluate_action(
 def _classifications(
     train: list[Sequence], val: list[Sequence], fractions: Seq[float], notes: list[str]
 ) -> dict[str, float]:
+    accuracies = {classifier: phase_classifications(train, val, fractions, classifier) for classifier in CLASSIFIERS}
     metrics: dict[str, float] = {}
-    by_count: dict[int, dict[str, float]] = {}
-    for fraction in fractions:
+    for index, fraction in enumerate(fractions):
+        metrics |= {class_name(fraction, classifier): accuracies[classifier][index] for classifier in CLASSIFIERS}
         chosen = first_share(train, fraction)
-        # Of few videos, several fractions are the same ones.
-        if len(chosen) not in by_count:
-            by_count[len(chosen)] = {
-                classifier: phase_classification(chosen, val, 1.0, classifier) for classifier in CLASSIFIERS
-            }
-        metrics |= {class_name(fraction, classifier): by_count[len(chosen)][classifier] for classifier in CLASSIFIERS}
         if (step := svm_step(chosen)) > 1:
             num_frames = sum(len(s.embeddings) for s in chosen)
             notes.append(

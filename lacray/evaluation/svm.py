@@ -14,7 +14,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
-from contextlib import suppress
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any
 
@@ -32,39 +33,55 @@ KERNEL_BYTES = 1 << 29
 """What the kernel may take, in float32 between the frames of a phase and between those of two, with the weights."""
 LEAST_STEPS = 100_000
 """That a walk may take, or 100 a frame, before it is given up; one that ends takes one or two a frame."""
+ALIKE = 4.0
+"""How far apart the scales of machines may be that share distances: the rounding of these is scaled with them."""
 LANES = 8
 SOURCE = Path(__file__).resolve().parent / "csrc" / "svm.cpp"
 # Without contraction, roundings are libsvm's on every machine.
 FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-Wno-psabi")
-# Rows of a kernel that are computed at a time: they are still in the cache for the exponential.
-BLOCK = 256
+# Rows and columns of a kernel that are computed at a time: they are still in the cache for the exponential.
+TILE = 256
 
 
-def svm_predictions(embeddings: Array, labels: Array, frames: Array) -> Array:
-    """What `SVC(C=1).fit(embeddings, labels).predict(frames)` says.
+def svm_predictions(embeddings: Array, labels: Array, frames: Array, sizes: Seq[int]) -> list[Array]:
+    """What `SVC(C=1).fit(embeddings[:n], labels[:n]).predict(frames)` says, for each n of `sizes`.
+
+    All of them share the distances between frames, which take most of the time.
 
     Args:
         embeddings: (N, E) float64 of the training frames.
-        labels: (N,) int, of two kinds at least.
+        labels: (N,) int; those of the first n are of two kinds at least.
         frames: (M, E) float64.
+        sizes: how many training frames each machine learns from, rising to N.
 
     Returns:
-        (M,) int64.
+        (M,) int64 for each size.
     """
     native = _native()
     classes = np.unique(labels)
-    counts = [int((labels == label).sum()) for label in classes]
-    if native is not None and _bytes(counts) <= KERNEL_BYTES:
+    counts = [[int((labels[:size] == label).sum()) for label in classes] for size in sizes]
+    gammas = [_gamma(embeddings[:size]) for size in sizes]
+    voted: list[Array | None] = [None] * len(sizes)
+    is_alike = all(gammas[-1] / ALIKE <= gamma <= gammas[-1] * ALIKE for gamma in gammas)
+    if native is not None and is_alike and sum(map(_bytes, counts)) <= KERNEL_BYTES:
         by_class = [embeddings[labels == label] for label in classes]
-        # Of frames that are all but equal a kernel by products says noise, over which a walk may go in circles.
-        with suppress(ArithmeticError):
-            machine = _Machine(native, by_class, embeddings.mean(axis=0), embeddings.var())
-            return classes[machine.vote(frames)]
-    predictions: Array = SVC(C=C, tol=TOLERANCE).fit(embeddings, labels).predict(frames)
-    return predictions
+        voted = _voted(native, by_class, counts, gammas, frames)
+    elif native is not None and len(sizes) > 1:
+        return [svm_predictions(embeddings[:size], labels[:size], frames, [size])[0] for size in sizes]
+    return [
+        SVC(C=C, tol=TOLERANCE).fit(embeddings[:size], labels[:size]).predict(frames) if own is None else classes[own]
+        for size, own in zip(sizes, voted, strict=True)
+    ]
 
 
-def _bytes(counts: list[int]) -> int:
+def _gamma(embeddings: Array) -> float:
+    """scikit-learn's gamma="scale"."""
+    variance = float(embeddings.var())
+    return 1.0 / (embeddings.shape[1] * variance) if variance else 1.0
+
+
+def _bytes(counts: Seq[int]) -> int:
+    """What a machine of so many frames of each class takes."""
     of_phases = sum(count * _padded(count) for count in counts)
     between = max(_cells(a, b) for a, b in itertools.combinations(counts, 2))
     # Of many phases, what each frame weighs in each of the pairs is no less.
@@ -77,76 +94,153 @@ def _cells(a: int, b: int) -> int:
     return max(a * _padded(b), b * _padded(a))
 
 
-def _table(rows: int, columns: int, memory: Array) -> Array:
-    """A table (rows, columns and padding) in a piece of memory; all that it holds is finite."""
-    return memory[: rows * _padded(columns)].reshape(rows, _padded(columns))
-
-
 def _padded(count: int) -> int:
     return -(-count // LANES) * LANES
 
 
-class _Machine:
-    """A machine for each pair of classes, and their votes."""
+def _voted(
+    native: Any, classes: list[Array], counts: Seq[Seq[int]], gammas: Seq[float], frames: Array
+) -> list[Array | None]:
+    """The class of each frame by the votes of the pairs, of equals the first: (M,) int64 for each machine.
 
-    def __init__(self, native: Any, classes: list[Array], mean: Array, variance: float) -> None:
-        self.native, self.mean = native, mean
-        # scikit-learn's gamma="scale".
-        self.gamma = 1.0 / (len(mean) * variance) if variance else 1.0
-        # The training frames, and what a matrix product takes to -gamma d^2 with them.
-        placed = [self._placed(own) for own in classes]
-        of_phases = [self._kernel(*placed[a], same=True) for a in range(len(classes))]
-        self.pairs = list(itertools.combinations(range(len(classes)), 2))
-        self.weights = [np.zeros((len(own), len(self.pairs))) for own in classes]
-        self.offsets = np.empty(len(self.pairs))
-        # Memory that is had once costs the time of its pages once.
-        most = max(_cells(len(classes[a]), len(classes[b])) for a, b in self.pairs)
-        there, here = np.zeros(most, np.float32), np.zeros(most, np.float32)
-        for pair, (a, b) in enumerate(self.pairs):
-            between = self._kernel(placed[a][0], placed[b][1], memory=there)
-            back = _table(len(classes[b]), len(classes[a]), here)
-            native.lacray_transpose(*between.shape, between.ctypes.data, *back.shape, back.ctypes.data)
-            alpha, slope = _solve(native, [of_phases[a], between, back, of_phases[b]])
-            self.weights[a][:, pair], self.weights[b][:, pair] = alpha[0], -alpha[1]
-            self.offsets[pair] = _offset(alpha, slope)
-        is_support = [own.any(axis=1) for own in self.weights]
-        self.support = np.concatenate([own[kept] for (_, own), kept in zip(placed, is_support, strict=True)])
-        self.weights = [own[kept] for own, kept in zip(self.weights, is_support, strict=True)]
+    Args:
+        classes: (n, E) the frames of each class.
+        counts: how many of these each machine learns from.
+        gammas: of each machine; the last is the one that learns from all.
 
-    def _placed(self, frames: Array) -> tuple[Array, Array]:
-        """Frames (n, E) -> two tables (n, E + 2) float32 such that one's rows times another's are -gamma d^2."""
+    Returns:
+        None for a machine that does not converge.
+    """
+    distances = _Distances(np.concatenate(classes).mean(axis=0), gammas[-1])
+    machines = [_Machine(native, own, gamma / gammas[-1]) for own, gamma in zip(counts, gammas, strict=True)]
+    pairs = list(itertools.combinations(range(len(classes)), 2))
+    placed = [distances.placed(own) for own in classes]
+    for phase, (rows, columns) in enumerate(placed):
+        for top, left, values in distances.tiles(rows, columns, half=True):
+            for machine in machines:
+                machine.fill(top, left, values, machine.of_phases[phase], machine.of_phases[phase])
+        for machine in machines:
+            # As libsvm computes it; by a product it is this but for the last digits.
+            np.fill_diagonal(machine.of_phases[phase], 1.0)
+    for pair, (a, b) in enumerate(pairs):
+        for top, left, values in distances.tiles(placed[a][0], placed[b][1]):
+            for machine in machines:
+                machine.fill(top, left, values, *machine.between(a, b))
+        for machine in machines:
+            machine.learn(pair, a, b)
+
+    rows, _ = distances.placed(frames)
+    decisions = [np.tile(-machine.offsets, (len(rows), 1)) for machine in machines]
+    for phase, (_, columns) in enumerate(placed):
+        # Frames that weigh nothing in any machine are left out.
+        weighs = np.zeros(len(classes[phase]), bool)
+        for machine in machines:
+            weighs[: machine.counts[phase]] |= machine.weights[phase].any(axis=1)
+        involved = [pair for pair, both in enumerate(pairs) if phase in both]
+        weights = [
+            machine.weights[phase][weighs[: machine.counts[phase]]][:, involved].astype(np.float32)
+            for machine in machines
+        ]
+        for top, left, values in distances.tiles(rows, np.ascontiguousarray(columns[:, weighs])):
+            for machine, decision, weight in zip(machines, decisions, weights, strict=True):
+                own = weight[left : left + TILE]
+                kernel = machine.kernel(values[:, : len(own)], distances.scratch[1, : len(values), : len(own)])
+                # Sums in float64, but for those of a tile.
+                decision[top : top + TILE, involved] += kernel @ own
+    return [machine.vote(decision) for machine, decision in zip(machines, decisions, strict=True)]
+
+
+class _Distances:
+    """-gamma d^2 between frames."""
+
+    def __init__(self, mean: Array, gamma: float) -> None:
+        self.mean, self.scale = mean, np.sqrt(2 * gamma)
+        self.scratch = np.empty((2, TILE, TILE), np.float32)
+
+    def placed(self, frames: Array) -> tuple[Array, Array]:
+        """Frames (n, E) -> rows (n, E + 2) and columns (E + 2, n) float32, whose products are -gamma d^2."""
         # About the mean, so that little is lost where -d^2 is a difference; in float64, so that float32 rounds once.
-        scaled = (frames - self.mean) * np.sqrt(2 * self.gamma)
+        scaled = (frames - self.mean) * self.scale
         squares = -0.5 * np.einsum("ij,ij->i", scaled, scaled)[:, None]
         ones = np.ones_like(squares)
-        return tuple(np.hstack([scaled, *two]).astype(np.float32) for two in ((squares, ones), (ones, squares)))  # type: ignore[return-value]
+        rows, columns = np.hstack([scaled, squares, ones]), np.vstack([scaled.T, ones.T, squares.T])
+        return rows.astype(np.float32), columns.astype(np.float32)
 
-    def _kernel(self, one: Array, other: Array, *, same: bool = False, memory: Array | None = None) -> Array:
-        """exp(-gamma d^2) of all frames of the one with all of the other, (n, m and padding) float32."""
-        if memory is None:
-            memory = np.zeros(len(one) * _padded(len(other)), np.float32)
-        table = _table(len(one), len(other), memory)
-        for start in range(0, len(table), BLOCK):
-            values = table[start : start + BLOCK, : len(other)]
-            np.matmul(one[start : start + BLOCK], other.T, out=values)
-            np.exp(values, out=values)
-        if same:
-            # As libsvm computes it; by a product it is this but for the last digits.
-            np.fill_diagonal(table, 1.0)
-        return table
+    def tiles(self, rows: Array, columns: Array, *, half: bool = False) -> Iterator[tuple[int, int, Array]]:
+        """Top, left and values of each tile of rows times columns; the values last until the next is asked for.
 
-    def vote(self, frames: Array) -> Array:
-        """The class of each frame by the votes of the pairs, of equals the first."""
-        weights = np.concatenate(self.weights)
-        votes = np.zeros((len(frames), len(self.weights)), np.int64)
-        for start in range(0, len(frames), BLOCK):
-            rows = slice(start, start + BLOCK)
-            values = self._placed(frames[rows])[0] @ self.support.T
-            decisions = np.exp(values, out=values) @ weights - self.offsets
-            for pair, (a, b) in enumerate(self.pairs):
-                votes[rows, a] += decisions[:, pair] > 0
-                votes[rows, b] += decisions[:, pair] <= 0
-        return votes.argmax(axis=1)
+        Args:
+            half: without those below the diagonal, whose transposes lie above it.
+        """
+        for top in range(0, len(rows), TILE):
+            for left in range(top if half else 0, columns.shape[1], TILE):
+                own, across = rows[top : top + TILE], columns[:, left : left + TILE]
+                yield top, left, np.matmul(own, across, out=self.scratch[0, : len(own), : across.shape[1]])
+
+
+class _Machine:
+    """A machine of the first so many frames of each class: one for each pair of classes."""
+
+    def __init__(self, native: Any, counts: Seq[int], scale: float) -> None:
+        self.native, self.counts, self.scale = native, counts, np.float32(scale)
+        self.converges = True
+        self.pairs = list(itertools.combinations(range(len(counts)), 2))
+        self.weights = [np.zeros((count, len(self.pairs))) for count in counts]
+        self.offsets = np.zeros(len(self.pairs))
+        self.of_phases = [np.zeros((count, _padded(count)), np.float32) for count in counts]
+        # Memory that is had once costs the time of its pages once; all that it holds is finite.
+        most = max(_cells(counts[a], counts[b]) for a, b in self.pairs)
+        self.memory = np.zeros(most, np.float32), np.zeros(most, np.float32)
+
+    def between(self, a: int, b: int) -> tuple[Array, Array]:
+        """Places for the kernel of class a with class b, and of b with a."""
+        first, second = self.counts[a], self.counts[b]
+        there, back = self.memory
+        return (
+            there[: first * _padded(second)].reshape(first, _padded(second)),
+            back[: second * _padded(first)].reshape(second, _padded(first)),
+        )
+
+    def kernel(self, values: Array, out: Array) -> Array:
+        """exp of distances, as this machine scales them."""
+        if self.scale != 1:
+            values = np.multiply(values, self.scale, out=out)
+        kernel: Array = np.exp(values, out=out)
+        return kernel
+
+    def fill(self, top: int, left: int, values: Array, there: Array, back: Array) -> None:
+        """A tile of a kernel into its table, and into that of its transpose, which on a diagonal is the same."""
+        out = there[top : top + len(values), left : min(left + values.shape[1], len(back))]
+        if out.size:
+            self.kernel(values[: out.shape[0], : out.shape[1]], out)
+            into = back[left : left + out.shape[1], top : top + len(out)]
+            self.native.lacray_transpose(*out.shape, out.ctypes.data, there.shape[1], into.ctypes.data, back.shape[1])
+
+    def learn(self, pair: int, a: int, b: int) -> None:
+        """The multipliers of a pair, from the kernels that are in place."""
+        if not (self.counts[a] and self.counts[b]):
+            return
+        try:
+            alpha, slope = _solve(self.native, [self.of_phases[a], *self.between(a, b), self.of_phases[b]])
+        except ArithmeticError:
+            # Of frames that are all but equal a kernel by products says noise, over which a walk may go in circles.
+            self.converges = False
+            return
+        self.weights[a][:, pair], self.weights[b][:, pair] = alpha[0], -alpha[1]
+        self.offsets[pair] = _offset(alpha, slope)
+
+    def vote(self, decisions: Array) -> Array | None:
+        """The class of each frame from the decisions (M, pairs) of this machine; None where it does not converge."""
+        if not self.converges:
+            return None
+        # Of what it has never seen it is never voted for.
+        votes = np.tile([0 if count else -1 for count in self.counts], (len(decisions), 1))
+        for pair, (a, b) in enumerate(self.pairs):
+            if self.counts[a] and self.counts[b]:
+                votes[:, a] += decisions[:, pair] > 0
+                votes[:, b] += decisions[:, pair] <= 0
+        chosen: Array = votes.argmax(axis=1)
+        return chosen
 
 
 def _solve(native: Any, kernels: list[Array]) -> tuple[list[Array], list[Array]]:
@@ -200,5 +294,5 @@ def _native() -> Any:
     library.lacray_svm.restype = count
     library.lacray_svm.argtypes = [pointer, pointer, pointer, number, number, count, pointer, pointer, pointer]
     library.lacray_transpose.restype = None
-    library.lacray_transpose.argtypes = [count, count, pointer, count, count, pointer]
+    library.lacray_transpose.argtypes = [count, count, pointer, count, pointer, count]
     return library

@@ -10,11 +10,10 @@
 
 namespace {
 
-typedef double Doubles __attribute__((vector_size(64)));
-typedef int64_t Longs __attribute__((vector_size(64)));
-typedef float Floats __attribute__((vector_size(32)));
-typedef int32_t Ints __attribute__((vector_size(32)));
+// A row of a table is a multiple of so many places.
 constexpr int64_t kLanes = 8;
+// Rows and columns that are transposed at a time.
+constexpr int64_t kSquare = 4;
 constexpr int64_t kBlock = 4 * kLanes;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // In place of a curvature that is not positive: that of two equal frames.
@@ -23,23 +22,47 @@ constexpr double kLeastCurvature = 1e-12;
 // largest.
 constexpr float kNear = 1 - 1e-6f;
 
+#define LACRAY_PUBLIC extern "C" __attribute__((visibility("default")))
 #define LACRAY_INLINE inline __attribute__((always_inline))
 
-LACRAY_INLINE void load(Doubles& v, const double* p) { std::memcpy(&v, p, sizeof v); }
-LACRAY_INLINE void load(Doubles& v, const float* p) {
-  Floats f;
-  std::memcpy(&f, p, sizeof f);
-  v = __builtin_convertvector(f, Doubles);
+// What a machine computes side by side, a divisor of kLanes: wider vectors than it has are taken apart at a great loss.
+template <int64_t kWide>
+struct Vectors {
+  typedef double Doubles __attribute__((vector_size(kWide * 8)));
+  typedef int64_t Longs __attribute__((vector_size(kWide * 8)));
+  typedef float Floats __attribute__((vector_size(kWide * 4)));
+  typedef int32_t Ints __attribute__((vector_size(kWide * 4)));
+};
+
+template <typename V, typename T>
+LACRAY_INLINE void load(V& v, const T* p) {
+  std::memcpy(&v, p, sizeof v);
 }
-LACRAY_INLINE void load(Floats& v, const float* p) { std::memcpy(&v, p, sizeof v); }
+// As doubles.
+template <typename V>
+LACRAY_INLINE void widen(V& v, const float* p) {
+  float __attribute__((vector_size(sizeof v / 2))) f;
+  std::memcpy(&f, p, sizeof f);
+  v = __builtin_convertvector(f, V);
+}
 template <typename T, typename V>
 LACRAY_INLINE void store(T* p, const V& v) {
   std::memcpy(p, &v, sizeof v);
 }
-LACRAY_INLINE bool any(const Ints& v) {
-  uint64_t parts[4];
+template <typename V>
+LACRAY_INLINE bool any(const V& v) {
+  uint64_t parts[sizeof v / 8], all = 0;
   std::memcpy(parts, &v, sizeof parts);
-  return (parts[0] | parts[1] | parts[2] | parts[3]) != 0;
+  for (const uint64_t part : parts) all |= part;
+  return all != 0;
+}
+
+// Four floats of four rows to four of four columns.
+LACRAY_INLINE void transpose(const float* in, int64_t in_width, float* out, int64_t out_width) {
+  Vectors<kSquare>::Floats rows[kSquare];
+  for (int64_t r = 0; r < kSquare; ++r) load(rows[r], in + r * in_width);
+  for (int64_t c = 0; c < kSquare; ++c)
+    store(out + c * out_width, Vectors<kSquare>::Floats{rows[0][c], rows[1][c], rows[2][c], rows[3][c]});
 }
 
 // A frame's kernel with all of the first class, then with all of the second.
@@ -47,33 +70,37 @@ struct Row {
   const float* parts[2];
 };
 
-}  // namespace
+struct Problem {
+  // Classes of n[0] and n[1] frames, y = +1 and -1. Rows of kernels, and alpha, hold width[c] >= n[c] places for a class, a
+  // multiple of kLanes; the places beyond are never read as frames, and must be finite.
+  const int64_t *n, *width;
+  // [2 a + b]: (n[a], width[b]), the kernel of class a with class b; 1 of a frame with itself.
+  const float* const* kernels;
+  double C, tolerance;
+  // Iterations.
+  int64_t most;
+  // (width[0] + width[1]) out: the multipliers, 0..C; and y - sum_k y_k alpha_k K.
+  double *alpha, *slope;
+  // 3 (width[0] + width[1]).
+  double* scratch;
+};
 
-#if defined(__x86_64__)
-#define LACRAY_EACH_ISA __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define LACRAY_EACH_ISA
-#endif
-
-// Classes of n[0] and n[1] frames, y = +1 and -1. Rows of kernels, and alpha, hold width[c] >= n[c] places for a class, a multiple
-// of 8; the places beyond are never read as frames, and must be finite.
-//
-//   kernels[2 a + b]  (n[a], width[b]) float, the kernel of class a with class b; 1 of a frame with itself
-//   alpha             (width[0] + width[1]) out: the multipliers, 0..C
-//   slope             (width[0] + width[1]) out: y - sum_k y_k alpha_k K
-//   scratch           3 (width[0] + width[1])
-//
-// Returns the number of iterations, -1 where `most` did not do.
-extern "C" __attribute__((visibility("default"))) LACRAY_EACH_ISA int64_t lacray_svm(const int64_t* n, const int64_t* width,
-                                                                                     const float* const* kernels, double C,
-                                                                                     double tolerance, int64_t most, double* alpha,
-                                                                                     double* slope, double* scratch) {
+// The number of iterations, -1 where `most` did not do.
+template <int64_t kWide>
+LACRAY_INLINE int64_t walk(const Problem& problem) {
+  using Doubles = typename Vectors<kWide>::Doubles;
+  using Longs = typename Vectors<kWide>::Longs;
+  using Floats = typename Vectors<kWide>::Floats;
+  using Ints = typename Vectors<kWide>::Ints;
+  const int64_t *const n = problem.n, *const width = problem.width;
+  const double C = problem.C;
+  double *const alpha = problem.alpha, *const slope = problem.slope;
   const int64_t first = width[0], all = width[0] + width[1];
   // Added to a slope, they take it out of the race: of multipliers that cannot be raised along y, or lowered.
-  double* const raisable = scratch;
-  double* const lowerable = scratch + all;
+  double* const raisable = problem.scratch;
+  double* const lowerable = raisable + all;
   // Up to a whole block, which fits: there are two lanes' worth of frames at least.
-  float* const gains = reinterpret_cast<float*>(scratch + 2 * all);
+  float* const gains = reinterpret_cast<float*>(lowerable + all);
   std::memset(gains, 0, 2 * all * sizeof *gains);
   for (int64_t t = 0; t < all; ++t) {
     const bool is_first = t < first, is_real = is_first ? t < n[0] : t - first < n[1];
@@ -85,19 +112,20 @@ extern "C" __attribute__((visibility("default"))) LACRAY_EACH_ISA int64_t lacray
   // Of equals the last, here and below.
   int64_t i = n[0] - 1;
   double highest = 1, lowest = -1;
-  const Longs iota = {0, 1, 2, 3, 4, 5, 6, 7};
-  for (int64_t iteration = 0; iteration < most; ++iteration) {
-    if (!(highest - lowest >= tolerance)) return iteration;
+  Longs iota;
+  for (int64_t lane = 0; lane < kWide; ++lane) iota[lane] = lane;
+  for (int64_t iteration = 0; iteration < problem.most; ++iteration) {
+    if (!(highest - lowest >= problem.tolerance)) return iteration;
     const auto row_of = [&](int64_t t) {
       const int64_t a = t < first ? 0 : 1, place = t - a * first;
-      return Row{{kernels[2 * a] + place * width[0], kernels[2 * a + 1] + place * width[1]}};
+      return Row{{problem.kernels[2 * a] + place * width[0], problem.kernels[2 * a + 1] + place * width[1]}};
     };
     const Row row_i = row_of(i);
     // With i, the one that promises most: in float, which divides three times as fast, then in double those that come near.
     Floats most_gain = Floats{};
     for (int part = 0; part < 2; ++part) {
       const int64_t offset = part * first;
-      for (int64_t t = 0; t < width[part]; t += kLanes) {
+      for (int64_t t = 0; t < width[part]; t += kWide) {
         Doubles own, bias;
         Floats kernel;
         load(own, slope + offset + t);
@@ -114,13 +142,13 @@ extern "C" __attribute__((visibility("default"))) LACRAY_EACH_ISA int64_t lacray
       }
     }
     float near = 0;
-    for (int64_t lane = 0; lane < kLanes; ++lane) near = most_gain[lane] > near ? most_gain[lane] : near;
+    for (int64_t lane = 0; lane < kWide; ++lane) near = most_gain[lane] > near ? most_gain[lane] : near;
     near *= kNear;
     int64_t j = -1;
     double best = -kInfinity;
     for (int64_t block = 0; block < all; block += kBlock) {
       Ints is_near = Ints{};
-      for (int64_t t = block; t < block + kBlock; t += kLanes) {
+      for (int64_t t = block; t < block + kBlock; t += kWide) {
         Floats gain;
         load(gain, gains + t);
         is_near |= gain >= near;
@@ -185,11 +213,11 @@ extern "C" __attribute__((visibility("default"))) LACRAY_EACH_ISA int64_t lacray
     Longs at = Longs{} - 1;
     for (int part = 0; part < 2; ++part) {
       const int64_t offset = part * first;
-      for (int64_t t = 0; t < width[part]; t += kLanes) {
+      for (int64_t t = 0; t < width[part]; t += kWide) {
         Doubles own, kernel_i, kernel_j, up, down;
         load(own, slope + offset + t);
-        load(kernel_i, row_i.parts[part] + t);
-        load(kernel_j, row_j.parts[part] + t);
+        widen(kernel_i, row_i.parts[part] + t);
+        widen(kernel_j, row_j.parts[part] + t);
         load(up, raisable + offset + t);
         load(down, lowerable + offset + t);
         own -= kernel_i * change_i + kernel_j * change_j;
@@ -202,7 +230,7 @@ extern "C" __attribute__((visibility("default"))) LACRAY_EACH_ISA int64_t lacray
       }
     }
     highest = -kInfinity, lowest = kInfinity, i = -1;
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
+    for (int64_t lane = 0; lane < kWide; ++lane) {
       if (highs[lane] > highest || (highs[lane] == highest && at[lane] > i)) highest = highs[lane], i = at[lane];
       if (lows[lane] < lowest) lowest = lows[lane];
     }
@@ -210,12 +238,36 @@ extern "C" __attribute__((visibility("default"))) LACRAY_EACH_ISA int64_t lacray
   return -1;
 }
 
-// The transpose (out_rows, out_width) of a table (rows, width), whose first out_rows columns are no padding.
-extern "C" __attribute__((visibility("default"))) void lacray_transpose(int64_t rows, int64_t width, const float* in,
-                                                                        int64_t out_rows, int64_t out_width, float* out) {
-  constexpr int64_t kTile = 32;
-  for (int64_t r = 0; r < rows; r += kTile)
-    for (int64_t c = 0; c < out_rows; c += kTile)
-      for (int64_t j = c; j < c + kTile && j < out_rows; ++j)
-        for (int64_t i = r; i < r + kTile && i < rows; ++i) out[j * out_width + i] = in[i * width + j];
+}  // namespace
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f"))) static int64_t walk_avx512(const Problem& problem) { return walk<8>(problem); }
+__attribute__((target("avx2"))) static int64_t walk_avx2(const Problem& problem) { return walk<4>(problem); }
+#endif
+
+// As Problem has it.
+LACRAY_PUBLIC int64_t lacray_svm(const int64_t* n, const int64_t* width, const float* const* kernels, double C, double tolerance,
+                                 int64_t most, double* alpha, double* slope, double* scratch) {
+  const Problem problem = {n, width, kernels, C, tolerance, most, alpha, slope, scratch};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return walk_avx512(problem);
+  if (__builtin_cpu_supports("avx2")) return walk_avx2(problem);
+#endif
+  return walk<2>(problem);
+}
+
+// The transpose (columns, rows) of a tile (rows, columns), in tables of rows of in_width and of out_width.
+LACRAY_PUBLIC void lacray_transpose(int64_t rows, int64_t columns, const float* in, int64_t in_width, float* out,
+                                    int64_t out_width) {
+  for (int64_t c = 0; c < columns; c += kSquare)
+    for (int64_t r = 0; r < rows; r += kSquare) {
+      const float* const from = in + r * in_width + c;
+      float* const to = out + c * out_width + r;
+      if (r + kSquare <= rows && c + kSquare <= columns) {
+        transpose(from, in_width, to, out_width);
+      } else {
+        for (int64_t j = 0; j < kSquare && c + j < columns; ++j)
+          for (int64_t i = 0; i < kSquare && r + i < rows; ++i) to[j * out_width + i] = from[i * in_width + j];
+      }
+    }
 }
