@@ -57,7 +57,7 @@ def progress_predictions(
     for columns in groups.values():
         rows = np.isfinite(seen[:, columns[0]])
         if rows.any():
-            predictions[:, columns] = _predict(embeddings[rows], seen[np.ix_(rows, columns)], frames)
+            predictions[:, columns] = _predict(embeddings[rows], seen[rows][:, columns], frames)
     predictions[np.isnan(wanted)] = np.nan
     return wanted, predictions
 
