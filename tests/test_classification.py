@@ -141,8 +141,33 @@ def test_a_machine_of_many_frames_that_overlap_is_libsvms(way, monkeypatch):
     assert np.count_nonzero(found != expected) <= (1 if way == "compiled" else 0)
 
 
+def test_a_walk_is_the_same_with_the_vectors_of_any_processor():
+    native = svm._native()
+    if native is None:
+        pytest.skip("no C++ compiler here: scikit-learn's own machine is used")
+    rng = np.random.default_rng(37)
+    for rounded in (False, True):
+        # Of frames that are often equal, equal gains are chosen from.
+        classes = [rng.normal(size=(count, 3)) + shift for count, shift in ((83, 0), (61, 0.5))]
+        classes = [np.round(own) for own in classes] if rounded else classes
+        kernels = []
+        for a in classes:
+            for b in classes:
+                table = np.zeros((len(a), svm._padded(len(b))), np.float32)
+                table[:, : len(b)] = np.exp(-0.3 * ((a[:, None] - b) ** 2).sum(axis=2))
+                kernels.append(table)
+        found = [
+            np.concatenate([*alpha, *slope])
+            for lanes in (2, 4, 8)
+            if lanes <= native.lacray_lanes()
+            for alpha, slope in [svm._solve(native, kernels, lanes=lanes)]
+        ]
+        assert len(found) == np.log2(native.lacray_lanes())
+        assert all((own == found[0]).all() for own in found)
+
+
 def test_a_walk_without_an_end_is_left_to_scikit_learn(monkeypatch):
-    def circles(*_):
+    def circles(*_, **__):
         raise ArithmeticError
 
     rng = np.random.default_rng(33)

@@ -243,8 +243,12 @@ class _Machine:
         return chosen
 
 
-def _solve(native: Any, kernels: list[Array]) -> tuple[list[Array], list[Array]]:
+def _solve(native: Any, kernels: list[Array], *, lanes: int | None = None) -> tuple[list[Array], list[Array]]:
     """Multipliers of the frames of two classes, and y - sum_k y_k alpha_k K of each; a list of two.
+
+    Args:
+        kernels: of the first class, of the first with the second, of the second with the first, of the second.
+        lanes: numbers that are taken side by side, 2, 4 or 8; the processor's. The results are the same bits.
 
     Raises:
         ArithmeticError: no end of the walk in very many steps.
@@ -253,6 +257,7 @@ def _solve(native: Any, kernels: list[Array]) -> tuple[list[Array], list[Array]]
     widths = [_padded(count) for count in counts]
     alpha, slope, scratch = (np.empty(size * sum(widths)) for size in (1, 1, 3))
     iterations = native.lacray_svm(
+        lanes or native.lacray_lanes(),
         (ctypes.c_int64 * 2)(*counts),
         (ctypes.c_int64 * 2)(*widths),
         (ctypes.c_void_p * 4)(*(kernel.ctypes.data for kernel in kernels)),
@@ -292,7 +297,8 @@ def _native() -> Any:
         return None
     pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
     library.lacray_svm.restype = count
-    library.lacray_svm.argtypes = [pointer, pointer, pointer, number, number, count, pointer, pointer, pointer]
+    library.lacray_lanes.restype = count
+    library.lacray_svm.argtypes = [count, pointer, pointer, pointer, number, number, count, pointer, pointer, pointer]
     library.lacray_transpose.restype = None
     library.lacray_transpose.argtypes = [count, count, pointer, count, pointer, count]
     return library

@@ -245,14 +245,24 @@ __attribute__((target("avx512f"))) static int64_t walk_avx512(const Problem& pro
 __attribute__((target("avx2"))) static int64_t walk_avx2(const Problem& problem) { return walk<4>(problem); }
 #endif
 
-// As Problem has it.
-LACRAY_PUBLIC int64_t lacray_svm(const int64_t* n, const int64_t* width, const float* const* kernels, double C, double tolerance,
-                                 int64_t most, double* alpha, double* slope, double* scratch) {
+// How many doubles this processor takes side by side.
+LACRAY_PUBLIC int64_t lacray_lanes() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return 8;
+  if (__builtin_cpu_supports("avx2")) return 4;
+#endif
+  return 2;
+}
+
+// As Problem has it, with no more lanes than there are.
+LACRAY_PUBLIC int64_t lacray_svm(int64_t lanes, const int64_t* n, const int64_t* width, const float* const* kernels, double C,
+                                 double tolerance, int64_t most, double* alpha, double* slope, double* scratch) {
   const Problem problem = {n, width, kernels, C, tolerance, most, alpha, slope, scratch};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) return walk_avx512(problem);
-  if (__builtin_cpu_supports("avx2")) return walk_avx2(problem);
+  if (lanes == 8) return walk_avx512(problem);
+  if (lanes == 4) return walk_avx2(problem);
 #endif
+  (void)lanes;
   return walk<2>(problem);
 }
 
