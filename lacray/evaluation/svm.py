@@ -1,9 +1,9 @@
 """The support vector machine of phase classification: scikit-learn's `SVC(C=1)`, in a fraction of its time.
 
 libsvm computes each value of the kernel by itself, and walks over them one at a time. Here a matrix product computes
-them side by side, once for all shares of the labels, and `csrc/svm.cpp` walks over a vector of them. The kernel is in float32, in which libsvm keeps it too, and the
-steps are libsvm's (but for shrinking): the machine is the same to libsvm's own tolerance, and only a frame for which a
-decision is that close to 0 can get another phase.
+them side by side, once for all shares of the labels, and `csrc/svm.cpp` walks over a vector of them. The kernel is in
+float32, in which libsvm keeps it too, and the steps are libsvm's (but for shrinking): the machine is the same to
+libsvm's own tolerance, and only a frame for which a decision is that close to 0 can get another phase.
 
 Where nothing can be compiled, the table of the kernel were too large, or the walk comes to no end, `SVC` itself does
 it.
