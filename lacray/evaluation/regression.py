@@ -6,15 +6,14 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 from sklearn.linear_model import LinearRegression
 
 from lacray.evaluation.sequences import Array, Sequence, count_phases, first_share, given, labelled, stacked
 
 MIN_PHASES = 2
-LEAST_SPECTRUM = 1e-8
-"""Of the covariance's least eigenvalue to its largest, for normal equations, which take a fraction of the time of
-scikit-learn's singular values; below, these decide what is noise."""
+# Of the covariance's largest eigenvalue: what a direction of the embeddings has at least, and what one has at most that
+# is none, as that of the mean is after a layer norm. What lies between is for scikit-learn to judge.
+LEAST, NONE = 1e-8, 1e-13
 
 
 def _progress_targets(sequences: Iterable[Sequence], num_phases: int) -> Array:
@@ -64,18 +63,28 @@ def progress_predictions(
 
 def _predict(embeddings: Array, targets: Array, frames: Array) -> Array:
     """What `LinearRegression().fit(embeddings, targets).predict(frames)` says, to some twelve digits."""
+    if len(embeddings) < 8 * embeddings.shape[1]:
+        return _predict_plainly(embeddings, targets, frames)
     mean, middle = embeddings.mean(axis=0), targets.mean(axis=0)
     centred, wanted = embeddings - mean, targets - middle
-    gram = centred.T @ centred
-    spectrum = np.linalg.eigvalsh(gram)
-    if not spectrum[0] > LEAST_SPECTRUM * spectrum[-1]:
-        predictions: Array = LinearRegression().fit(embeddings, targets).predict(frames)
-        return predictions
-    factor = cho_factor(gram)
-    weights = cho_solve(factor, centred.T @ wanted)
+    spectrum, directions = np.linalg.eigh(centred.T @ centred)
+    is_direction = spectrum > LEAST * spectrum[-1]
+    if not (is_direction | (spectrum < NONE * spectrum[-1])).all():
+        return _predict_plainly(embeddings, targets, frames)
+    directions = directions[:, is_direction] / np.sqrt(spectrum[is_direction])
+
+    def solved(rest: Array) -> Array:
+        return directions @ (directions.T @ (centred.T @ rest))
+
+    weights = solved(wanted)
     # The normal equations square what rounding does; a step with the true residuals takes that back.
-    weights += cho_solve(factor, centred.T @ (wanted - centred @ weights))
+    weights += solved(wanted - centred @ weights)
     return (frames - mean) @ weights + middle
+
+
+def _predict_plainly(embeddings: Array, targets: Array, frames: Array) -> Array:
+    predictions: Array = LinearRegression().fit(embeddings, targets).predict(frames)
+    return predictions
 
 
 def progress(train: Iterable[Sequence], val: Iterable[Sequence], fraction: float = 1.0) -> float:
