@@ -95,10 +95,11 @@ def start_ray() -> None:
     # What Ray and Tune log of a lost process are pages; the entry points tell it in a line.
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if is_local:
+        folder = _folder_for_ray()
         # The dashboard stays on: Train inside Tune asks its State API.
         try:
-            ray.init(address="local", dashboard_host="127.0.0.1", _temp_dir=_folder_for_ray(), **options)
-        except (OSError, RuntimeError, ValueError) as error:
+            ray.init(address="local", dashboard_host="127.0.0.1", _temp_dir=folder, **options)
+        except Exception as error:  # this class itself where its processes do not come up within 30 s
             raise UserError(f"Ray: cannot start on this machine ({_first_line(error)})") from error
     else:
         with _answers_in_time(address):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from paths import ROOT
 from tiny import make_features, tiny_settings
@@ -79,8 +81,11 @@ def train(data: Path, folder: Path, **changes: str | None) -> subprocess.Complet
     env.update({name: value for name, value in changes.items() if value is not None})
     for name in [name for name, value in changes.items() if value is None]:
         env.pop(name, None)
-    command = [sys.executable, "-m", "lacray.train", *tiny_settings(data, epochs=1)]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command(data), cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+
+
+def command(data: Path) -> list[str]:
+    return [sys.executable, "-m", "lacray.train", *tiny_settings(data, epochs=1)]
 
 
 @pytest.mark.slow
@@ -105,3 +110,31 @@ def test_something_that_is_no_ray_is_not_waited_for(tmp_path: Path, listening: i
     assert f"error: RAY_ADDRESS: must name a Ray cluster that answers, got 127.0.0.1:{listening}" in done.stderr
     # Its own limit, and what a busy machine takes to import everything.
     assert time.monotonic() - started < cluster.JOIN_S + 30
+
+
+@pytest.mark.slow
+def test_a_ray_that_does_not_come_up_is_said_in_a_line(tmp_path: Path) -> None:
+    data = make_features(tmp_path / "data")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT)}
+    said = tmp_path / "said"
+    with said.open("w") as log:
+        process = subprocess.Popen(command(data), cwd=tmp_path, env=env, stdout=log, stderr=log)
+    stopped: list[psutil.Process] = []
+    try:
+        # As on a machine that gives it no time.
+        while not stopped and process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                children = psutil.Process(process.pid).children(recursive=True)
+                stopped = [child for child in children if child.name() == "raylet"]
+            time.sleep(0.02)
+        for child in stopped:
+            child.suspend()
+        code = process.wait(timeout=120)
+    finally:
+        for child in stopped:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.kill()
+    assert code == 2, said.read_text()
+    assert "error: Ray: cannot start on this machine (The current node timed out" in said.read_text()
+    assert "Traceback" not in said.read_text()
