@@ -83,6 +83,7 @@ def test_several_fractions_are_each_what_scikit_learn_makes_of_it(classifier, wa
     expected = [np.mean(np.equal(*plain(train[: int(20 * fraction)], val, classifier))) for fraction in fractions]
     assert phase_classifications(train, val, fractions, classifier) == expected
     assert len(set(expected)) == 3
+    assert phase_classifications(train, val, [], classifier) == []
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)

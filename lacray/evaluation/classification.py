@@ -94,7 +94,7 @@ def phase_classifications(
 ) -> list[float]:
     """`phase_classification` of several fractions; the support vector machines share what takes most of their time."""
     train, val = labelled(train), labelled(val)
-    if not train or not val:
+    if not train or not val or not fractions:
         return [math.nan] * len(fractions)
     frames, labels = stacked(val)
     return [float(np.mean(own == labels)) for own in _predictions(train, frames, fractions, classifier)]
