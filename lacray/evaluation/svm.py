@@ -233,8 +233,7 @@ class _Machine:
         """The class of each frame from the decisions (M, pairs) of this machine; None where it does not converge."""
         if not self.converges:
             return None
-        # Of what it has never seen it is never voted for.
-        votes = np.tile([0 if count else -1 for count in self.counts], (len(decisions), 1))
+        votes = np.zeros((len(decisions), len(self.counts)), np.int64)
         for pair, (a, b) in enumerate(self.pairs):
             if self.counts[a] and self.counts[b]:
                 votes[:, a] += decisions[:, pair] > 0
